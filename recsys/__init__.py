@@ -1,0 +1,1 @@
+"""Generative recommendation: interactions and a catalogue in, recommendations a language model writes out."""
