@@ -1,7 +1,7 @@
 """The nouns that flow through the system; each checks its schema once, here, and is trusted afterwards.
 
-Identifiers are the user's own strings. Inside the program an item is its row in the `Catalog` (an *item index*); indices
-never leave it.
+Identifiers are the user's own strings. Inside the program an item is its row in the `Catalog` (an
+*item index*); indices never leave it.
 """
 
 from __future__ import annotations
@@ -125,7 +125,10 @@ class Catalog:
 
 @dataclass(frozen=True, repr=False)
 class Histories:
-    """One sequence of item indices per user, oldest first, in compressed rows: user u is `items[indptr[u]:indptr[u+1]]`."""
+    """One sequence of item indices a user, oldest first, in compressed rows.
+
+    User u is `items[indptr[u]:indptr[u+1]]`.
+    """
 
     user_ids: list[str]
     indptr: IntArray  # [U + 1]
@@ -268,7 +271,7 @@ class SemanticIds:
 
 @dataclass(frozen=True, repr=False)
 class Rankings:
-    """Ordered recommendations: user_id, rank (from 1), item_id, score (higher is better), source (the system's name)."""
+    """Ordered recommendations: user_id, rank (from 1), item_id, score (higher is better), source (a system's name)."""
 
     frame: pl.DataFrame
 
