@@ -1,0 +1,26 @@
+"""What the embed stage can be told: how texts become vectors, and whether behaviour adds a second set."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from recsys.baselines.config import SasrecConfig
+from recsys.config import Config
+
+
+class EmbedConfig(Config):
+    """Text vectors from an encoder or from one's own file, and the collaborative vectors of a SASRec.
+
+    `vectors` (parquet: item_id, embedding) replaces the encoder; `model` names or locates a sentence-transformers
+    model; `dimensions` applies to tfidf; `fields` are the text columns to read, all of them when empty.
+    """
+
+    encoder: Literal["tfidf", "sentence-transformers"] = "tfidf"
+    vectors: Path | None = None
+    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    dimensions: int = Field(default=128, ge=1)
+    batch: int = Field(default=64, ge=1)
+    fields: tuple[str, ...] = ()
+    collaborative: bool = True
+    sasrec: SasrecConfig = SasrecConfig()
