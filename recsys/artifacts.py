@@ -1,0 +1,365 @@
+"""The run directory: stages publish their folders whole, and nothing is read that is not what was written.
+
+Reads and writes `RUN/NN_name/` (one folder a stage, with `stage.json`, its record), `RUN/manifest.json` (all records,
+derived from the stage.json files), `RUN/.NN_name.partial` (a stage being written) and `RUN/.work/NN_name` (what a
+stage keeps across a kill). One rename publishes a folder together with its record, so a kill at any instant leaves
+the old stage or the new one; a manifest that lags behind is rebuilt when the directory is next opened for writing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from recsys.config import Config
+from recsys.errors import ArtifactError
+
+FORMAT = 1
+RECORD, MANIFEST = "stage.json", "manifest.json"
+PACKAGES = ("recsys", "torch", "transformers", "peft", "polars", "pyarrow", "numpy", "scikit-learn", "mlflow")
+
+logger = logging.getLogger(__name__)
+
+
+class StageKey(Config):
+    """What decides a stage's result: its settings (dotted key -> value), code version, and inputs' fingerprints."""
+
+    settings: dict[str, Any]
+    code: int
+    inputs: dict[str, str]
+
+    @property
+    def config_hash(self) -> str:
+        return _sha256_text(json.dumps(self.settings, sort_keys=True))
+
+
+class FileRecord(Config):
+    sha256: str
+    size: int
+
+
+class StageRecord(Config):
+    """What is known of a finished stage; `seconds` counts the process that finished it."""
+
+    format: int = FORMAT
+    stage: str
+    key: StageKey
+    config_hash: str
+    files: dict[str, FileRecord]
+    seconds: float
+    versions: dict[str, str]
+    notes: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the contents alone: the same files give the same fingerprint wherever and whenever they were made."""
+        return _sha256_text(json.dumps({name: entry.sha256 for name, entry in sorted(self.files.items())}))
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What a stage's `run(config, run, tracker)` is given to read from and write to.
+
+    `out` is published by a rename when the stage ends. `work` survives a kill (checkpoints go there), is emptied when
+    what decides the result has changed, and removed when the stage is done.
+    """
+
+    stage: str
+    out: Path
+    work: Path
+    directory: RunDirectory
+    reads: tuple[str, ...]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def read(self, stage: str) -> Path:
+        """The folder of an earlier stage, every file of it verified.
+
+        Raises:
+            ArtifactError: it is missing, or a file in it is not what was written.
+        """
+        assert stage in self.reads, f"{self.stage} does not declare that it reads {stage}"
+        return self.directory.verified(stage)
+
+    def record(self, stage: str) -> StageRecord:
+        """The record of a finished stage (seconds, notes, versions)."""
+        return self.directory.existing_record(stage)
+
+    def note(self, **values: Any) -> None:
+        """Keep JSON values in the stage's record and say them on screen."""
+        self.notes.update(values)
+        logger.info("%s", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items()))
+
+
+class RunDirectory:
+    """A numbered directory of stages. `folders` maps each stage's name to its folder's name, in flow order."""
+
+    def __init__(self, path: Path, folders: Mapping[str, str]) -> None:
+        """Look at a directory, which may not exist yet; nothing is written.
+
+        Raises:
+            ArtifactError: it is something else than a run directory, or of another version.
+        """
+        self.path = path.absolute()
+        self.folders = dict(folders)
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ArtifactError(f"{self.path} is a file; a run directory is needed, choose another path")
+        manifest = self.path / MANIFEST
+        if manifest.exists():
+            found = _read_json(manifest).get("format")
+            if found != FORMAT:
+                raise ArtifactError(
+                    f"run directory {self.path} has format {found}, this program reads format {FORMAT}; "
+                    "choose another directory or the version of recsys that wrote it"
+                )
+        elif any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+            raise ArtifactError(f"{self.path} is no run directory (it has no {MANIFEST}); choose a new or empty folder")
+
+    def __repr__(self) -> str:
+        return f"<RunDirectory {self.path} ({', '.join(self._records()) or 'empty'})>"
+
+    def folder(self, stage: str) -> Path:
+        return self.path / self.folders[stage]
+
+    def record(self, stage: str) -> StageRecord | None:
+        """The record of a finished stage, None where there is none yet.
+
+        Raises:
+            ArtifactError: the record cannot be read.
+        """
+        path = self.folder(stage) / RECORD
+        if not path.exists():
+            if self.folder(stage).exists():
+                raise ArtifactError(f"{path} is missing; delete {self.folder(stage)} to have the stage run again")
+            return None
+        try:
+            return StageRecord.model_validate(_read_json(path))
+        except ValidationError as error:
+            raise ArtifactError(f"{path} is corrupted; delete {path.parent} to have the stage run again") from error
+
+    def existing_record(self, stage: str) -> StageRecord:
+        record = self.record(stage)
+        if record is None:
+            raise ArtifactError(f"{self.folder(stage)} is missing; run the stage '{stage}' first")
+        return record
+
+    def damage(self, stage: str) -> str | None:
+        """What is wrong with a finished stage as far as names and sizes tell (no hashing), None where nothing is."""
+        for name, entry in self.existing_record(stage).files.items():
+            path = self.folder(stage) / name
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != entry.size:
+                return f"{path} has {path.stat().st_size} bytes, {entry.size} were written"
+        return None
+
+    def verified(self, stage: str) -> Path:
+        """The folder of a finished stage after comparing every file's sha256; a file is hashed once a process."""
+        record = self.existing_record(stage)
+        wrong = self.damage(stage)
+        for name, entry in record.files.items() if wrong is None else ():
+            if file_sha256(self.folder(stage) / name) != entry.sha256:
+                wrong = f"{self.folder(stage) / name} is corrupted: its sha256 is not the one written"
+                break
+        if wrong is not None:
+            raise ArtifactError(f"{wrong}; delete {self.folder(stage)} to have the stage run again")
+        return self.folder(stage)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Create the directory where needed, hold it against other writers, and finish what a kill interrupted.
+
+        Raises:
+            ArtifactError: another process is writing it.
+        """
+        with _NoSpace(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / ".lock").open("w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise ArtifactError(
+                        f"another process is writing {self.path}; wait for it or choose another directory"
+                    ) from error
+                self._heal()
+                yield
+
+    @contextmanager
+    def stage(self, stage: str, key: StageKey, reads: tuple[str, ...]) -> Iterator[StageRun]:
+        """Write a stage: what lies in `run.out` when the block ends without an error is published, whole."""
+        partial, work = self._partial(stage), self.path / ".work" / self.folders[stage]
+        shutil.rmtree(partial, ignore_errors=True)
+        _prepare_work(work, key)
+        partial.mkdir()
+        run, started = StageRun(stage, partial, work, self, reads), time.monotonic()
+        yield run
+        record = StageRecord(
+            stage=stage,
+            key=key,
+            config_hash=key.config_hash,
+            files=_describe(partial),
+            seconds=round(time.monotonic() - started, 3),
+            versions=package_versions(),
+            notes=run.notes,
+        )
+        write_json(partial / RECORD, record.model_dump(mode="json"))
+        self._publish(stage)
+        shutil.rmtree(work, ignore_errors=True)
+
+    def _partial(self, stage: str) -> Path:
+        return self.path / f".{self.folders[stage]}.partial"
+
+    def _publish(self, stage: str) -> None:
+        target, old = self.folder(stage), self.path / f".{self.folders[stage]}.old"
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        self._partial(stage).rename(target)
+        _sync(self.path)
+        shutil.rmtree(old, ignore_errors=True)
+        self._write_manifest()
+
+    def _heal(self) -> None:
+        """A partial folder that has its record is complete: only its publication was cut short."""
+        for stage, folder in self.folders.items():
+            if (self._partial(stage) / RECORD).exists():
+                self._publish(stage)
+            shutil.rmtree(self.path / f".{folder}.old", ignore_errors=True)
+        self._write_manifest()
+
+    def _records(self) -> dict[str, StageRecord]:
+        found = {stage: self.record(stage) for stage in self.folders if (self.folder(stage) / RECORD).exists()}
+        return {stage: record for stage, record in found.items() if record is not None}
+
+    def _write_manifest(self) -> None:
+        stages = {self.folders[stage]: record.model_dump(mode="json") for stage, record in self._records().items()}
+        write_json(self.path / MANIFEST, {"format": FORMAT, "stages": stages})
+
+
+class _NoSpace:
+    """Turn 'no space left' of whichever library met it into one clear line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, ArtifactError):
+            return
+        # polars and safetensors report the condition in their own exceptions, by the system's words.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or (isinstance(error, Exception) and "No space left on device" in str(error)):
+            raise ArtifactError(
+                f"no space left for {self.path}; free some and run the same command again, finished work is kept"
+            ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a kill leaves the old file or the new one."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file; computed once a process for an unchanged size and time of change."""
+    status = path.stat()
+    return _digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+def fingerprint(path: Path) -> str:
+    """Of a file's or a folder's contents: names inside the folder and bytes count, the path does not."""
+    if path.is_file():
+        return file_sha256(path)
+    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+    return _sha256_text(json.dumps({name: file_sha256(path / name) for name in names}))
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that results depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _digest(path: str, size: int, modified: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error}); delete it: a manifest is rebuilt, a stage runs again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is corrupted: a JSON object is needed")
+    return value
+
+
+def _prepare_work(work: Path, key: StageKey) -> None:
+    """Keep earlier work only where it was done for the same key."""
+    marker = work / "key.json"
+    wanted = key.model_dump(mode="json")
+    if work.exists() and not (marker.exists() and _read_json(marker) == wanted):
+        shutil.rmtree(work)
+    if not work.exists():
+        work.mkdir(parents=True)
+        write_json(marker, wanted)
+
+
+def _describe(folder: Path) -> dict[str, FileRecord]:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _sync(path)
+        files[path.relative_to(folder).as_posix()] = FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
+    return files
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
