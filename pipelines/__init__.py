@@ -1,4 +1,4 @@
-"""`STAGES`, the one ordered statement of the flow; the command line, the runner, the README and the tests derive from it.
+"""`STAGES`, the one ordered statement of the flow; command line, runner, README and tests derive from it.
 
 A stage reads folders of earlier stages and writes its own. Its module `pipelines.NAME` is imported when it runs.
 """

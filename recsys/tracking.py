@@ -1,14 +1,27 @@
 """What a long computation tells its caller: metrics as they come, and how far it is.
 
-`Tracker` is the protocol that every trainer takes; `NullTracker` is silent.
+`Tracker` is the protocol that every trainer takes; `NullTracker` is silent; `MlflowTracker` records in MLflow, by
+default in `mlflow.db` and `mlflow/` beside the run directories, and keeps the id of its run in the run directory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol, TypeVar
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+ID_FILE = "mlflow.json"
+BATCH = 500  # MLflow takes at most 1000 metrics and 100 parameters a request
+PARAMETER_BATCH, PARAMETER_LENGTH = 100, 6000
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -27,3 +40,111 @@ class NullTracker:
 
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         return iterable
+
+
+class MlflowTracker(NullTracker):
+    """Records parameters, tags, metrics and files in one MLflow run; whatever fails there stays there.
+
+    The same run directory with the same parameters continues its MLflow run; other parameters start a new one, since
+    MLflow's cannot be changed. Requests are made in order by one background thread. `MLFLOW_TRACKING_URI` of the
+    environment goes before the local store.
+    """
+
+    def __init__(self, run_directory: Path, parameters: Mapping[str, Any], *, experiment: str = "recsys") -> None:
+        self._directory = run_directory.absolute()
+        self._parameters = {k: str(v)[:PARAMETER_LENGTH] for k, v in parameters.items()}
+        self._pending: list[tuple[str, float, int, int]] = []
+        self._client: Any = None
+        self._run_id = ""
+        self._failed = False
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        # Imported in the caller's thread: an import beside the stages' own imports could leave half a module to them.
+        self._attempt(self._connect)
+        self._submit(lambda: self._open(experiment))
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        now = int(time.time() * 1000)
+        self._pending.extend((_legal(name), float(value), now, step) for name, value in values.items())
+        if len(self._pending) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the metrics that are waiting."""
+        pending, self._pending = self._pending, []
+        if pending:
+            self._submit(lambda: self._send(pending))
+
+    def tag(self, **values: str) -> None:
+        """Set tags, such as the fingerprint of the data."""
+        for name, value in values.items():
+            self._submit(lambda name=name, value=value: self._client.set_tag(self._run_id, name, value))
+
+    def file(self, path: Path) -> None:
+        """Keep a copy of a file with the MLflow run."""
+        self._submit(lambda: self._client.log_artifact(self._run_id, str(path)))
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Send what is waiting and end the MLflow run as FINISHED, FAILED or KILLED."""
+        self.flush()
+        self._submit(lambda: self._client.set_terminated(self._run_id, status))
+        self._worker.shutdown()
+
+    def _connect(self) -> None:
+        # Usage statistics would reach for the network.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        import mlflow
+
+        for name, level in (("mlflow", logging.ERROR), ("alembic", logging.ERROR)):
+            logging.getLogger(name).setLevel(level)
+        home = self._directory.parent
+        home.mkdir(parents=True, exist_ok=True)
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+
+    def _open(self, experiment: str) -> None:
+        id_file = self._directory / ID_FILE
+        wanted = {"parameters": self._parameters, "tracking_uri": self._client.tracking_uri}
+        known = json.loads(id_file.read_text()) if id_file.exists() else {}
+        if {name: known.get(name) for name in wanted} == wanted:
+            self._run_id = known["run_id"]
+            self._client.update_run(self._run_id, status="RUNNING")
+            return
+        found = self._client.get_experiment_by_name(experiment)
+        local = None if os.environ.get("MLFLOW_TRACKING_URI") else (self._directory.parent / "mlflow").as_uri()
+        experiment_id = found.experiment_id if found else self._client.create_experiment(experiment, local)
+        self._run_id = self._client.create_run(experiment_id, run_name=self._directory.name).info.run_id
+        self._send_parameters()
+        id_file.write_text(json.dumps({"run_id": self._run_id, **wanted}, indent=2) + "\n")
+
+    def _send_parameters(self) -> None:
+        from mlflow.entities import Param
+
+        items = [Param(name, value) for name, value in self._parameters.items()]
+        for start in range(0, len(items), PARAMETER_BATCH):
+            self._client.log_batch(self._run_id, params=items[start : start + PARAMETER_BATCH])
+
+    def _send(self, pending: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        for start in range(0, len(pending), BATCH):
+            metrics = [Metric(name, value, now, step) for name, value, now, step in pending[start : start + BATCH]]
+            self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _submit(self, action: Callable[[], object]) -> None:
+        self._worker.submit(self._attempt, action)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """The one place where any error is survived: recording must not stop the run that it records."""
+        if self._failed:
+            return
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001
+            self._failed = True
+            reason = (str(error).splitlines() or [""])[0]
+            logger.warning("tracking stops here, the run goes on: %s: %s", type(error).__name__, reason)
+
+
+def _legal(name: str) -> str:
+    """MLflow's metric names know no '@': ndcg@10 becomes ndcg_at_10."""
+    return name.replace("@", "_at_")
