@@ -1,0 +1,154 @@
+"""SASRec: causal self-attention over a history, items scored by their own (tied) embeddings.
+
+Kang & McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018), section III. `Sasrec` is what training in
+`sasrec_training` gives; it reads and writes a folder of `sasrec.safetensors` and `sasrec.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from recsys.baselines.base import TopItems, rank_batches
+from recsys.baselines.config import SasrecConfig
+from recsys.checkpoints import prefixed, unprefixed
+from recsys.errors import ArtifactError
+from recsys.tables import FloatArray, Histories
+from recsys.tracking import Tracker
+
+_TENSORS, _FACTS = "sasrec.safetensors", "sasrec.json"
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each normalised before and added to its input."""
+
+    def __init__(self, config: SasrecConfig) -> None:
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm_attention = nn.LayerNorm(config.dim)
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.output = nn.Linear(config.dim, config.dim)
+        self.norm_forward = nn.LayerNorm(config.dim)
+        self.expand = nn.Linear(config.dim, 4 * config.dim)
+        self.shrink = nn.Linear(4 * config.dim, config.dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self._drop(self._attend(self.norm_attention(x)))
+        return x + self._drop(self.shrink(self._drop(F.gelu(self.expand(self.norm_forward(x))))))
+
+    def _attend(self, x: torch.Tensor) -> torch.Tensor:
+        batch, length, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        output: torch.Tensor = self.output(attended.transpose(1, 2).reshape(batch, length, dim))
+        return output
+
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class SasrecModel(nn.Module):
+    """Histories [B, T] of item indices -> hidden states [B, T, D], which score items by `items.weight` [N, D].
+
+    Histories start at place 0 and may be padded at their end with any index: attention is causal, so nothing before
+    the padding sees it.
+    """
+
+    def __init__(self, num_items: int, config: SasrecConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.items = nn.Embedding(num_items, config.dim)
+        self.positions = nn.Embedding(config.max_length, config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        x = self.items(items) + self.positions.weight[: items.shape[1]]
+        x = F.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        hidden: torch.Tensor = self.norm(x)
+        return hidden
+
+
+@dataclass(frozen=True, repr=False)
+class Sasrec:
+    """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are of the last epoch."""
+
+    config: SasrecConfig
+    model: SasrecModel
+    vectors: FloatArray  # [N, D]
+    counts: FloatArray  # [N] interactions of each item in training, the ranking of empty histories
+
+    def __repr__(self) -> str:
+        return f"<Sasrec ({self.vectors.shape[0]} items x {self.vectors.shape[1]}, {self.config.layers} layers)>"
+
+    def item_vectors(self) -> FloatArray:
+        """Float32 [N, D] in item order, after the last epoch: nothing that validation chooses reaches them."""
+        return self.vectors
+
+    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
+        """The `k` best items after each history; an empty history gets the most popular. See `Baseline`."""
+        return rank_batches(
+            self._scores,
+            histories,
+            num_items=len(self.counts),
+            k=k,
+            exclude_seen=exclude_seen,
+            tracker=tracker,
+        )
+
+    @torch.inference_mode()
+    def _scores(self, batch: Histories) -> FloatArray:
+        """Scores [B, N] of a batch of histories."""
+        self.model.eval()
+        device = self.model.items.weight.device
+        recent = batch.last(self.config.max_length)
+        lengths = recent.lengths
+        places = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+        padded = np.zeros(places.shape, dtype=np.int64)
+        padded[places] = recent.items
+        hidden = self.model(torch.from_numpy(padded).to(device))
+        last = hidden[torch.arange(len(batch)), torch.from_numpy(np.maximum(lengths, 1) - 1)]
+        scores: FloatArray = (last @ self.model.items.weight.T).cpu().numpy()
+        scores[lengths == 0] = self.counts
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write the model into `folder`, which is created."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        arrays = {"vectors": torch.from_numpy(self.vectors), "counts": torch.from_numpy(self.counts)}
+        save_file(prefixed("model", tensors) | arrays, folder / _TENSORS)
+        (folder / _FACTS).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtifactError: a file is missing, unreadable, or does not fit the other.
+        """
+        try:
+            config = SasrecConfig.model_validate(json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+            tensors = load_file(folder / _TENSORS)
+            model = SasrecModel(len(tensors["counts"]), config)
+            model.load_state_dict(unprefixed("model", tensors))
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ArtifactError(f"no SASRec can be read from {folder} ({error}); run the embed stage again") from error
+        return cls(config, model, tensors["vectors"].numpy(), tensors["counts"].numpy())
