@@ -1,0 +1,58 @@
+"""Ranking metrics with one relevant item a user, in numpy alone, so that trainers can validate with what the report uses.
+
+Reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+NOT_FOUND = 0
+
+
+class TopK(NamedTuple):
+    """Means over users, each in 0..1."""
+
+    hr: float
+    ndcg: float
+    mrr: float
+
+
+def target_ranks(items: IntArray, targets: IntArray) -> IntArray:
+    """The place, from 1, of each user's target in the ranking; `NOT_FOUND` where it is absent.
+
+    Args:
+        items: `[U, K]` item indices, best first, -1 = empty place.
+        targets: `[U]` item indices; a negative target is never found.
+    """
+    hits = (items == targets[:, None]) & (targets[:, None] >= 0)
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, NOT_FOUND).astype(np.int64)
+
+
+def top_k_per_user(ranks: IntArray, *, k: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """HR, NDCG and MRR at `k` of every user, `[U]` each, from `target_ranks`.
+
+    With one relevant item the ideal DCG is 1, so NDCG is 1 / log2(1 + rank) and HR is Recall.
+    """
+    hit = (ranks != NOT_FOUND) & (ranks <= k)
+    place = np.maximum(ranks, 1)
+    return hit.astype(np.float64), np.where(hit, 1 / np.log2(1 + place), 0.0), np.where(hit, 1 / place, 0.0)
+
+
+def top_k_metrics(items: IntArray, targets: IntArray, *, k: int) -> TopK:
+    """HR, NDCG and MRR at `k` over all users; a user whose target is absent counts as a miss.
+
+    Args:
+        items: `[U, >=k]` item indices, best first, -1 = empty place.
+        targets: `[U]` item indices.
+    """
+    if not len(targets):
+        return TopK(0.0, 0.0, 0.0)
+    hr, ndcg, mrr = top_k_per_user(target_ranks(items[:, :k], targets), k=k)
+    return TopK(float(hr.mean()), float(ndcg.mean()), float(mrr.mean()))
