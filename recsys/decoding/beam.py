@@ -1,0 +1,164 @@
+"""Constrained beam search: the most probable items of a catalogue, straight from a language model.
+
+Reads a causal LM, prompts as token_ids and the `Trie`; gives item indices with their log-probabilities. Only ids in the
+trie are ever followed, and a filter only removes items: it never changes the score of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.decoding.tree import Tree
+from recsys.decoding.trie import Trie
+from recsys.errors import ModelError
+from recsys.tables import IntArray
+from recsys.tracking import NullTracker, Tracker
+
+Filter = Callable[[IntArray], Tensor]
+
+
+class BeamResult(NamedTuple):
+    """Items of every prompt, best first; ties in the order of their semantic ids."""
+
+    items: Tensor  # int64 [B, k] item indices, -1 where there are no more
+    scores: Tensor  # float32 [B, k] log-probabilities, -inf where there are no more
+
+
+class _Beams(NamedTuple):
+    """The survivors of a level; all [B, M]. A dead beam has score -inf and some valid node."""
+
+    nodes: Tensor
+    scores: Tensor
+    codes: Tensor
+    parents: Tensor
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Any,
+    prompts: Tensor,
+    lengths: Tensor,
+    *,
+    trie: Trie,
+    base: int,
+    beams: int,
+    allowed: Tensor | None = None,
+) -> BeamResult:
+    """The `beams` best items of each prompt. Exact when `beams` is at least the catalogue.
+
+    Args:
+        model: a causal LM in evaluation mode that `check_backbone` accepts.
+        prompts: token_ids [B, P], padded on the right with any valid id.
+        lengths: int64 [B], each from 1 to P.
+        trie: on the model's device.
+        base: token_id of code 0 of level 0; (level l, code c) is `base + l * num_codes + c`.
+        beams: kept at each level, and returned.
+        allowed: bool [N] or [B, N], the items that may be returned; None allows all.
+
+    Raises:
+        ModelError: the model is in training mode.
+    """
+    if model.training:
+        raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval() first")
+    batch, size = len(prompts), trie.num_codes
+    bitmaps = None if allowed is None else [live.expand(batch, -1) for live in trie.live(allowed)]
+    tree = Tree(model, prompts, lengths)
+    hidden = tree.root
+    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=prompts.device)
+    found = _Beams(nodes, torch.zeros_like(nodes, dtype=torch.float32), nodes, nodes)
+    for level in range(trie.num_levels):
+        if level:
+            hidden = tree.grow(found.codes + (base + (level - 1) * size), found.parents)
+        log_probs = tree.logits(hidden, base + level * size, size).log_softmax(-1)
+        live = None if bitmaps is None else bitmaps[level]
+        found = _step(trie, level, found, log_probs, live=live, beams=beams)
+    dead = found.scores == -torch.inf
+    items = trie.items[found.nodes].long().masked_fill(dead, -1)
+    missing = (0, beams - items.shape[1])
+    return BeamResult(
+        torch.nn.functional.pad(items, missing, value=-1),
+        torch.nn.functional.pad(found.scores, missing, value=-torch.inf),
+    )
+
+
+def _step(trie: Trie, level: int, found: _Beams, log_probs: Tensor, *, live: Tensor | None, beams: int) -> _Beams:
+    """The best children of the beams, [B, min(beams, nodes of the next depth)]."""
+    nodes, codes, legal = trie.children(level, found.nodes)
+    if live is not None:
+        legal = legal & live.gather(1, nodes.flatten(1)).view_as(nodes)
+    scores = (found.scores.unsqueeze(-1) + log_probs.gather(-1, codes)).masked_fill(~legal, -torch.inf)
+    width = min(beams, trie.num_nodes(level + 1))
+    best = _ordering(scores, nodes).flatten(1).topk(width).indices
+    return _Beams(
+        nodes.flatten(1).gather(1, best),
+        scores.flatten(1).gather(1, best),
+        codes.flatten(1).gather(1, best),
+        best // codes.shape[2],
+    )
+
+
+def _ordering(scores: Tensor, nodes: Tensor) -> Tensor:
+    """int64 keys whose order is: higher score, then smaller node - which is the smaller semantic id."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
+    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE 754: negative floats order backwards
+    return (ascending.long() << 32) - nodes
+
+
+def all_but(excluded: Sequence[IntArray], num_items: int) -> Filter:
+    """A filter for `decode_all`: prompt i may get every item but `excluded[i]`."""
+
+    def allowed(positions: IntArray) -> Tensor:
+        mask = torch.ones(len(positions), num_items, dtype=torch.bool)
+        for row, position in enumerate(positions):
+            mask[row, torch.as_tensor(excluded[int(position)])] = False
+        return mask
+
+    return allowed
+
+
+def decode_all(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    trie: Trie,
+    base: int,
+    beams: int,
+    batch_size: int,
+    allowed: Tensor | Filter | None = None,
+    tracker: Tracker | None = None,
+) -> BeamResult:
+    """`beam_search` of any number of prompts, batched by length; rows come back in the prompts' order, on the CPU.
+
+    Args:
+        prompts: U non-empty lists of token_ids.
+        allowed: bool [N] for all prompts, or a function of the positions [n] of a batch's prompts that gives [n, N].
+    """
+    device = model.device
+    trie = trie.to(device)
+    lengths = np.fromiter((len(p) for p in prompts), dtype=np.int64, count=len(prompts))
+    order = np.argsort(-lengths, kind="stable")  # the longest first: what does not fit fails at once
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    items = torch.full((len(prompts), beams), -1, dtype=torch.int64)
+    scores = torch.full((len(prompts), beams), -torch.inf)
+    for batch in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
+        padded = torch.zeros(len(batch), int(lengths[batch[0]]), dtype=torch.int64)
+        for row, position in enumerate(batch):
+            padded[row, : lengths[position]] = torch.as_tensor(prompts[position])
+        mask = allowed(batch) if callable(allowed) else allowed
+        result = beam_search(
+            model,
+            padded.to(device),
+            torch.from_numpy(lengths[batch]).to(device),
+            trie=trie,
+            base=base,
+            beams=beams,
+            allowed=None if mask is None else mask.to(device),
+        )
+        rows = torch.from_numpy(batch)
+        items[rows], scores[rows] = result.items.cpu(), result.scores.cpu()
+    return BeamResult(items, scores)

@@ -1,0 +1,100 @@
+"""A causal language model read along the branches of a tree: one prefill a prompt, one shared cache, no copy a beam.
+
+The beams of a prompt are fed as query positions of the same sequence, all at the position they would have alone, and
+an attention mask lets each see the prompt and its own ancestors only (tree attention: SpecInfer, arXiv 2305.09781).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+def layer_windows(config: Any) -> dict[str, int | None]:
+    """The attention window of every type of layer that the model has; None sees everything."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        types = ["full_attention" if window is None else "sliding_attention"]
+    return {name: window if name == "sliding_attention" else None for name in types}
+
+
+class Tree:
+    """The prompts of one batch and the branches grown on them so far.
+
+    Args:
+        model: a transformers causal LM in evaluation mode.
+        prompts: token_ids [B, P], padded on the right with any valid id.
+        lengths: int64 [B], each from 1 to P.
+    """
+
+    def __init__(self, model: Any, prompts: Tensor, lengths: Tensor) -> None:
+        self.model = model
+        self.lengths = lengths
+        self.cache = DynamicCache()  # with a configuration it would drop what lies outside a sliding window
+        self.windows = layer_windows(model.config)
+        positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
+        self._key_positions = positions  # [B, keys]
+        self._visible = (positions < lengths[:, None]).unsqueeze(1)  # [B, beams of the last level, keys]
+        self._depth = 0
+        hidden = self._forward(prompts, positions, None)
+        rows = torch.arange(len(prompts), device=prompts.device)
+        self.root = hidden[rows, lengths - 1].unsqueeze(1)  # hidden state [B, 1, D] behind the whole prompt
+
+    def grow(self, token_ids: Tensor, parents: Tensor) -> Tensor:
+        """Feed a level of the tree.
+
+        Args:
+            token_ids: [B, M], the token of each beam.
+            parents: int64 [B, M], which beam of the level before each one continues; zeros for the first level.
+
+        Returns:
+            Hidden states [B, M, D] behind each beam's token.
+        """
+        batch, beams = token_ids.shape
+        inherited = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, self._visible.shape[2]))
+        itself = torch.eye(beams, dtype=torch.bool, device=token_ids.device).expand(batch, -1, -1)
+        self._visible = torch.cat([inherited, itself], dim=2)
+        positions = (self.lengths + self._depth).unsqueeze(1).expand(batch, beams)
+        self._key_positions = torch.cat([self._key_positions, positions], dim=1)
+        self._depth += 1
+        return self._forward(token_ids, positions, self._masks(positions))
+
+    def logits(self, hidden: Tensor, first: int, count: int) -> Tensor:
+        """Logits [..., count], float32, of the token_ids first..first+count-1: these rows of the head alone."""
+        head, config = self.model.get_output_embeddings(), self.model.config
+        bias = getattr(head, "bias", None)
+        rows = slice(first, first + count)
+        logits = torch.nn.functional.linear(hidden, head.weight[rows], None if bias is None else bias[rows]).float()
+        logits = (
+            logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        )
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def _forward(self, token_ids: Tensor, positions: Tensor, mask: Tensor | dict[str, Tensor] | None) -> Tensor:
+        output = self.model.base_model(
+            input_ids=token_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def _masks(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
+        """Additive masks [B, 1, M, keys]: one for all layers, or one a type where the model mixes types."""
+        masks = {name: self._mask(positions, window) for name, window in self.windows.items()}
+        return next(iter(masks.values())) if len(masks) == 1 else masks
+
+    def _mask(self, positions: Tensor, window: int | None) -> Tensor:
+        visible = self._visible
+        if window is not None:
+            visible = visible & (positions.unsqueeze(2) - self._key_positions.unsqueeze(1) < window)
+        dtype = self.model.dtype  # a bool mask would be added as 0 and 1 by eager attention
+        zero = torch.zeros((), dtype=dtype, device=visible.device)
+        return torch.where(visible, zero, torch.finfo(dtype).min).unsqueeze(1)
