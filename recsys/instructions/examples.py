@@ -1,0 +1,60 @@
+"""Instruction examples: what a task gives the language model to learn from, before any wording.
+
+An example names its task and carries the facts that the task's templates refer to; words and tokens come at collation
+(`recsys.llm.collation`), so one example is seen under many templates. Written to and read from `instructions.parquet`
+with the user's own item ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from recsys.tables import Catalog
+
+_SCHEMA = {"task": pl.String, "history": pl.List(pl.String), "item": pl.String, "text": pl.String}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example: `history` and `item` are item indices; a field that its task does not use is empty."""
+
+    task: str
+    history: tuple[int, ...] = ()
+    item: int | None = None
+    text: str = ""
+
+
+def save_examples(examples: Sequence[Example], catalog: Catalog, path: Path) -> None:
+    ids = catalog.item_ids
+    frame = pl.DataFrame(
+        {
+            "task": [e.task for e in examples],
+            "history": [[ids[i] for i in e.history] for e in examples],
+            "item": [None if e.item is None else ids[e.item] for e in examples],
+            "text": [e.text for e in examples],
+        },
+        schema=_SCHEMA,
+    )
+    frame.write_parquet(path)
+
+
+def load_examples(path: Path, catalog: Catalog) -> list[Example]:
+    """Examples with item indices of `catalog`.
+
+    Raises:
+        KeyError: never for a file made with this catalogue; the run directory guarantees that.
+    """
+    positions = catalog.positions
+    return [
+        Example(
+            task=row["task"],
+            history=tuple(positions[i] for i in row["history"]),
+            item=None if row["item"] is None else positions[row["item"]],
+            text=row["text"],
+        )
+        for row in pl.read_parquet(path).iter_rows(named=True)
+    ]

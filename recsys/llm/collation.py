@@ -1,0 +1,161 @@
+"""Examples -> batches: templates are rendered here, codes enter as token_ids, rows are bucketed by length.
+
+An epoch's batches depend on the seed and the epoch alone, so a resumed training sees exactly what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.instructions.examples import Example
+from recsys.instructions.templates import Part, Template, load_templates
+from recsys.llm.backbone import encode_text
+from recsys.llm.vocabulary import TokenLayout
+from recsys.tables import IntArray, SemanticIds
+
+IGNORED = -100
+_BUCKETS_AHEAD = 50  # batches that are sorted together: enough to pad little, few enough to stay random
+
+
+class Row(NamedTuple):
+    """One rendered example: token_ids, of which those from `answer` on are to be predicted."""
+
+    tokens: list[int]
+    answer: int
+
+
+class Batch(NamedTuple):
+    tokens: Tensor  # [B, T] token_ids
+    targets: Tensor  # [B, T] next token_id, IGNORED where nothing is asked
+
+
+class Renderer:
+    """Turns examples into token_ids.
+
+    Args:
+        tokenizer: the text tokenizer.
+        layout: where the code tokens are.
+        semantic_ids: in catalogue order.
+        max_text_tokens: a text field keeps its first tokens.
+        max_tokens: a longer row loses the oldest items of its history.
+    """
+
+    def __init__(
+        self, tokenizer: Any, layout: TokenLayout, semantic_ids: SemanticIds, *, max_text_tokens: int, max_tokens: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._items = layout.token_ids(semantic_ids.codes).tolist()
+        self._levels = layout.num_levels
+        self._max_text = max_text_tokens
+        self._max_tokens = max_tokens
+        self._texts: dict[str, list[int]] = {}
+        bos = getattr(tokenizer, "bos_token_id", None)
+        self._start = [] if bos is None else [int(bos)]
+        self._end = [int(tokenizer.eos_token_id)]
+
+    def prompt(self, history: Sequence[int] | IntArray, template: int = 0) -> list[int]:
+        """The prompt of the sequential task: a prefix, then the codes of the history, and nothing after them."""
+        chosen = load_templates()["sequential"][template]
+        return self._row(Example("sequential", history=tuple(history)), chosen).tokens
+
+    def render(self, example: Example, template: int) -> Row:
+        templates = load_templates()[example.task]
+        return self._row(example, templates[template % len(templates)])
+
+    def _row(self, example: Example, template: Template) -> Row:
+        history = list(example.history)
+        while True:
+            prompt = self._start + self._parts(template.prompt, example, history)
+            answer = self._parts(template.response, example, history)
+            over = len(prompt) + len(answer) - self._max_tokens
+            if over <= 0 or len(history) <= 1:
+                break
+            history = history[min(-(-over // self._levels), len(history) - 1) :]
+        ends_in_text = ("field", "text") in template.response
+        return Row(prompt + answer + (self._end if ends_in_text else []), len(prompt))
+
+    def _parts(self, parts: tuple[Part, ...], example: Example, history: list[int]) -> list[int]:
+        tokens: list[int] = []
+        for kind, value in parts:
+            if kind == "text":
+                tokens += self._encode(value)
+            elif value == "text":
+                tokens += self._encode(example.text)[: self._max_text]
+            elif value == "history":
+                for item in history:
+                    tokens += self._items[item]
+            elif example.item is not None:
+                tokens += self._items[example.item]
+        return tokens
+
+    def _encode(self, text: str) -> list[int]:
+        if text not in self._texts:
+            self._texts[text] = encode_text(self._tokenizer, text)
+        return self._texts[text]
+
+
+def epoch_batches(
+    examples: Mapping[str, Sequence[Example]],
+    renderer: Renderer,
+    weights: Mapping[str, float],
+    *,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+) -> list[Batch]:
+    """All batches of one epoch, in a random order, rows of like length together.
+
+    Args:
+        examples: by task.
+        weights: passes over a task's examples an epoch; a fraction takes a fresh random part.
+        batch_tokens: rows x longest row of a batch stay at or below this (one row may exceed it alone).
+    """
+    generator = np.random.default_rng([seed, epoch])
+    rows: list[Row] = []
+    for task, members in examples.items():
+        if not members:
+            continue
+        count = round(len(members) * weights[task])
+        passes = [generator.permutation(len(members)) for _ in range(-(-count // len(members)))]
+        chosen = np.concatenate(passes)[:count] if passes else np.zeros(0, np.int64)
+        templates = generator.integers(0, 1 << 30, size=len(chosen))
+        rows += [renderer.render(members[i], int(t)) for i, t in zip(chosen, templates, strict=True)]
+    order = generator.permutation(len(rows))
+    batches = _bucket([rows[i] for i in order], batch_tokens)
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def _bucket(rows: list[Row], batch_tokens: int) -> list[Batch]:
+    batches: list[Batch] = []
+    mean = max(1.0, float(np.mean([len(r.tokens) for r in rows]))) if rows else 1.0
+    ahead = max(1, int(_BUCKETS_AHEAD * batch_tokens / mean))
+    for start in range(0, len(rows), ahead):
+        members = sorted(rows[start : start + ahead], key=lambda r: len(r.tokens))
+        current: list[Row] = []
+        for row in members:
+            if current and (len(current) + 1) * len(row.tokens) > batch_tokens:
+                batches.append(pad(current))
+                current = []
+            current.append(row)
+        if current:
+            batches.append(pad(current))
+    return batches
+
+
+def pad(rows: Sequence[Row]) -> Batch:
+    """Right-padded tokens and shifted targets; the last token of a row predicts nothing and is left out."""
+    longest = max(len(r.tokens) for r in rows) - 1
+    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+    targets = torch.full((len(rows), longest), IGNORED, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        size = len(row.tokens) - 1
+        ids = torch.tensor(row.tokens, dtype=torch.int64)
+        tokens[i, :size] = ids[:-1]
+        first = max(row.answer - 1, 0)
+        targets[i, first:size] = ids[first + 1 :]
+    return Batch(tokens, targets)

@@ -1,0 +1,59 @@
+"""Configuration of the finetune stage: the backbone, its full training where it is made from scratch, and LoRA."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from recsys.config import Config
+
+
+class ScratchConfig(Config):
+    """A small Qwen3-architecture model with a byte-level BPE trained on the catalogue."""
+
+    hidden: int = Field(256, ge=16, description="width of the residual stream")
+    layers: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)
+    head_dim: int = Field(64, ge=8)
+    intermediate: int = Field(768, ge=16, description="width of the gated MLP")
+    vocabulary: int = Field(4096, ge=300, description="BPE tokens of the text tokenizer")
+    dropout: float = Field(0.1, ge=0, lt=1, description="on embeddings and on each block's two outputs, in training")
+
+
+class TrainingConfig(Config):
+    """One training of the language model, in full or of an adapter."""
+
+    epochs: int = Field(10, ge=0)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps before the peak learning rate")
+    batch_tokens: int = Field(4096, ge=64, description="tokens of one step, padding included")
+    clip: float = Field(1.0, gt=0, description="gradient norm")
+    validate_every: int = Field(1, ge=1, description="epochs between validations")
+
+
+class LoraConfig(TrainingConfig):
+    """LoRA on all attention and MLP projections (LC-Rec's setting); only the code tokens' rows train besides."""
+
+    epochs: int = Field(1, ge=0)
+    lr: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
+
+
+class FinetuneConfig(Config):
+    """The language model: a `pretrained` causal LM by name or path, or one made from `scratch`."""
+
+    pretrained: str | None = Field(None, description="name or path of a causal LM; none trains one from scratch")
+    revision: str | None = Field(None, description="pinned revision of the pretrained model")
+    scratch: ScratchConfig = ScratchConfig()
+    training: TrainingConfig = TrainingConfig()
+    lora: LoraConfig = LoraConfig()
+    max_text_tokens: int = Field(32, ge=1, description="a text field is cut to its first tokens")
+    max_tokens: int = Field(512, ge=16, description="an over-long example loses its oldest items, never the answer")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    validation_users: int = Field(2000, ge=1, description="users that a validation decodes for; the rest wait for the test")
+    validation_beams: int = Field(20, ge=1)
+    checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints")

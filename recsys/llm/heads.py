@@ -1,0 +1,99 @@
+"""The loss: at a code position cross-entropy over that level's K codes, at a text position over the whole vocabulary.
+
+So the sliced log-softmax of constrained decoding is exactly what was trained, not an approximation of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.llm.vocabulary import TokenLayout
+
+
+class Losses(NamedTuple):
+    """Summed cross-entropies in nats and how many positions each sums over."""
+
+    code: Tensor
+    num_code: int
+    text: Tensor
+    num_text: int
+
+    def mean(self) -> Tensor:
+        """One mean over all supervised positions."""
+        return (self.code + self.text) / max(self.num_code + self.num_text, 1)
+
+
+class HeadRows(NamedTuple):
+    """The head's rows: text [base, d] and codes [L * K, d]."""
+
+    text: Tensor
+    codes: Tensor
+
+
+def head_rows(model: Any, layout: TokenLayout) -> HeadRows:
+    """The rows that gradients must reach, whether the model is plain or wrapped by peft.
+
+    peft keeps trainable token rows apart; its wrapped `.weight` copies the whole matrix at every access, so the rows are
+    taken where they live.
+    """
+    head = model.get_output_embeddings()
+    adapter = getattr(head, "token_adapter", None) or getattr(model.get_input_embeddings(), "token_adapter", None)
+    if adapter is None:
+        return HeadRows(head.weight[: layout.base], head.weight[layout.base : layout.size])
+    base = getattr(head, "original_module", head)
+    return HeadRows(base.weight[: layout.base], adapter.trainable_tokens_delta["default"])
+
+
+class LanguageModelLoss(nn.Module):
+    """Hidden states and loss in one module, so that DistributedDataParallel sees every gradient."""
+
+    def __init__(self, model: Any, layout: TokenLayout) -> None:
+        super().__init__()
+        self.model = model
+        self.layout = layout
+
+    def decoder(self) -> Any:
+        """The stack of blocks below the head."""
+        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return inner.base_model
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Losses:
+        """Losses of right-padded rows.
+
+        Args:
+            tokens: token_ids [B, T]; padding only on the right, where a causal model cannot see it from any real position.
+            targets: [B, T], the token_id to predict at each position, -100 where nothing is asked.
+        """
+        hidden = self.decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        asked = targets >= 0
+        states, wanted = hidden[asked], targets[asked]
+        rows = head_rows(self._unwrapped(), self.layout)
+        code, num_code = self._code_loss(states, wanted, rows)
+        is_text = wanted < self.layout.base
+        num_text = int(is_text.sum())
+        text = states.new_zeros((), dtype=torch.float32)
+        if num_text:
+            logits = states[is_text] @ torch.cat([rows.text, rows.codes]).T.to(states.dtype)
+            text = F.cross_entropy(logits.float(), wanted[is_text], reduction="sum")
+        return Losses(code, num_code, text, num_text)
+
+    def _unwrapped(self) -> Any:
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def _code_loss(self, states: Tensor, wanted: Tensor, rows: HeadRows) -> tuple[Tensor, int]:
+        size = self.layout.num_codes
+        level = torch.div(wanted - self.layout.base, size, rounding_mode="floor")
+        total, count = states.new_zeros((), dtype=torch.float32), 0
+        for index in range(self.layout.num_levels):
+            here = level == index
+            if not bool(here.any()):
+                continue
+            logits = states[here] @ rows.codes[index * size : (index + 1) * size].T.to(states.dtype)
+            target = wanted[here] - self.layout.base - index * size
+            total = total + F.cross_entropy(logits.float(), target, reduction="sum")
+            count += len(target)
+        return total, count
