@@ -55,9 +55,18 @@ class RqVae(nn.Module):
     def __init__(self, num_features: int, *, levels: int, codes: int, latent_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
         widths = [num_features, *(hidden or default_widths(num_features, latent_dim)), latent_dim]
-        self.encoder = _mlp(widths)
-        self.decoder = _mlp(widths[::-1])
+        self.encoder = _Shortcut(widths)
+        self.decoder = _Shortcut(widths[::-1])
         self.codebooks = nn.Parameter(torch.zeros(levels, codes, latent_dim))
+
+    @torch.no_grad()
+    def start_linear(self, vectors: torch.Tensor) -> None:
+        """Set both linear parts to the principal components of standardised vectors [N, D]."""
+        components = torch.linalg.eigh(vectors.T @ vectors).eigenvectors.flip(1)[:, : self.codebooks.shape[2]]
+        for part, weight in ((self.encoder.linear, components.T), (self.decoder.linear, components)):
+            part.weight.zero_()
+            part.weight[: weight.shape[0], : weight.shape[1]] = weight
+            part.bias.zero_()
 
     def quantize(self, latent: torch.Tensor, *, transport: Transport | None = None) -> Quantized:
         """Residual quantization of latents [B, d]; with `transport` the last level's codes are spread evenly."""
@@ -83,8 +92,18 @@ class RqVae(nn.Module):
         )
 
 
-def _mlp(widths: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+class _Shortcut(nn.Module):
+    """A linear map plus a ReLU perceptron that starts at zero."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(widths[0], widths[-1])
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        nn.init.zeros_(layers[-2].weight)
+        nn.init.zeros_(layers[-2].bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + self.layers(x)

@@ -96,7 +96,8 @@ class _Trainer:
     def start_codebooks(self) -> None:
         """Every level's codebook starts from k-means over what the levels before leave."""
         generator = step_generator(self.seed, 0)
-        residual = self._sample_latents(generator, _KMEANS_SAMPLE)
+        self.model.start_linear(self._sample(generator, _KMEANS_SAMPLE))
+        residual = self.model.encoder(self._sample(generator, _KMEANS_SAMPLE))
         for codebook in self.model.codebooks:
             codebook.copy_(kmeans(residual, self.config.codes, generator=generator))
             residual = residual - codebook[torch.cdist(residual, codebook).argmin(dim=1)]
@@ -107,7 +108,7 @@ class _Trainer:
         dead = ~used
         if not dead.any():
             return 0
-        residual = self._sample_latents(generator, 4 * self.config.codes)
+        residual = self.model.encoder(self._sample(generator, 4 * self.config.codes))
         state = self.optimizer.state[self.model.codebooks]
         for level, codebook in enumerate(self.model.codebooks):
             nearest = torch.cdist(residual, codebook).argmin(dim=1)
@@ -118,9 +119,8 @@ class _Trainer:
             residual = residual - codebook[nearest]
         return int(dead.sum())
 
-    def _sample_latents(self, generator: torch.Generator, size: int) -> torch.Tensor:
-        sample = torch.randperm(len(self.vectors), generator=generator)[:size]
-        return self.model.encoder(self.vectors[sample])  # type: ignore[no-any-return]
+    def _sample(self, generator: torch.Generator, size: int) -> torch.Tensor:
+        return self.vectors[torch.randperm(len(self.vectors), generator=generator)[:size]]
 
     def checkpoint(self, work: Path, epochs_done: int) -> None:
         tensors = prefixed("model", self.model.state_dict()) | optimizer_tensors(self.optimizer)
