@@ -142,9 +142,7 @@ def _explain(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
         *sections, name = entry["loc"]
         fields = _fields(sections)
-        known = [".".join([*map(str, sections), field]) for field in fields]
-        close = nearest(str(name), fields)
-        return f"unknown key '{path}'{close or f'; known here are {", ".join(known)}'}"
+        return f"unknown key '{path}'" + (nearest(str(name), fields) or f"; known here: {', '.join(fields)}")
     return f"{path}: got {entry['input']!r}; {entry['msg'][:1].lower()}{entry['msg'][1:]}"
 
 

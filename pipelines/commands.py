@@ -1,0 +1,156 @@
+"""What the commands of `pipelines.cli` do: resolve the configuration, lock the run, run stages, show results.
+
+Reads recipes and run directories; writes run directories (through the runner) and, beside them, the MLflow store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
+from pipelines.config import RunConfig, dump_yaml, flatten, load_config, nearest, recipes
+from pipelines.progress import ProgressTracker
+from pipelines.runner import run_stages
+from pipelines.runner import status as stage_status
+from recsys.artifacts import RunDirectory, write_text
+from recsys.errors import ArtifactError, ConfigError
+from recsys.tracking import MlflowTracker, NullTracker, Tracker
+
+CONFIG = "config.yaml"
+STATE_STYLES = {"current": "green", "stale": "yellow", "missing": "dim", "damaged": "red"}
+
+
+def run(
+    config: str, settings: Sequence[str], *, out: Path | None, first: str, last: str, force: bool, tracking: bool
+) -> None:
+    """`recsys run`."""
+    selected = _between(first, last)
+    resolved = load_config(config, settings)
+    directory = RunDirectory(out or Path("runs") / Path(config).stem, FOLDERS)
+    _execute(resolved, directory, selected, force=force, tracking=tracking)
+    if last == STAGES[-1].name:
+        summary.show(directory, Console())
+
+
+def stage(name: str, path: Path, *, force: bool, tracking: bool) -> None:
+    """`recsys STAGE`: one stage of an existing run, with the run's own configuration."""
+    directory = RunDirectory(path, FOLDERS)
+    _execute(_stored_config(directory), directory, [name], force=force, tracking=tracking)
+
+
+def configs() -> None:
+    """`recsys configs`: the recipes, each with the command that runs it."""
+    table = Table("recipe", "run it with", box=None, header_style="bold")
+    for name, text in recipes().items():
+        table.add_row(name, Text(text.splitlines()[0].lstrip("# ")))
+    Console().print(table)
+
+
+def status(path: Path) -> None:
+    """`recsys status`."""
+    directory = RunDirectory(path, FOLDERS)
+    table = Table("stage", "folder", "state", "seconds", "why", box=None, header_style="bold")
+    for entry in stage_status(_stored_config(directory), directory, STAGES):
+        seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
+        state = Text(entry.state, STATE_STYLES[entry.state])
+        table.add_row(entry.stage.name, entry.stage.folder, state, seconds, Text(entry.reason))
+    Console().print(table)
+
+
+def recommend(path: Path, history: list[str], *, k: int) -> None:
+    """`recsys recommend --history`: answer one query."""
+    from recsys.recommender import Recommender
+
+    directory = RunDirectory(path, FOLDERS)
+    recommender = Recommender.load(*(directory.verified(stage) for stage in ("prepare", "tokenize", "finetune")))
+    table = Table("rank", "item_id", "title", "score", box=None, header_style="bold")
+    for rank, found in enumerate(recommender.recommend(history, k), start=1):
+        table.add_row(str(rank), Text(found.item_id), Text(found.title), f"{found.score:.3f}")
+    Console().print(table)
+
+
+def _execute(
+    config: RunConfig, directory: RunDirectory, selected: Sequence[str], *, force: bool, tracking: bool
+) -> None:
+    console = Console(stderr=True)
+    with _logging_to(console), directory.lock():
+        write_text(directory.path / CONFIG, dump_yaml(config))
+        states = stage_status(config, directory, STAGES)
+        idle = not force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
+        with _tracker(config, directory, tracking and not idle) as tracker, ProgressTracker(tracker, console) as shown:
+            run_stages(config, directory, STAGES, selected=selected, tracker=shown, force=force)
+
+
+@contextmanager
+def _tracker(config: RunConfig, directory: RunDirectory, wanted: bool) -> Iterator[Tracker]:
+    if not wanted:
+        yield NullTracker()
+        return
+    tracker = MlflowTracker(directory.path, flatten(config.model_dump(mode="json")))
+    outcome = "FAILED"
+    try:
+        yield tracker
+        outcome = "FINISHED"
+    except KeyboardInterrupt:
+        outcome = "KILLED"
+        raise
+    finally:
+        data = directory.record("prepare")
+        if data is not None:
+            tracker.tag(data_fingerprint=data.fingerprint)
+        if outcome == "FINISHED":
+            for name in ("metrics.json", "report.html"):
+                if (directory.folder("evaluate") / name).exists():
+                    tracker.file(directory.folder("evaluate") / name)
+        tracker.close(outcome)
+
+
+def _stored_config(directory: RunDirectory) -> RunConfig:
+    path = directory.path / CONFIG
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing; start the run with `recsys run --config NAME --out {directory.path}`")
+    return load_config(str(path))
+
+
+def _between(first: str, last: str) -> list[str]:
+    for name in (first, last):
+        if name not in STAGE_NAMES:
+            raise ConfigError(
+                f"unknown stage '{name}'{nearest(name, STAGE_NAMES)}; stages are {', '.join(STAGE_NAMES)}"
+            )
+    start, stop = STAGE_NAMES.index(first), STAGE_NAMES.index(last)
+    if start > stop:
+        raise ConfigError(f"--from {first} comes after --to {last}; the order is {', '.join(STAGE_NAMES)}")
+    return list(STAGE_NAMES[start : stop + 1])
+
+
+class _ConsoleHandler(logging.Handler):
+    """Log lines above the progress bars, as plain text."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        self._console.print(f"{prefix}{record.getMessage()}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _logging_to(console: Console) -> Iterator[None]:
+    handler, loggers = _ConsoleHandler(console), [logging.getLogger(name) for name in ("recsys", "pipelines")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)

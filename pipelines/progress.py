@@ -1,0 +1,69 @@
+"""How far a long loop is: a bar where somebody watches, a line now and then where nobody does. Writes to stderr."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from recsys.tracking import Tracker
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressTracker:
+    """Adds progress to another tracker, which gets the metrics."""
+
+    def __init__(self, tracker: Tracker, console: Console) -> None:
+        self._tracker = tracker
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bars = Progress(
+            TextColumn("      {task.description}"),
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        self._tracker.log(values, step=step)
+
+    def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        if total is None:
+            total = len(iterable) if hasattr(iterable, "__len__") else None
+        follow = self._lines if self._bars.disable else self._bar
+        return follow(iterable, description, total)
+
+    def _bar(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+        task = self._bars.add_task(description, total=total)
+        try:
+            for item in iterable:
+                yield item
+                self._bars.advance(task)
+        finally:
+            self._bars.remove_task(task)
+
+    def _lines(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+        said = time.monotonic()
+        for number, item in enumerate(iterable, start=1):
+            yield item
+            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                logger.info("      %s: %d%s", description, number, f" of {total}" if total else "")

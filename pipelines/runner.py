@@ -1,0 +1,186 @@
+"""Decides which stages are current, runs those that are not, and keeps what they log.
+
+Reads and writes a run directory (recsys.artifacts); writes `config.yaml` there and `training_log.jsonl` into the folder
+of every stage that logs metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from pipelines import Stage
+from pipelines.config import RunConfig, flatten
+from recsys.artifacts import RunDirectory, StageKey, StageRun, fingerprint
+from recsys.errors import ArtifactError
+from recsys.tracking import Tracker
+
+T = TypeVar("T")
+LOG = "training_log.jsonl"
+
+logger = logging.getLogger(__name__)
+
+
+class StageFunction(Protocol):
+    def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker) -> None: ...
+
+
+class StageStatus(NamedTuple):
+    """`state` is current, stale, damaged or missing; `reason` says why not current; `seconds` it took, where known."""
+
+    stage: Stage
+    state: str
+    reason: str
+    seconds: float | None
+
+
+def load_stage(stage: Stage) -> StageFunction:
+    """The stage's own code, imported now and not before."""
+    function: StageFunction = import_module(f"pipelines.{stage.name}").run
+    return function
+
+
+def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> StageKey:
+    """What decides the stage's result, given the present configuration and the folders it reads."""
+    flat = flatten(config.model_dump(mode="json"))
+    chosen = {key: flat[key] for key in flat if key == "seed" or _within(key, stage.settings)}
+    inputs = {}
+    for key in stage.sources:
+        path = Path(str(chosen[key])).expanduser()
+        if chosen[key] is not None and path.exists():
+            inputs[key] = fingerprint(path)
+            del chosen[key]
+    for name in stage.reads:
+        record = directory.record(name)
+        inputs[name] = record.fingerprint if record else "missing"
+    return StageKey(settings=chosen, code=stage.version, inputs=inputs)
+
+
+def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) -> list[StageStatus]:
+    """The state of every stage, in flow order; files are judged by name and size alone."""
+    found: dict[str, StageStatus] = {}
+    for stage in stages:
+        record = directory.record(stage.name)
+        if record is None:
+            found[stage.name] = StageStatus(stage, "missing", "not run yet", None)
+            continue
+        damage = directory.damage(stage.name)
+        if damage:
+            found[stage.name] = StageStatus(stage, "damaged", damage, record.seconds)
+            continue
+        late = [name for name in stage.reads if name in found and found[name].state != "current"]
+        reason = f"reads {late[0]}, which is {found[late[0]].state}" if late else ""
+        reason = reason or _difference(record.key, stage_key(stage, config, directory))
+        found[stage.name] = StageStatus(stage, "stale" if reason else "current", reason, record.seconds)
+    return list(found.values())
+
+
+def run_stages(
+    config: RunConfig,
+    directory: RunDirectory,
+    stages: Sequence[Stage],
+    *,
+    selected: Sequence[str],
+    tracker: Tracker,
+    force: bool = False,
+    load: Callable[[Stage], StageFunction] = load_stage,
+) -> list[str]:
+    """Run the selected stages that are not current (all selected ones with `force`); returns the names of those run.
+
+    The directory must be locked by the caller.
+
+    Raises:
+        ArtifactError: an earlier stage that a selected one reads is not current, or is damaged.
+    """
+    done = []
+    for number, stage in enumerate(stages, start=1):
+        if stage.name not in selected:
+            continue
+        _require_inputs(stage, config, directory, stages, selected)
+        if not force and _is_current(stage, config, directory):
+            logger.info("[%d/%d] %s: current", number, len(stages), stage.name)
+            continue
+        logger.info("[%d/%d] %s: %s", number, len(stages), stage.name, stage.help)
+        with directory.stage(stage.name, stage_key(stage, config, directory), stage.reads) as run:
+            logged = StageTracker(tracker, run.work / LOG)
+            load(stage)(config, run, logged)
+            logged.publish(run.out / LOG)
+        done.append(stage.name)
+        logger.info("      done in %.1f s", directory.existing_record(stage.name).seconds)
+    return done
+
+
+class StageTracker:
+    """Passes metrics on and keeps them as JSON lines, the same lines whether or not the stage was killed on the way."""
+
+    def __init__(self, tracker: Tracker, path: Path) -> None:
+        self._tracker, self._path = tracker, path
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            with path.open("a") as file:
+                file.write("\n")  # a kill cut the last line short
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        line = {"step": step, **{name: float(value) for name, value in values.items()}}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._tracker.log(values, step=step)
+
+    def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        return self._tracker.track(iterable, description, total)
+
+    def publish(self, path: Path) -> None:
+        """Write the lines kept; a step that a resumed process repeated counts once."""
+        if not self._path.exists():
+            return
+        lines: dict[tuple[str, ...], str] = {}
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the resumed process wrote it again
+            lines[(str(entry["step"]), *sorted(entry))] = line
+        path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
+
+
+def _within(key: str, settings: Sequence[str]) -> bool:
+    return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
+
+
+def _difference(old: StageKey, new: StageKey) -> str:
+    """Why a stage done under one key is stale under another; empty where they are equal."""
+    if old.code != new.code:
+        return f"its code changed (version {old.code} -> {new.code})"
+    for key in sorted(old.settings.keys() | new.settings.keys()):
+        before, now = old.settings.get(key), new.settings.get(key)
+        if before != now and key not in old.inputs and key not in new.inputs:
+            return f"{key} changed ({before} -> {now})"
+    for key in sorted(old.inputs.keys() | new.inputs.keys()):
+        if old.inputs.get(key) != new.inputs.get(key):
+            return f"the contents of {key} changed"
+    return ""
+
+
+def _is_current(stage: Stage, config: RunConfig, directory: RunDirectory) -> bool:
+    record = directory.record(stage.name)
+    if record is None or record.key != stage_key(stage, config, directory):
+        return False
+    wrong = directory.damage(stage.name)
+    if wrong:
+        raise ArtifactError(f"{wrong}; delete {directory.folder(stage.name)} to have the stage run again")
+    return True
+
+
+def _require_inputs(
+    stage: Stage, config: RunConfig, directory: RunDirectory, stages: Sequence[Stage], selected: Sequence[str]
+) -> None:
+    """Refuse to build on folders that this command does not bring up to date itself."""
+    for entry in status(config, directory, stages):
+        if entry.stage.name in stage.reads and entry.stage.name not in selected and entry.state != "current":
+            raise ArtifactError(
+                f"{stage.name} reads {entry.stage.name}, which is {entry.state} ({entry.reason}); "
+                f"run it first, or all stages with `recsys run`"
+            )

@@ -1,0 +1,158 @@
+"""A run directory: whole or not at all, verified, healed after a kill, never shared by two writers."""
+
+import errno
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from recsys.artifacts import RunDirectory, StageKey, fingerprint
+from recsys.errors import ArtifactError
+
+Key = Callable[..., StageKey]
+
+
+def make(directory: RunDirectory, key: StageKey, text: str = "content") -> None:
+    with directory.lock(), directory.stage("make", key, ()) as run:
+        (run.out / "sub").mkdir()
+        (run.out / "sub" / "file.txt").write_text(text)
+        run.note(rows=3)
+
+
+def test_a_finished_stage_is_published_with_its_record_and_the_manifest(directory: RunDirectory, key: Key) -> None:
+    make(directory, key(a=1))
+    record = directory.existing_record("make")
+    manifest = json.loads((directory.path / "manifest.json").read_text())
+    assert record.files["sub/file.txt"].size == len("content")
+    assert record.notes == {"rows": 3}
+    assert manifest["stages"]["01_make"] == record.model_dump(mode="json")
+    assert not [p for p in directory.path.iterdir() if p.name.endswith((".partial", ".old"))]
+    assert directory.verified("make").joinpath("sub", "file.txt").read_text() == "content"
+
+
+def test_an_error_inside_a_stage_leaves_the_earlier_folder(directory: RunDirectory, key: Key) -> None:
+    make(directory, key(a=1), "first")
+
+    def fail() -> None:
+        with directory.lock(), directory.stage("make", key(a=2), ()) as run:
+            (run.out / "file.txt").write_text("half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert (directory.verified("make") / "sub" / "file.txt").read_text() == "first"
+
+
+def test_work_survives_a_failure_and_is_dropped_when_the_key_changes(directory: RunDirectory, key: Key) -> None:
+    def attempt(settings: StageKey) -> bool:
+        with suppress(RuntimeError), directory.lock(), directory.stage("make", settings, ()) as run:
+            found = (run.work / "checkpoint").exists()
+            (run.work / "checkpoint").write_text("step 5")
+            raise RuntimeError
+        return found
+
+    assert [attempt(key(a=1)), attempt(key(a=1)), attempt(key(a=2)), attempt(key(a=2))] == [False, True, False, True]
+    make(directory, key(a=2))
+    assert not (directory.path / ".work" / "01_make").exists()
+
+
+@pytest.mark.parametrize("change", ["truncate", "remove", "same size"])
+def test_what_is_not_what_was_written_is_refused_by_name(directory: RunDirectory, key: Key, change: str) -> None:
+    make(directory, key(a=1))
+    path = directory.folder("make") / "sub" / "file.txt"
+    if change == "remove":
+        path.unlink()
+    else:
+        path.write_text("cont" if change == "truncate" else "CONTENT")
+    with pytest.raises(ArtifactError, match=r"01_make/sub/file\.txt") as caught:
+        directory.verified("make")
+    assert "delete" in str(caught.value)
+
+
+def test_a_stage_that_was_never_run_is_named(directory: RunDirectory) -> None:
+    with pytest.raises(ArtifactError, match="run the stage 'use' first") as caught:
+        directory.verified("use")
+    assert "02_use" in str(caught.value)
+
+
+def test_a_corrupted_record_is_refused_by_name(directory: RunDirectory, key: Key) -> None:
+    make(directory, key(a=1))
+    (directory.folder("make") / "stage.json").write_text('{"stage": "make"')
+    with pytest.raises(ArtifactError, match=r"stage\.json") as caught:
+        directory.record("make")
+    assert "delete" in str(caught.value)
+
+
+def test_a_kill_between_the_record_and_the_rename_is_healed(directory: RunDirectory, key: Key) -> None:
+    make(directory, key(a=1))
+    directory.folder("make").rename(directory.path / ".01_make.partial")
+    (directory.path / "manifest.json").write_text('{"format": 1, "stages": {}}')
+    with directory.lock():
+        assert directory.record("make") is not None
+    assert "01_make" in json.loads((directory.path / "manifest.json").read_text())["stages"]
+
+
+def test_a_kill_between_the_two_renames_of_a_replacement_is_healed(directory: RunDirectory, key: Key) -> None:
+    make(directory, key(a=1), "old")
+    directory.folder("make").rename(directory.path / "kept")
+    make(directory, key(a=2), "new")
+    directory.folder("make").rename(directory.path / ".01_make.partial")
+    (directory.path / "kept").rename(directory.path / ".01_make.old")
+    with directory.lock():
+        assert (directory.verified("make") / "sub" / "file.txt").read_text() == "new"
+    assert not (directory.path / ".01_make.old").exists()
+
+
+def test_two_writers_are_kept_apart(directory: RunDirectory) -> None:
+    with directory.lock(), pytest.raises(ArtifactError, match="another process") as caught, directory.lock():
+        pass
+    assert str(directory.path) in str(caught.value)
+
+
+def test_another_version_and_other_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": 99, "stages": {}}')
+    with pytest.raises(ArtifactError, match="format 99"):
+        RunDirectory(tmp_path, {})
+    (tmp_path / "manifest.json").rename(tmp_path / "holiday.jpg")
+    with pytest.raises(ArtifactError, match="no run directory"):
+        RunDirectory(tmp_path, {})
+    with pytest.raises(ArtifactError, match="is a file") as caught:
+        RunDirectory(tmp_path / "holiday.jpg", {})
+    assert "holiday.jpg" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_no_space_left_is_one_clear_line(directory: RunDirectory, key: Key, error: Exception) -> None:
+    def fill_the_disk() -> None:
+        with directory.lock(), directory.stage("make", key(a=1), ()) as run:
+            (run.work / "checkpoint").write_text("step 5")
+            raise error
+
+    with pytest.raises(ArtifactError, match="no space left") as caught:
+        fill_the_disk()
+    assert "finished work is kept" in str(caught.value)
+    assert (directory.path / ".work" / "01_make" / "checkpoint").exists()
+
+
+def test_a_fingerprint_follows_contents_and_not_places(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "items.csv").write_text("1,2")
+    assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+    (tmp_path / "b" / "items.csv").write_text("1,3")
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+
+
+def test_the_same_files_have_the_same_fingerprint_in_another_run(tmp_path: Path, key: Key) -> None:
+    runs = [RunDirectory(tmp_path / name, {"make": "01_make"}) for name in ("one", "two")]
+    for run in runs:
+        make(run, key(a=run.path.name))
+    assert runs[0].existing_record("make").fingerprint == runs[1].existing_record("make").fingerprint

@@ -1,0 +1,67 @@
+"""Tracking against the real MLflow: what goes in comes back, a resumed run continues, a failure stops nothing."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from recsys.tracking import ID_FILE, MlflowTracker, NullTracker
+
+
+@pytest.fixture(autouse=True)
+def _local_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def record(run: Path, metrics: Iterator[tuple[float, int]], parameters: dict[str, object]) -> str:
+    tracker = MlflowTracker(run, parameters)
+    for value, step in metrics:
+        tracker.log({"sasrec/validation_ndcg@10": value}, step=step)
+    tracker.tag(data_fingerprint="abc")
+    tracker.file(run / "report.html")
+    tracker.close()
+    run_id: str = json.loads((run / ID_FILE).read_text())["run_id"]
+    return run_id
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_parameters_metrics_and_report_come_back_and_a_resumed_run_continues(tmp_path: Path) -> None:
+    run = tmp_path / "beauty"
+    run.mkdir()
+    (run / "report.html").write_text("<p>report</p>")
+    parameters = {"tokenize.levels": 4, "prepare.source": None} | {f"many.{i}": i for i in range(120)}
+    first = record(run, iter([(0.1, 1), (0.2, 2)]), parameters)
+    second = record(run, iter([(0.3, 3)]), parameters)
+    other = record(run, iter([]), parameters | {"tokenize.levels": 3})
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    found = client.get_run(first)
+    assert (first == second, first == other) == (True, False)
+    assert (found.data.params["tokenize.levels"], found.data.params["many.119"]) == ("4", "119")
+    history = client.get_metric_history(first, "sasrec/validation_ndcg_at_10")
+    assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert found.data.tags["data_fingerprint"] == "abc"
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "beauty"
+    kept = list((tmp_path / "mlflow").rglob("report.html"))
+    assert [p.read_text() for p in kept] == ["<p>report</p>"] * 2
+
+
+def test_a_failure_is_a_warning_and_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "unknown://nowhere")
+    with caplog.at_level(logging.WARNING, logger="recsys.tracking"):
+        tracker = MlflowTracker(tmp_path / "run", {"seed": 0})
+        tracker.log({"loss": 1.0}, step=0)
+        tracker.close()
+    assert [r.getMessage().startswith("tracking stops here, the run goes on") for r in caplog.records] == [True]
+
+
+def test_the_null_tracker_passes_everything_through() -> None:
+    tracker = NullTracker()
+    tracker.log({"loss": 1.0}, step=0)
+    assert list(tracker.track([1, 2, 3], "counting")) == [1, 2, 3]
