@@ -1,0 +1,73 @@
+"""Sequences of item indices from split interactions: what models train on, and what an evaluation asks.
+
+Reads the nouns of `recsys.tables`, writes nothing. Rows of one user lie together, oldest first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recsys.errors import DataError
+from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Histories, Interactions, IntArray, Queries
+
+
+def training_histories(interactions: Interactions, catalog: Catalog) -> Histories:
+    """Each user's TRAIN items, oldest first; users without any are left out.
+
+    Raises:
+        DataError: an item is not in the catalogue.
+    """
+    rows = np.flatnonzero(interactions.frame["split"].to_numpy() == TRAIN)
+    users = _user_numbers(interactions)[rows]
+    starts = np.flatnonzero(np.diff(users, prepend=-1))
+    user_ids = interactions.frame["user_id"].gather(rows[starts]).to_list()
+    return Histories(user_ids, np.append(starts, len(rows)), _item_indices(interactions, catalog)[rows])
+
+
+def queries(interactions: Interactions, catalog: Catalog, *, split: int, history: int) -> Queries:
+    """Every user's target in `split` and the newest `history` items before it.
+
+    A VALIDATION target is asked from TRAIN items alone, a TEST target from everything that user did before it.
+
+    Raises:
+        DataError: an item is not in the catalogue, or `split` is neither VALIDATION nor TEST.
+    """
+    if split not in (VALIDATION, TEST):
+        raise DataError(f"queries: split {split} has no targets; use VALIDATION ({VALIDATION}) or TEST ({TEST})")
+    splits = interactions.frame["split"].to_numpy()
+    users, items = _user_numbers(interactions), _item_indices(interactions, catalog)
+    targets = np.flatnonzero(splits == split)
+    usable = np.flatnonzero(splits == TRAIN) if split == VALIDATION else np.arange(len(splits))
+    # Positions within `usable`: a user's first row, and the first row that is not before the target.
+    ends = np.searchsorted(usable, targets)
+    starts = np.maximum(np.searchsorted(users[usable], users[targets]), ends - history)
+    lengths = ends - starts
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    offsets = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
+    user_ids = interactions.frame["user_id"].gather(targets).to_list()
+    return Queries(Histories(user_ids, indptr, items[usable[offsets]]), items[targets])
+
+
+def has_repeats(interactions: Interactions) -> bool:
+    """Whether any user met the same item twice; then seen items must stay recommendable."""
+    return interactions.frame.select(pl.struct("user_id", "item_id").n_unique()).item() < len(interactions)
+
+
+def _user_numbers(interactions: Interactions) -> IntArray:
+    """Row -> number of its user, counted in the order of the rows."""
+    ids = interactions.frame["user_id"]
+    changed: npt.NDArray[np.bool_] = (ids != ids.shift()).fill_null(True).to_numpy()
+    return np.cumsum(changed, dtype=np.int64) - 1
+
+
+def _item_indices(interactions: Interactions, catalog: Catalog) -> IntArray:
+    known = catalog.frame.select("item_id").with_row_index("index")
+    found = interactions.frame.select("item_id").join(known, on="item_id", how="left", maintain_order="left")
+    missing = found.filter(pl.col("index").is_null())
+    if missing.height:
+        raise DataError(
+            f"{missing.height} interactions name items outside the catalogue, the first is {missing['item_id'][0]!r}"
+        )
+    return found["index"].to_numpy().astype(np.int64)
