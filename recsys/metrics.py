@@ -1,4 +1,4 @@
-"""Ranking metrics with one relevant item a user, in numpy alone, so that trainers can validate with what the report uses.
+"""Ranking metrics with one relevant item a user, in numpy alone: trainers validate with what the report uses.
 
 Reads and writes nothing.
 """

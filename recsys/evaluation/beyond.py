@@ -1,0 +1,126 @@
+"""What a system recommends besides being right: how much of the catalogue, how popular, how varied.
+
+Reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys.evaluation.slices import Categories
+from recsys.metrics import FloatArray, IntArray
+from recsys.tables import Histories
+
+SMOOTHING = 0.01  # share of the history's distribution mixed into the list's, so that the divergence stays finite
+
+
+class Beyond(NamedTuple):
+    """Figures of one system's lists; None where there is nothing to compute them from.
+
+    coverage: share of the catalogue that is in anybody's list.
+    gini: inequality of how often items are shown, over the whole catalogue; 0 = all alike, towards 1 = one item only.
+    popularity: mean training interactions of the items shown.
+    popularity_lift: their mean over the users' own means, divided by the same of their histories; 1 = as popular.
+    novelty: mean self-information of the items shown, in bits of their (add-one smoothed) share in training.
+    diversity: mean share of a list's pairs that are of different categories.
+    miscalibration: mean Kullback-Leibler divergence, in bits, of a list's categories from its history's
+        (Steck, Calibrated recommendations, RecSys 2018, section 3); 0 = the same mixture.
+    seen: share of places given to items that are in the user's history.
+    """
+
+    coverage: float
+    gini: float
+    popularity: float | None
+    popularity_lift: float | None
+    novelty: float | None
+    diversity: float | None
+    miscalibration: float | None
+    seen: float | None
+
+
+def beyond_accuracy(
+    items: IntArray, *, histories: Histories, popularity: IntArray, categories: Categories | None
+) -> Beyond:
+    """Measure the lists `items [U, K]` (-1 = empty place) of the users of `histories`.
+
+    `popularity [N]` counts training interactions an item.
+    """
+    shown = items >= 0
+    flat = items[shown]
+    num_items = len(popularity)
+    exposure = np.bincount(flat, minlength=num_items)
+    share = (popularity + 1) / (popularity.sum() + num_items)
+    owner = np.repeat(np.arange(len(histories)), histories.lengths)
+    own = np.unique(owner * num_items + histories.items)
+    keys = (np.arange(len(items))[:, None] * num_items + items)[shown]
+    return Beyond(
+        coverage=float((exposure > 0).mean()) if num_items else 0.0,
+        gini=gini(exposure),
+        popularity=_mean(popularity[flat]),
+        popularity_lift=_lift(items, histories, popularity),
+        novelty=_mean(-np.log2(share[flat])),
+        diversity=_diversity(items, categories) if categories else None,
+        miscalibration=_miscalibration(items, histories, categories) if categories else None,
+        seen=_mean(np.isin(keys, own)),
+    )
+
+
+def gini(counts: IntArray) -> float:
+    """Gini coefficient of non-negative counts; 0 where all are zero."""
+    total = counts.sum()
+    if not total:
+        return 0.0
+    number = len(counts)
+    ranks = np.arange(1, number + 1)
+    return float((2 * ranks - number - 1) @ np.sort(counts) / (number * total))
+
+
+def _mean(values: FloatArray | IntArray | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _lift(items: IntArray, histories: Histories, popularity: IntArray) -> float | None:
+    counted = np.append(popularity, 0)  # index -1 is an empty place
+    places = (items >= 0).sum(axis=1)
+    both = (places > 0) & (histories.lengths > 0)
+    if not both.any():
+        return None
+    listed = counted[items].sum(axis=1)[both] / places[both]
+    owner = np.repeat(np.arange(len(histories)), histories.lengths)
+    sums = np.bincount(owner, weights=popularity[histories.items], minlength=len(histories))
+    lived = sums[both] / histories.lengths[both]
+    return float(listed.mean() / lived.mean()) if lived.mean() > 0 else None
+
+
+def _category_counts(items: IntArray, categories: Categories) -> FloatArray:
+    """How many of each row's items are of each category, `[U, C]`; items without a category are left out."""
+    codes = np.append(categories.codes, -1)[items]
+    rows = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
+    return _count(rows[codes >= 0], codes[codes >= 0], len(items), len(categories.labels))
+
+
+def _count(rows: IntArray, codes: IntArray, num_rows: int, num_codes: int) -> FloatArray:
+    counts = np.bincount(rows * num_codes + codes, minlength=num_rows * num_codes)
+    return counts.reshape(num_rows, num_codes).astype(np.float64)
+
+
+def _diversity(items: IntArray, categories: Categories) -> float | None:
+    counts = _category_counts(items, categories)
+    size = counts.sum(axis=1)
+    pairs = size * (size - 1)
+    alike = (counts * (counts - 1)).sum(axis=1)
+    return _mean(1 - alike[pairs > 0] / pairs[pairs > 0])
+
+
+def _miscalibration(items: IntArray, histories: Histories, categories: Categories) -> float | None:
+    listed = _category_counts(items, categories)
+    codes = categories.codes[histories.items]
+    owner = np.repeat(np.arange(len(histories)), histories.lengths)
+    lived = _count(owner[codes >= 0], codes[codes >= 0], len(histories), len(categories.labels))
+    both = (listed.sum(axis=1) > 0) & (lived.sum(axis=1) > 0)
+    p = lived[both] / lived[both].sum(axis=1, keepdims=True)
+    q = (1 - SMOOTHING) * listed[both] / listed[both].sum(axis=1, keepdims=True) + SMOOTHING * p
+    terms = np.where(p > 0, p * np.log2(np.where(p > 0, p, 1) / np.where(q > 0, q, 1)), 0.0)
+    return _mean(terms.sum(axis=1))

@@ -1,0 +1,96 @@
+"""Groups of users in which a system may behave otherwise than on average, and the categories that some are made of.
+
+Reads `Queries` and `Catalog` in memory; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys.metrics import IntArray
+from recsys.tables import Catalog, Queries
+
+CATEGORY_COLUMNS = ("categories", "category", "genres", "genre")
+PATH_SEPARATOR = " > "
+MAX_CATEGORIES = 12
+DOMINANT = 0.9  # a level at which one value holds more of the items than this does not split the catalogue
+LENGTH_EDGES = (0, 1, 3, 5, 10, 20, 50)
+HEAD, TORSO = 0.1, 0.5  # shares of the items seen in training, most popular first, at which head and torso end
+
+
+class Categories(NamedTuple):
+    """`codes [N]` points each item at `labels`, -1 where it has none; `level` counts from 0."""
+
+    labels: list[str]
+    codes: IntArray
+    level: int
+
+
+class Slices(NamedTuple):
+    """One way to divide users: `groups [U]` points each user at `labels`, -1 where the slice does not apply."""
+
+    name: str
+    labels: list[str]
+    groups: IntArray
+
+
+def categories(catalog: Catalog) -> Categories | None:
+    """The first level of the catalogue's category paths at which items differ, or None where there is no such level.
+
+    Rare values are gathered in a last label, 'other'. An item in several categories counts in the first.
+    """
+    column = next((c for c in CATEGORY_COLUMNS if c in catalog.text_columns), None)
+    if column is None:
+        return None
+    paths = [_first_path(text) for text in catalog.frame[column].to_list()]
+    for level in range(max(map(len, paths), default=0)):
+        names = [path[level] if len(path) > level else None for path in paths]
+        counts = Counter(name for name in names if name is not None)
+        if len(counts) > 1 and counts.most_common(1)[0][1] <= DOMINANT * counts.total():
+            return _coded(names, counts, level)
+    return None
+
+
+def _first_path(text: str | None) -> list[str]:
+    first = (text or "").replace("|", ";").split(";")[0]
+    return [part.strip() for part in first.split(PATH_SEPARATOR.strip()) if part.strip()]
+
+
+def _coded(names: Sequence[str | None], counts: Counter[str], level: int) -> Categories:
+    kept = sorted(counts, key=lambda name: (-counts[name], name))[:MAX_CATEGORIES]
+    labels = kept if len(kept) == len(counts) else [*kept, "other"]
+    index = {name: code for code, name in enumerate(kept)}
+    codes = [-1 if name is None else index.get(name, len(kept)) for name in names]
+    return Categories(labels, np.array(codes, dtype=np.int64), level)
+
+
+def by_history_length(queries: Queries) -> Slices:
+    """Users by the number of items in their history; those with none are new users."""
+    lengths = queries.histories.lengths
+    labels = ["new user"]
+    for low, high in zip(LENGTH_EDGES[1:], [*LENGTH_EDGES[2:], None], strict=True):
+        labels.append(f"{low} or more" if high is None else f"{low} to {high - 1}")
+    return Slices("history length", labels, np.digitize(lengths, LENGTH_EDGES).astype(np.int64) - 1)
+
+
+def by_target_popularity(queries: Queries, popularity: IntArray) -> Slices:
+    """Users by how popular their target was in training: the top 10 % of the items seen there, the next 40, the rest.
+
+    A target that training never saw is cold. Equal popularity is ordered by item index.
+    """
+    seen = int((popularity > 0).sum())
+    place = np.empty(len(popularity), dtype=np.int64)
+    place[np.argsort(-popularity, kind="stable")] = np.arange(len(popularity))
+    group = np.digitize(place, [np.ceil(HEAD * seen), np.ceil(TORSO * seen)])
+    group[popularity == 0] = 3
+    labels = ["head (top 10 % of items)", "torso (next 40 %)", "tail (last 50 %)", "cold (unseen in training)"]
+    return Slices("target popularity", labels, group[queries.targets].astype(np.int64))
+
+
+def by_category(queries: Queries, found: Categories) -> Slices:
+    """Users by the category of their target."""
+    return Slices("target category", found.labels, found.codes[queries.targets])
