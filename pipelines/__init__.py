@@ -53,9 +53,9 @@ STAGES = (
     Stage(
         "instruct",
         "04_instructions",
-        ("prepare", "tokenize"),
+        ("prepare",),
         1,
-        ("instruct", "prepare.history"),
+        ("instruct",),
         "Write the examples that teach the language model the ids.",
     ),
     Stage(
@@ -63,7 +63,7 @@ STAGES = (
         "05_language_model",
         ("prepare", "tokenize", "instruct"),
         1,
-        ("finetune", "instruct", "prepare.history"),
+        ("finetune", "instruct", "prepare.history", "recommend.exclude_seen"),
         "Train the language model and its LoRA adapter on the examples.",
         ("finetune.pretrained",),
     ),
@@ -72,7 +72,7 @@ STAGES = (
         "08_recommendations",
         ("prepare", "embed", "tokenize", "finetune"),
         1,
-        ("recommend", "prepare.history"),
+        ("recommend", "prepare.history", "embed.collaborative"),
         "Rank items for every user, with the baselines and the language model.",
     ),
     Stage(

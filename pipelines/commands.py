@@ -66,12 +66,16 @@ def status(path: Path) -> None:
 
 def recommend(path: Path, history: list[str], *, k: int) -> None:
     """`recsys recommend --history`: answer one query."""
-    from recsys.recommender import Recommender
+    from recsys.data.dataset import Dataset
+    from recsys.recommender import Recommender, excludes_seen
 
     directory = RunDirectory(path, FOLDERS)
-    recommender = Recommender.load(*(directory.verified(stage) for stage in ("prepare", "tokenize", "finetune")))
+    config = _stored_config(directory)
+    folders = [directory.verified(name) for name in ("prepare", "tokenize", "finetune")]
+    recommender = Recommender.load(*folders, history=config.prepare.history)
+    exclude_seen = excludes_seen(config.recommend.exclude_seen, Dataset.load(folders[0]).interactions)
     table = Table("rank", "item_id", "title", "score", box=None, header_style="bold")
-    for rank, found in enumerate(recommender.recommend(history, k), start=1):
+    for rank, found in enumerate(recommender.recommend(history, k, exclude_seen=exclude_seen), start=1):
         table.add_row(str(rank), Text(found.item_id), Text(found.title), f"{found.score:.3f}")
     Console().print(table)
 

@@ -1,0 +1,67 @@
+"""What `recsys run` shows at its end: who ranked best, ten recommendations for one user, and where to go from here.
+
+Reads 01_dataset, 08_recommendations and 09_report of a run; writes to the console alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recsys.artifacts import RunDirectory
+from recsys.tables import TEST, Catalog, Interactions, Rankings
+
+SHOWN = 10
+HISTORY = 5
+COLUMNS = {"HR@10": "hr@10", "NDCG@10": "ndcg@10"}
+
+
+def show(directory: RunDirectory, console: Console) -> None:
+    """Print the summary of a finished run."""
+    report, dataset = directory.verified("evaluate"), directory.verified("prepare")
+    console.print()
+    console.print(_systems(json.loads((report / "metrics.json").read_text(encoding="utf-8"))))
+    rankings = Rankings.load(directory.verified("recommend") / "rankings.parquet")
+    catalog = Catalog.load(dataset / "items.parquet")
+    frame = Interactions.load(dataset / "interactions.parquet").frame
+    if not len(rankings):
+        console.print("no user has a history to recommend from")
+        return
+    user, source = rankings.frame["user_id"][0], rankings.sources[-1]
+    history = frame.filter((pl.col("user_id") == user) & (pl.col("split") < TEST))["item_id"].to_list()[-HISTORY:]
+    console.print()
+    console.print(_recommendations(rankings, catalog, user=user, source=source, history=history))
+    run = shlex.quote(str(directory.path))
+    ids = shlex.quote(",".join(history))
+    console.print(f"\nreport: {report / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"try:    recsys recommend --run {run} --history {ids} -k {SHOWN}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _systems(metrics: dict[str, Any]) -> Table:
+    table = Table("system", *COLUMNS, box=None, header_style="bold")
+    for name, values in metrics["systems"].items():
+        table.add_row(name, *(f"{values['metrics'][key]['value']:.4f}" for key in COLUMNS.values()))
+    return table
+
+
+def _recommendations(rankings: Rankings, catalog: Catalog, *, user: str, source: str, history: list[str]) -> Table:
+    titles = dict(zip(catalog.item_ids, catalog.titles(), strict=True))
+    past = " > ".join(titles[item_id] for item_id in history)
+    table = Table(box=None, header_style="bold", title_justify="left", title=Text(f"user {user}, lately: {past}"))
+    for column in ("rank", "item_id", f"recommended ({source})"):
+        table.add_column(column)
+    chosen = rankings.frame.filter((pl.col("user_id") == user) & (pl.col("source") == source)).sort("rank").head(SHOWN)
+    for rank, item_id in chosen.select("rank", "item_id").iter_rows():
+        table.add_row(str(rank), Text(item_id), Text(titles[item_id]))
+    return table
