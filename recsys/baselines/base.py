@@ -27,9 +27,7 @@ class TopItems(NamedTuple):
 class Baseline(Protocol):
     """A fitted model that ranks items for histories."""
 
-    def rank(
-        self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None
-    ) -> TopItems:
+    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
         """The `k` best items of every history, best first, without the history's own where `exclude_seen`."""
 
 

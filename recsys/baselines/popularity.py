@@ -17,9 +17,7 @@ class Popularity:
 
     counts: FloatArray
 
-    def rank(
-        self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None
-    ) -> TopItems:
+    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
         """The `k` most frequent items for every history; see `Baseline`."""
         return rank_batches(
             lambda batch: np.tile(self.counts, (len(batch), 1)),

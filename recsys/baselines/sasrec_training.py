@@ -6,8 +6,7 @@ Takes histories and gives a `Sasrec`; writes checkpoints into `work` where one i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,10 +26,10 @@ from recsys.checkpoints import (
     unprefixed,
 )
 from recsys.errors import DataError
-from recsys.tables import FloatArray, Histories, IntArray, Queries
+from recsys.tables import Histories, IntArray, Queries
 from recsys.tracking import NullTracker, Tracker
 
-LOSS_ROWS = 512  # positions whose logits are in memory at once: 25 MB for 12,000 items
+LOSS_ROWS = 128  # positions whose logits are in memory at once; small enough to stay near the cache
 
 
 class Batch(NamedTuple):
@@ -48,14 +47,17 @@ class SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        buffer = torch.empty(LOSS_ROWS, len(weight), dtype=hidden.dtype, device=hidden.device)
         total = hidden.new_zeros(())
-        for rows in torch.arange(len(hidden), device=hidden.device).split(LOSS_ROWS):
-            part, wanted = hidden[rows[0] : rows[-1] + 1], targets[rows[0] : rows[-1] + 1, None]
-            logp = torch.log_softmax((part @ weight.T).float(), dim=1)
-            total -= logp.gather(1, wanted).sum()
-            residual = logp.exp_().scatter_add_(1, wanted, -torch.ones_like(wanted, dtype=logp.dtype))
-            grad_hidden[rows[0] : rows[-1] + 1] = residual @ weight
-            grad_weight += residual.T @ part
+        for start in range(0, len(hidden), LOSS_ROWS):
+            part, wanted = hidden[start : start + LOSS_ROWS], targets[start : start + LOSS_ROWS]
+            logits = torch.mm(part, weight.T, out=buffer[: len(part)])
+            peak = logits.amax(dim=1, keepdim=True)
+            score = logits.gather(1, wanted[:, None]) - peak
+            mass = logits.sub_(peak).exp_().sum(dim=1, keepdim=True)
+            total += (mass.log() - score).sum()
+            grad_hidden[start : start + LOSS_ROWS] = logits @ weight / mass - weight[wanted]
+            grad_weight.addmm_(logits.T, part / mass).index_add_(0, wanted, part, alpha=-1)
         ctx.save_for_backward(grad_hidden / len(hidden), grad_weight / len(hidden))
         return total / len(hidden)
 
@@ -70,12 +72,11 @@ def training_windows(histories: Histories, max_length: int) -> list[IntArray]:
 
     Neighbouring windows share one item, so every step from an item to the next is learned exactly once.
     """
-    windows = []
-    for user in range(len(histories)):
-        items = histories[user]
-        for end in range(len(items), 1, -max_length):
-            windows.append(items[max(0, end - max_length - 1) : end])
-    return windows
+    return [
+        histories[user][max(0, end - max_length - 1) : end]
+        for user, length in enumerate(histories.lengths)
+        for end in range(length, 1, -max_length)
+    ]
 
 
 def batches(windows: list[IntArray], batch_tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -183,7 +184,7 @@ def _train_epoch(state: _State, windows: list[IntArray], config: SasrecConfig, s
     total, positions = 0.0, 0
     for batch in batches(windows, config.batch_tokens, np.random.default_rng((seed, state.epoch))):
         state.step += 1
-        with seeded(seed, state.step), _precision(device):
+        with seeded(seed, state.step):
             hidden = state.model(batch.items.to(device))[batch.places.to(device)]
             loss = SoftmaxLoss.apply(hidden, state.model.items.weight, batch.targets.to(device))
         state.optimizer.zero_grad()
@@ -204,12 +205,3 @@ def _validate(state: _State, model: Sasrec, queries: Queries, exclude_seen: bool
     if ndcg > state.best_ndcg:
         state.best_ndcg = ndcg
         state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.model.state_dict().items()}
-
-
-def _precision(device: torch.device) -> AbstractContextManager[Any]:
-    """bf16 where the processor multiplies it natively, float32 elsewhere."""
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast(device.type, torch.bfloat16) if native else nullcontext()

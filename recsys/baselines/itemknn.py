@@ -1,0 +1,112 @@
+"""Item-kNN: what met the items of a history also meets what is near them.
+
+Sarwar et al., "Item-based collaborative filtering recommendation algorithms" (WWW 2001), sections 3.1-3.2: cosine
+of the items' user columns, shrunk where few users support it, kept for the nearest neighbours only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from recsys.baselines.base import SCORES_A_BATCH, TopItems, check_histories, rank_batches, top_items
+from recsys.tables import FloatArray, Histories, IntArray
+from recsys.tracking import NullTracker, Tracker
+
+
+@dataclass(frozen=True, repr=False)
+class ItemKnn:
+    """`similarity` is sparse float32 [N, N]: row i holds the neighbours of item i."""
+
+    similarity: sparse.csr_array
+    recency: float
+    fallback: FloatArray  # [N] in (-1, 0]: popularity's order, below every real score
+
+    def __repr__(self) -> str:
+        return f"<ItemKnn ({self.similarity.shape[0]} items, {self.similarity.nnz} neighbours)>"
+
+    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
+        """The `k` items nearest to each history; items near to none of it follow by popularity. See `Baseline`."""
+        return rank_batches(
+            self._scores,
+            histories,
+            num_items=len(self.fallback),
+            k=k,
+            exclude_seen=exclude_seen,
+            tracker=tracker,
+        )
+
+    def _scores(self, batch: Histories) -> FloatArray:
+        """Scores [B, N]: the similarities of a history's items, each weighted by its age."""
+        weights = (self.recency ** _ages(batch)).astype(np.float32)
+        shape = (len(batch), len(self.fallback))
+        profiles = sparse.csr_array((weights, batch.items, batch.indptr), shape=shape)
+        scores: FloatArray = (profiles @ self.similarity).toarray()
+        return np.where(scores > 0, scores, self.fallback)
+
+
+def fit_item_knn(
+    histories: Histories,
+    num_items: int,
+    *,
+    neighbours: int = 100,
+    shrinkage: float = 5.0,
+    recency: float = 0.8,
+    tracker: Tracker | None = None,
+) -> ItemKnn:
+    """Similarities c_ij / (sqrt(n_i n_j) + shrinkage) of users in common, the `neighbours` largest of each item.
+
+    `recency` in (0, 1] is the factor by which an item of a history counts less than the next newer one; 1 counts all
+    alike.
+
+    Raises:
+        DataError: a history holds an index outside 0..num_items-1.
+    """
+    check_histories(histories, num_items)
+    counts = np.bincount(histories.items, minlength=num_items).astype(np.float32)
+    met = _met(histories, num_items)
+    sizes = np.sqrt(met.sum(axis=0, dtype=np.float32))
+    by_item = met.T.tocsr()
+    rows = max(1, SCORES_A_BATCH // max(1, num_items))
+    starts = range(0, num_items, rows)
+    parts = []
+    for start in (tracker or NullTracker()).track(starts, "item-kNN", len(starts)):
+        common = (by_item[start : start + rows] @ met).toarray()
+        common[np.arange(len(common)), np.arange(start, start + len(common))] = 0
+        similarity = common / (np.outer(sizes[start : start + len(common)], sizes) + shrinkage).clip(1e-12)
+        nearest = top_items(np.where(common > 0, similarity, -np.inf).astype(np.float32), neighbours)
+        parts.append(_rows(nearest, num_items))
+    similarity = sparse.vstack(parts, format="csr") if parts else sparse.csr_array((0, 0), dtype=np.float32)
+    return ItemKnn(similarity, recency, _fallback(counts))
+
+
+def _met(histories: Histories, num_items: int) -> sparse.csr_array:
+    """Users x items, 1 where the user met the item at all."""
+    ones = np.ones(len(histories.items), dtype=np.float32)
+    met = sparse.csr_array((ones, histories.items.copy(), histories.indptr.copy()), shape=(len(histories), num_items))
+    met.sum_duplicates()
+    met.data[:] = 1
+    return met
+
+
+def _rows(nearest: TopItems, num_items: int) -> sparse.csr_array:
+    """The rows of neighbours as a sparse matrix."""
+    found = nearest.items >= 0
+    indptr = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
+    shape = (len(found), num_items)
+    return sparse.csr_array((nearest.scores[found], nearest.items[found], indptr), shape=shape)
+
+
+def _ages(histories: Histories) -> IntArray:
+    """For each stored item, how many newer ones its history holds."""
+    ends: IntArray = np.repeat(histories.indptr[1:], histories.lengths)
+    return ends - 1 - np.arange(len(histories.items))
+
+
+def _fallback(counts: FloatArray) -> FloatArray:
+    order = np.lexsort((np.arange(len(counts)), -counts))
+    places = np.empty(len(counts), dtype=np.float32)
+    places[order] = np.arange(len(counts), dtype=np.float32)
+    return -places / np.float32(max(1, len(counts)))

@@ -1,0 +1,90 @@
+"""What every baseline must do, on data whose right answer is known by construction."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from recsys.baselines.base import Baseline
+from recsys.baselines.config import SasrecConfig
+from recsys.baselines.itemknn import fit_item_knn
+from recsys.baselines.popularity import fit_popularity
+from recsys.baselines.sasrec_training import fit_sasrec
+from recsys.errors import DataError
+from recsys.tables import Histories
+
+Fit = Callable[[Histories, int], Baseline]
+
+
+def _sasrec(histories: Histories, num_items: int) -> Baseline:
+    config = SasrecConfig(dim=8, heads=1, layers=1, dropout=0.0, max_length=4, epochs=2, batch_tokens=64)
+    return fit_sasrec(histories, num_items, config, seed=0)
+
+
+FITS: dict[str, Fit] = {"popularity": fit_popularity, "item-knn": fit_item_knn, "sasrec": _sasrec}
+
+
+@pytest.fixture(params=FITS)
+def fit(request: pytest.FixtureRequest) -> Fit:
+    return FITS[request.param]
+
+
+def histories_of(*sequences: list[int]) -> Histories:
+    return Histories.from_lists([f"u{n}" for n in range(len(sequences))], sequences)
+
+
+TRAIN = histories_of([0, 1, 2], [1, 2, 3], [2, 3, 4], [2, 0, 1], [3, 2])
+
+
+def test_shapes_types_and_order(fit: Fit) -> None:
+    top = fit(TRAIN, 6).rank(TRAIN, k=4, exclude_seen=False)
+    assert top.items.shape == top.scores.shape == (5, 4)
+    assert (top.items.dtype, top.scores.dtype) == (np.int64, np.float32)
+    assert (np.diff(top.scores, axis=1) <= 0).all()
+    assert all(len(set(row)) == 4 for row in top.items.tolist())
+
+
+def test_seen_items_are_excluded_only_on_request(fit: Fit) -> None:
+    model = fit(TRAIN, 6)
+    without, everything = (model.rank(TRAIN, k=6, exclude_seen=flag) for flag in (True, False))
+    for user in range(len(TRAIN)):
+        assert not set(without.items[user]) & set(TRAIN[user])
+        assert set(everything.items[user]) == set(range(6))
+
+
+def test_k_above_the_catalogue_leaves_empty_places(fit: Fit) -> None:
+    top = fit(TRAIN, 6).rank(histories_of([0, 1]), k=9, exclude_seen=True)
+    assert set(top.items[0, :4]) == {2, 3, 4, 5}
+    assert (top.items[0, 4:] == -1).all()
+    assert np.isneginf(top.scores[0, 4:]).all()
+
+
+def test_an_empty_history_gets_the_most_popular(fit: Fit) -> None:
+    top = fit(TRAIN, 6).rank(histories_of([], [0, 1]), k=6, exclude_seen=True)
+    assert top.items[0].tolist() == [2, 1, 3, 0, 4, 5]
+    assert set(top.items[1, :4]) == {2, 3, 4, 5}
+
+
+def test_no_histories_give_no_rows(fit: Fit) -> None:
+    assert fit(TRAIN, 6).rank(histories_of(), k=3, exclude_seen=True).items.shape == (0, 3)
+
+
+def test_one_item(fit: Fit) -> None:
+    model = fit(histories_of([0, 0], [0]), 1)
+    assert model.rank(histories_of([0]), k=1, exclude_seen=False).items.tolist() == [[0]]
+    assert model.rank(histories_of([0]), k=1, exclude_seen=True).items.tolist() == [[-1]]
+
+
+def test_ranking_twice_and_apart_gives_the_same(fit: Fit) -> None:
+    model = fit(TRAIN, 6)
+    together = model.rank(TRAIN, k=6, exclude_seen=False).items
+    apart = [model.rank(TRAIN.take(np.array([u])), k=6, exclude_seen=False).items[0] for u in range(len(TRAIN))]
+    assert (together == np.stack(apart)).all()
+
+
+def test_histories_of_another_catalogue_are_refused(fit: Fit) -> None:
+    model = fit(TRAIN, 6)
+    with pytest.raises(DataError, match=r"item indices 7\.\.7, allowed 0\.\.5"):
+        model.rank(histories_of([7]), k=1, exclude_seen=True)
+    with pytest.raises(DataError, match=r"allowed 0\.\.2"):
+        fit(TRAIN, 3)
