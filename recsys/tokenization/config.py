@@ -13,7 +13,7 @@ class TokenizeConfig(Config):
     """
 
     levels: int = Field(default=4, ge=1, le=16)
-    codes: int = Field(default=256, ge=2, le=65536)
+    codes: int = Field(default=256, ge=2, le=8192)
     latent_dim: int = Field(default=32, ge=1)
     hidden: tuple[int, ...] = ()
     epochs: int = Field(default=150, ge=1)

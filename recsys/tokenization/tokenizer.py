@@ -38,6 +38,12 @@ class Tokenizer(Protocol):
     def decode(self, codes: IntArray) -> FloatArray:
         """The vectors [N, D] that codes [N, L] stand for."""
 
+    def latents(self, vectors: FloatArray) -> FloatArray:
+        """What is quantized [N, d]: the vectors as the codebooks' space has them."""
+
+    def quantized(self, codes: IntArray) -> FloatArray:
+        """The point z_hat [N, d] of that space that codes [N, L] stand for."""
+
     def assign(self, vectors: FloatArray, item_ids: Sequence[str]) -> SemanticIds:
         """A unique semantic id for every item, whatever the order of the rows."""
 

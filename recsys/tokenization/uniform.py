@@ -8,7 +8,8 @@ import torch
 
 from recsys.errors import ConfigError
 
-_ABSORB_ABOVE = 200.0  # a log scaling; two of them and a kept entry stay inside float64's exp range
+# One round changes a scaling by at most a factor of B K, so that twenty of them stay inside float64's range.
+_ROUNDS_PER_ABSORPTION = 20
 
 
 def transport_plan(costs: torch.Tensor, *, epsilon: float, iterations: int) -> torch.Tensor:
@@ -36,10 +37,10 @@ def transport_plan(costs: torch.Tensor, *, epsilon: float, iterations: int) -> t
     log_plan = log_plan - torch.logsumexp(log_plan, dim=0, keepdim=True)
     kernel = log_plan.exp()
     left, right = kernel.new_ones(rows), kernel.new_ones(columns)
-    for _ in range(iterations - 1):
+    for round_number in range(1, iterations):
         left = 1 / (rows * (kernel @ right))
         right = 1 / (columns * (left @ kernel))
-        if max(_extent(left), _extent(right)) > _ABSORB_ABOVE:
+        if round_number % _ROUNDS_PER_ABSORPTION == 0:
             log_plan = log_plan + left.log()[:, None] + right.log()[None, :]
             kernel = log_plan.exp()
             left, right = torch.ones_like(left), torch.ones_like(right)
@@ -56,7 +57,3 @@ def _rescaled(costs: torch.Tensor) -> torch.Tensor:
     low, high = costs.min(), costs.max()
     half = ((high - low) / 2).clamp_min(torch.finfo(costs.dtype).tiny)
     return (costs - (low + high) / 2) / half
-
-
-def _extent(scaling: torch.Tensor) -> float:
-    return float(scaling.log().abs().max())

@@ -1,0 +1,41 @@
+"""The embed stage: every item gets a vector from its texts and, unless turned off, one from behaviour (SASRec).
+
+Reads 01_dataset; writes `text.parquet`, and `collaborative.parquet` and `sasrec/` (the baseline, trained by the way).
+"""
+
+from __future__ import annotations
+
+from recsys.data.dataset import Dataset
+
+from pipelines.config import RunConfig
+from recsys.artifacts import StageRun
+from recsys.baselines.sasrec_training import fit_sasrec
+from recsys.data.histories import queries, training_histories
+from recsys.embeddings.text import text_vectors
+from recsys.recommender import excludes_seen
+from recsys.tables import VALIDATION, ItemVectors
+from recsys.tracking import Tracker
+
+
+def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+    dataset = Dataset.load(run.read("prepare"))
+    catalog = dataset.catalog
+    text = text_vectors(catalog, config.embed, seed=config.seed)
+    text.save(run.out / "text.parquet")
+    run.note(items=len(text), text_dimensions=text.vectors.shape[1])
+    if not config.embed.collaborative:
+        return
+    sasrec = fit_sasrec(
+        training_histories(dataset.interactions, catalog),
+        len(catalog),
+        config.embed.sasrec,
+        seed=config.seed,
+        queries=queries(dataset.interactions, catalog, split=VALIDATION, history=config.prepare.history),
+        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
+        work=run.work / "sasrec",
+        tracker=tracker,
+    )
+    sasrec.save(run.out / "sasrec")
+    collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
+    collaborative.save(run.out / "collaborative.parquet")
+    run.note(collaborative_dimensions=collaborative.vectors.shape[1])

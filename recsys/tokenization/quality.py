@@ -1,0 +1,219 @@
+"""How good semantic ids are: use of the codes, what uniqueness cost, and whether ids mean something.
+
+Reads a fitted tokenizer, its vectors and its ids; gives `TokenQuality`, which is written as token_quality.json.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from recsys.tables import Catalog, FloatArray, Histories, IntArray, SemanticIds
+from recsys.tokenization.tokenizer import Tokenizer
+
+_NEIGHBOURS = 10
+_NEIGHBOUR_QUERIES = 1000
+_CATEGORY_COLUMNS = ("categories", "category", "genres")
+_CATEGORY_DEPTH = 3  # "Beauty > Hair Care > Styling Products > Gels" counts as its first three
+
+
+@dataclass(frozen=True)
+class LevelQuality:
+    """One level's codes over all items. `perplexity` is exp(entropy) of their shares; `max_load` is in expected loads;
+    `prefixes` counts the distinct tuples up to and with this level."""
+
+    codes_used: int
+    dead_codes: int
+    perplexity: float
+    max_load: float
+    prefixes: int
+
+
+@dataclass(frozen=True)
+class TokenQuality:
+    """The figures of token_quality.json.
+
+    Attributes:
+        levels: of the unique ids.
+        collision_rate: share of items whose nearest codes are not theirs alone.
+        displaced: share of items whose unique id is not their nearest codes; `displaced_prefix`, before the last code.
+        displacement: what displacing costs those items: their squared distance in latent space over the nearest
+            codes', a ratio; None where none is displaced.
+        reconstruction_error: mean squared error over variance, of the nearest codes; `_unique`, of the unique ids.
+        neighbours_kept: share of an item's 10 nearest in the input that are among its 10 nearest in z_hat.
+        category_purity: by prefix length, the mean share of an item's companions (other items under its prefix) in
+            its category; None where no prefix has two items; `category_chance` for companions from the catalogue.
+        next_code_information: bits that an item's first code tells about the next item's in histories;
+            `_shuffled`, the same with the pairs torn apart, which is the bias of the estimate.
+    """
+
+    num_items: int
+    levels: list[LevelQuality]
+    collision_rate: float
+    displaced: float
+    displaced_prefix: float
+    displacement: float | None
+    reconstruction_error: float
+    reconstruction_error_unique: float
+    neighbours_kept: float | None
+    category_purity: list[float | None] | None
+    category_chance: float | None
+    next_code_information: float | None
+    next_code_information_shuffled: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def token_quality(
+    tokenizer: Tokenizer,
+    vectors: FloatArray,
+    ids: SemanticIds,
+    *,
+    seed: int,
+    categories: Sequence[str | None] | None = None,
+    histories: Histories | None = None,
+) -> TokenQuality:
+    """Measure unique ids against the vectors [N, D] they were made from; see `TokenQuality` for the figures.
+
+    Args:
+        categories: one label an item, None where unknown.
+        histories: training sequences of item indices.
+        seed: of the sample of items whose neighbours are compared, and of the shuffled pairs.
+    """
+    generator = np.random.default_rng(seed)
+    nearest = tokenizer.encode(vectors)
+    moved = (nearest != ids.codes).any(axis=1)
+    latents, z_hat = tokenizer.latents(vectors), tokenizer.quantized(ids.codes)
+    known = _labels(categories) if categories is not None else None
+    information = _next_code_information(ids.codes[:, 0], histories, generator) if histories is not None else None
+    return TokenQuality(
+        num_items=len(ids),
+        levels=[_level(ids, level) for level in range(ids.num_levels)],
+        collision_rate=_collision_rate(nearest),
+        displaced=float(moved.mean()),
+        displaced_prefix=float((nearest != ids.codes)[:, :-1].any(axis=1).mean()),
+        displacement=_displacement(latents[moved], z_hat[moved], tokenizer.quantized(nearest[moved])),
+        reconstruction_error=_relative_error(tokenizer.decode(nearest), vectors),
+        reconstruction_error_unique=_relative_error(tokenizer.decode(ids.codes), vectors),
+        neighbours_kept=_neighbours_kept(vectors, z_hat, generator),
+        category_purity=_purities(ids, known) if known is not None else None,
+        category_chance=_purity(np.zeros(len(ids), dtype=np.int64), known) if known is not None else None,
+        next_code_information=information[0] if information else None,
+        next_code_information_shuffled=information[1] if information else None,
+    )
+
+
+def item_categories(catalog: Catalog) -> list[str | None] | None:
+    """One label an item from a column `categories`, `category` or `genres`; None where the catalogue has none.
+
+    Of several paths (split by ';' or '|') the first counts, and of a path (split by '>') its first three parts.
+    """
+    column = next((name for name in _CATEGORY_COLUMNS if name in catalog.text_columns), None)
+    if column is None:
+        return None
+    paths = [re.split(r"[;|]", text or "")[0] for text in catalog.frame[column]]
+    labels = [" > ".join(part.strip() for part in path.split(">")[:_CATEGORY_DEPTH]) for path in paths]
+    return [label or None for label in labels]
+
+
+def _level(ids: SemanticIds, level: int) -> LevelQuality:
+    counts = np.bincount(ids.codes[:, level], minlength=ids.num_codes)
+    used = int((counts > 0).sum())
+    return LevelQuality(
+        codes_used=used,
+        dead_codes=ids.num_codes - used,
+        perplexity=float(2 ** _entropy_bits(counts)),
+        max_load=float(counts.max() * ids.num_codes / len(ids)),
+        prefixes=int(_prefix(ids.codes, level + 1).max()) + 1,
+    )
+
+
+def _prefix(codes: IntArray, length: int) -> IntArray:
+    """A dense label [N] of each item's first `length` codes."""
+    labels = np.zeros(len(codes), dtype=np.int64)
+    for level in range(length):
+        labels = np.unique(labels * (int(codes.max()) + 1) + codes[:, level], return_inverse=True)[1]
+    return labels
+
+
+def _entropy_bits(counts: IntArray) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _collision_rate(codes: IntArray) -> float:
+    sizes = np.bincount(_prefix(codes, codes.shape[1]))
+    return float(sizes[sizes > 1].sum() / len(codes))
+
+
+def _displacement(latents: FloatArray, z_hat: FloatArray, nearest: FloatArray) -> float | None:
+    if not len(latents):
+        return None
+    before = float(np.square(latents - nearest).sum())
+    return float(np.square(latents - z_hat).sum()) / max(before, 1e-12)
+
+
+def _relative_error(decoded: FloatArray, vectors: FloatArray) -> float:
+    variance = float(np.square(vectors - vectors.mean(axis=0)).mean(dtype=np.float64))
+    return float(np.square(decoded - vectors).mean(dtype=np.float64)) / max(variance, 1e-12)
+
+
+def _neighbours_kept(vectors: FloatArray, z_hat: FloatArray, generator: np.random.Generator) -> float | None:
+    if len(vectors) <= _NEIGHBOURS + 1:
+        return None
+    queries = generator.choice(len(vectors), size=min(_NEIGHBOUR_QUERIES, len(vectors)), replace=False)
+    pairs = zip(_nearest_items(vectors, queries), _nearest_items(z_hat, queries), strict=True)
+    return float(np.mean([len(np.intersect1d(a, b)) / _NEIGHBOURS for a, b in pairs]))
+
+
+def _nearest_items(points: FloatArray, queries: IntArray) -> IntArray:
+    """The 10 nearest other points [Q, 10] of each query."""
+    squares = np.square(points).sum(axis=1)
+    found = np.empty((len(queries), _NEIGHBOURS), dtype=np.int64)
+    for row, query in enumerate(queries):
+        distances = squares - 2 * points @ points[query]
+        distances[query] = np.inf
+        found[row] = np.argpartition(distances, _NEIGHBOURS)[:_NEIGHBOURS]
+    return found
+
+
+def _labels(categories: Sequence[str | None]) -> IntArray:
+    """Categories as numbers [N], -1 where unknown."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(c for c in categories if c is not None))}
+    return np.array([-1 if name is None else numbers[name] for name in categories], dtype=np.int64)
+
+
+def _purities(ids: SemanticIds, labels: IntArray) -> list[float | None]:
+    return [_purity(_prefix(ids.codes, length), labels) for length in range(1, ids.num_levels)]
+
+
+def _purity(prefixes: IntArray, labels: IntArray) -> float | None:
+    prefixes, labels = prefixes[labels >= 0], labels[labels >= 0]
+    if not len(labels):
+        return None
+    companions = np.bincount(prefixes)[prefixes] - 1
+    cells = np.unique(prefixes * (labels.max() + 1) + labels, return_inverse=True)[1]
+    alike = np.bincount(cells)[cells] - 1
+    accompanied = companions > 0
+    return float((alike[accompanied] / companions[accompanied]).mean()) if accompanied.any() else None
+
+
+def _next_code_information(
+    first: IntArray, histories: Histories, generator: np.random.Generator
+) -> tuple[float, float] | None:
+    """Bits of mutual information between neighbours' first codes in histories, and between shuffled ones'."""
+    inside = np.ones(max(len(histories.items) - 1, 0), dtype=np.bool_)
+    ends = histories.indptr[1:-1]
+    inside[ends[(ends > 0) & (ends < len(histories.items))] - 1] = False
+    before, after = first[histories.items[:-1][inside]], first[histories.items[1:][inside]]
+    if not len(before):
+        return None
+    return _information(before, after), _information(before, generator.permutation(after))
+
+
+def _information(before: IntArray, after: IntArray) -> float:
+    joint = np.unique(before * (int(after.max()) + 1) + after, return_counts=True)[1]
+    return _entropy_bits(np.bincount(before)) + _entropy_bits(np.bincount(after)) - _entropy_bits(joint)

@@ -1,0 +1,41 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from recsys.tables import FloatArray
+from recsys.tokenization.config import TokenizeConfig
+from recsys.tokenization.tokenizer import Tokenizer, fit_rqvae
+
+NUM_ITEMS, NUM_GROUPS = 240, 6
+
+
+def groups() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.arange(NUM_ITEMS) % NUM_GROUPS
+
+
+def tiny_rqvae(vectors: FloatArray) -> Tokenizer:
+    return fit_rqvae(vectors, tiny_config(), seed=0)
+
+
+def tiny_config(epochs: int = 12) -> TokenizeConfig:
+    return TokenizeConfig(
+        levels=3, codes=8, latent_dim=4, hidden=(16,), epochs=epochs, batch=60, sinkhorn_iterations=10
+    )
+
+
+TOKENIZERS: dict[str, Callable[[FloatArray], Tokenizer]] = {"rq-vae": tiny_rqvae}
+
+
+@pytest.fixture(scope="session")
+def vectors() -> FloatArray:
+    """Items around six well-separated centres, [240, 12]."""
+    generator = np.random.default_rng(0)
+    centres = 4 * generator.normal(size=(NUM_GROUPS, 12))
+    return (centres[groups()] + 0.5 * generator.normal(size=(NUM_ITEMS, 12))).astype(np.float32)
+
+
+@pytest.fixture(scope="session", params=TOKENIZERS)
+def tokenizer(request: pytest.FixtureRequest, vectors: FloatArray) -> Tokenizer:
+    """Every implementation, fitted: whatever takes this fixture is part of the contract."""
+    return TOKENIZERS[request.param](vectors)

@@ -1,0 +1,65 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import DataError
+from recsys.tables import FloatArray
+from recsys.tokenization.assignment import nearest_codes, unique_codes
+
+
+def gaussian(seed: int, *shape: int) -> FloatArray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    levels=st.integers(1, 3),
+    num_codes=st.integers(1, 4),
+    filled=st.floats(0, 1),
+    kinds=st.integers(1, 5),
+    seed=st.integers(0, 999),
+)
+def test_codes_are_unique_up_to_the_last_place(
+    levels: int, num_codes: int, filled: float, kinds: int, seed: int
+) -> None:
+    count = round(filled * num_codes**levels)
+    few = gaussian(seed, kinds, 2)[np.random.default_rng(seed).integers(kinds, size=count)]
+    codes = unique_codes(few, gaussian(seed + 1, levels, num_codes, 2))
+    assert codes.shape == (count, levels)
+    assert len(np.unique(codes, axis=0)) == count
+
+
+def test_items_apart_keep_their_nearest_codes() -> None:
+    codebooks = np.array([[[0, 0], [10, 0]], [[0, 0], [0, 3]]], dtype=np.float32)
+    points = np.array([[0, 0], [0, 3], [10, 0], [10, 3]], dtype=np.float32) + np.float32(0.1)
+    np.testing.assert_array_equal(unique_codes(points, codebooks), [[0, 0], [0, 1], [1, 0], [1, 1]])
+
+
+def test_a_bucket_is_assigned_at_the_least_total_cost() -> None:
+    points, codebook = gaussian(3, 4, 2), gaussian(4, 6, 2)
+    codes = unique_codes(points, codebook[None])[:, 0]
+    costs = np.square(points[:, None] - codebook[None]).sum(axis=2)
+    best = min(costs[range(4), list(choice)].sum() for choice in permutations(range(6), 4))
+    assert costs[range(4), codes].sum() == pytest.approx(best, rel=1e-5)
+
+
+def test_a_full_bucket_spills_its_farthest_items_to_the_next_best_code_above() -> None:
+    codebooks = np.array([[[0.0], [4.0], [9.0]], [[0.0], [0.1], [0.2]]], dtype=np.float32)
+    points = np.array([[0.0], [0.1], [0.2], [0.3], [0.4]], dtype=np.float32)  # room for three under code 0
+    codes = unique_codes(points, codebooks)
+    np.testing.assert_array_equal(codes[:, 0], [0, 0, 0, 1, 1])
+    assert len(np.unique(codes, axis=0)) == 5
+
+
+def test_more_items_than_ids_are_refused() -> None:
+    with pytest.raises(DataError, match=r"5 items do not fit 2 levels of 2 codes, which name 4"):
+        unique_codes(gaussian(0, 5, 3), gaussian(1, 2, 2, 3))
+
+
+def test_nearest_codes_agree_with_the_plain_distance() -> None:
+    residual, codebook = gaussian(5, 50, 3), gaussian(6, 8, 3)
+    plain = np.square(residual[:, None] - codebook[None]).sum(axis=2).argmin(axis=1)
+    np.testing.assert_array_equal(nearest_codes(residual, codebook), plain)

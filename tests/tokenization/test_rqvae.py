@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.errors import DataError
+from recsys.tables import FloatArray
+from recsys.tokenization.config import TokenizeConfig
+from recsys.tokenization.kmeans import kmeans
+from recsys.tokenization.rqvae import RqVae, Transport, default_widths
+from recsys.tokenization.tokenizer import fit_rqvae
+from recsys.tracking import NullTracker
+from tests.tokenization.conftest import tiny_config
+
+
+class KilledError(Exception):
+    pass
+
+
+class KillingTracker(NullTracker):
+    """Raises in place of the kill, after the given epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def log(self, values: object, *, step: int) -> None:
+        if step == self.epoch:
+            raise KilledError
+
+
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_killed_and_resumed_is_bit_equal(epoch: int, vectors: FloatArray, tmp_path: Path) -> None:
+    config = tiny_config(6).model_copy(update={"batch": 10})  # 24 steps an epoch: a checkpoint every other epoch
+    whole = fit_rqvae(vectors, config, seed=5)
+    with pytest.raises(KilledError):
+        fit_rqvae(vectors, config, seed=5, work=tmp_path, tracker=KillingTracker(epoch))
+    resumed = fit_rqvae(vectors, config, seed=5, work=tmp_path)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_configuration_is_not_continued(vectors: FloatArray, tmp_path: Path) -> None:
+    fit_rqvae(vectors, tiny_config(3), seed=0, work=tmp_path)
+    again = fit_rqvae(vectors, tiny_config(3), seed=1, work=tmp_path)
+    np.testing.assert_array_equal(again.codebooks, fit_rqvae(vectors, tiny_config(3), seed=1).codebooks)
+
+
+def test_training_touches_no_global_generator(vectors: FloatArray) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    fit_rqvae(vectors, tiny_config(2), seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_codebook_that_nobody_needs_whole_is_kept_alive(vectors: FloatArray) -> None:
+    codes = fit_rqvae(vectors, tiny_config(20), seed=0).encode(vectors)
+    assert all(len(np.unique(codes[:, level])) == 8 for level in range(3))
+
+
+@pytest.mark.parametrize(("items", "features"), [(1, 3), (5, 1), (3, 40)])
+def test_tiny_catalogues_and_fewer_features_than_latents(items: int, features: int) -> None:
+    vectors = np.random.default_rng(0).normal(size=(items, features)).astype(np.float32)
+    tokenizer = fit_rqvae(vectors, TokenizeConfig(levels=2, codes=4, latent_dim=8, epochs=2), seed=0)
+    assert len(tokenizer.assign(vectors, [str(n) for n in range(items)])) == items
+
+
+def test_constant_vectors_are_no_division_by_zero() -> None:
+    tokenizer = fit_rqvae(np.ones((6, 3), dtype=np.float32), tiny_config(2), seed=0)
+    assert np.isfinite(tokenizer.decode(np.zeros((1, 3), dtype=np.int64))).all()
+
+
+def test_no_vectors_are_refused() -> None:
+    with pytest.raises(DataError, match="no items"):
+        fit_rqvae(np.zeros((0, 4), dtype=np.float32), tiny_config(), seed=0)
+
+
+def tiny_model() -> RqVae:
+    model = RqVae(6, levels=3, codes=4, latent_dim=2, hidden=(8,))
+    with torch.no_grad():
+        model.codebooks.normal_(generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def test_quantizing_is_the_greedy_residual_sum() -> None:
+    model, latent = tiny_model(), torch.randn(9, 2, generator=torch.Generator().manual_seed(1))
+    quantized = model.quantize(latent)
+    for row, point in enumerate(latent):
+        total = torch.zeros(2)
+        for level, codebook in enumerate(model.codebooks):
+            code = (point - total - codebook).square().sum(dim=1).argmin()
+            assert code == quantized.codes[row, level]
+            total = total + codebook[code]
+        torch.testing.assert_close(quantized.latent[row], total)
+
+
+def test_reconstruction_reaches_the_encoder_and_codebooks_learn_from_their_own_loss() -> None:
+    model = tiny_model()
+    latent = torch.randn(9, 2, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    quantized = model.quantize(latent)
+    (through,) = torch.autograd.grad(quantized.latent.sum(), latent, retain_graph=True)
+    torch.testing.assert_close(through, torch.ones_like(latent))
+    (pull,) = torch.autograd.grad(quantized.codebook_loss, model.codebooks)
+    assert (pull.abs().sum(dim=(1, 2)) > 0).all()
+
+
+def test_transport_spreads_the_last_level_only() -> None:
+    model, latent = tiny_model(), torch.randn(64, 2, generator=torch.Generator().manual_seed(2))
+    plain, spread = model.quantize(latent), model.quantize(latent, transport=Transport(0.003, 50))
+    assert torch.equal(plain.codes[:, :2], spread.codes[:, :2])
+    assert torch.bincount(spread.codes[:, 2], minlength=4).max() < torch.bincount(plain.codes[:, 2], minlength=4).max()
+
+
+def test_kmeans_finds_separated_centres_and_fills_up_when_points_are_few() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    points = centres.repeat(30, 1) + 0.1 * torch.randn(90, 2, generator=generator)
+    found = kmeans(points, 3, generator=generator)
+    assert torch.cdist(centres, found).min(dim=1).values.max() < 0.2
+    assert kmeans(points[:2], 5, generator=generator).shape == (5, 2)
+
+
+def test_widths_scale_to_the_input() -> None:
+    assert default_widths(384, 32)[0] >= default_widths(64, 32)[0]
+    assert max(default_widths(100_000, 32)) <= 2048
