@@ -10,14 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
-import click
 import typer
 
 from pipelines import STAGES
 from recsys.errors import RecsysError
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -30,6 +28,9 @@ app = typer.Typer(
 Run = Annotated[Path, typer.Option("--run", help="The run directory.", metavar="DIR")]
 Force = Annotated[bool, typer.Option("--force", help="Run also what is current.")]
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Record nothing in MLflow.")]
+INTERRUPTED = 130
+# New versions of typer carry a copy of click of their own; what it raises for every wrong usage is this base.
+UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 STAGE_PANEL = "One stage of a run"
 
 
@@ -114,18 +115,20 @@ for _stage in STAGES:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 an error the user can act on, 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
     try:
         code = app([argument for argument in given if argument != "--debug"], prog_name="recsys", standalone_mode=False)
-    except (KeyboardInterrupt, click.Abort):
-        code = _say("interrupted; run the same command to resume", 130)
-    except click.ClickException as error:
-        code = _say(f"error: {error.format_message()} (see recsys --help)", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except UsageError as error:
+        code = _say(f"error: {error.format_message()} (recsys --help shows what is there)", 2)
     except (RecsysError, OSError) as error:
         if debug:
             raise
         code = _say(f"error: {' '.join(str(error).split())}", 2)
+    if code == INTERRUPTED:
+        _say("interrupted; run the same command to resume", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -46,8 +46,8 @@ class ProgressTracker:
         self._tracker.log(values, step=step)
 
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-        if total is None:
-            total = len(iterable) if hasattr(iterable, "__len__") else None
+        if total is None and isinstance(iterable, Sized):
+            total = len(iterable)
         follow = self._lines if self._bars.disable else self._bar
         return follow(iterable, description, total)
 

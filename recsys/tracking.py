@@ -76,8 +76,7 @@ class MlflowTracker(NullTracker):
 
     def tag(self, **values: str) -> None:
         """Set tags, such as the fingerprint of the data."""
-        for name, value in values.items():
-            self._submit(lambda name=name, value=value: self._client.set_tag(self._run_id, name, value))
+        self._submit(lambda: self._set_tags(values))
 
     def file(self, path: Path) -> None:
         """Keep a copy of a file with the MLflow run."""
@@ -122,6 +121,10 @@ class MlflowTracker(NullTracker):
         items = [Param(name, value) for name, value in self._parameters.items()]
         for start in range(0, len(items), PARAMETER_BATCH):
             self._client.log_batch(self._run_id, params=items[start : start + PARAMETER_BATCH])
+
+    def _set_tags(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._client.set_tag(self._run_id, name, value)
 
     def _send(self, pending: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric

@@ -133,7 +133,7 @@ def test_a_stage_looks_only_at_the_settings_and_folders_it_declares(stage: Stage
 
 
 def test_the_exception_tree_is_the_one_drawn() -> None:
-    def draw(cls: type[Exception]) -> Iterator[str]:
+    def draw(cls: type) -> Iterator[str]:
         yield cls.__name__
         children = [c for c in vars(errors).values() if inspect.isclass(c) and c.__base__ is cls]
         for number, child in enumerate(children, start=1):

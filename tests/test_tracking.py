@@ -32,7 +32,8 @@ def test_parameters_metrics_and_report_come_back_and_a_resumed_run_continues(tmp
     run = tmp_path / "beauty"
     run.mkdir()
     (run / "report.html").write_text("<p>report</p>")
-    parameters = {"tokenize.levels": 4, "prepare.source": None} | {f"many.{i}": i for i in range(120)}
+    parameters: dict[str, object] = {"tokenize.levels": 4, "prepare.source": None}
+    parameters |= {f"many.{i}": i for i in range(120)}
     first = record(run, iter([(0.1, 1), (0.2, 2)]), parameters)
     second = record(run, iter([(0.3, 3)]), parameters)
     other = record(run, iter([]), parameters | {"tokenize.levels": 3})

@@ -1,0 +1,166 @@
+"""The command line: its surface is frozen here, its errors are one line, and the commands work on small fake stages."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import typer
+
+from pipelines import STAGES, cli, runner
+from pipelines.config import RunConfig
+from recsys.artifacts import StageRun
+from recsys.tables import RANKING_SCHEMA, TEST, TRAIN
+from recsys.tracking import Tracker
+
+STAGE_OPTIONS = {"--run", "--force", "--no-tracking"}
+SURFACE = {
+    "run": {"--config", "--set", "--out", "--from", "--to", "--force", "--no-tracking"},
+    "configs": set(),
+    "status": {"directory"},
+    **{stage.name: STAGE_OPTIONS for stage in STAGES},
+    "recommend": STAGE_OPTIONS | {"--history", "-k"},
+}
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def recsys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command line in this process; gives exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        out, err = capsys.readouterr()
+        return int(str(ended.value.code)), out, err
+
+    return command
+
+
+def test_the_surface_is_frozen() -> None:
+    group = typer.main.get_command(cli.app)
+    commands = getattr(group, "commands", {})
+    surface = {
+        name: {opt for parameter in command.params for opt in parameter.opts if opt != "--help"}
+        for name, command in commands.items()
+    }
+    assert surface == SURFACE
+
+
+@pytest.mark.parametrize("command", [None, *SURFACE])
+def test_every_command_has_help(recsys: Command, command: str | None) -> None:
+    code, out, _ = recsys(*([command] if command else []), "--help")
+    assert code == 0
+    assert "Usage: recsys" in out
+
+
+def test_help_and_configs_load_neither_torch_nor_mlflow() -> None:
+    code = (
+        "import sys\nfrom pipelines import cli\n"
+        "for line in (['--help'], ['configs']):\n    try: cli.main(line)\n    except SystemExit: pass\n"
+        "print(sorted({'torch', 'mlflow', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runn"], "No such command 'runn'"),
+        (["run"], "Missing option '--config'"),
+        (["run", "--config", "beuty"], "no recipe 'beuty'"),
+        (["run", "--config", "demo", "--set", "tokenize.level=3"], "unknown key 'tokenize.level'"),
+        (["run", "--config", "demo", "--to", "tokenise"], "unknown stage 'tokenise'; did you mean 'tokenize'?"),
+        (["run", "--config", "demo", "--from", "embed", "--to", "prepare"], "--from embed comes after --to prepare"),
+        (["status", "nowhere"], "config.yaml is missing"),
+        (["embed", "--run", "nowhere"], "config.yaml is missing"),
+        (["recommend", "--run", "nowhere", "-k", "0"], "Invalid value for '-k'"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(
+    recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = recsys(*arguments)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def fake_stage(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+    """Writes what the closing summary reads of each stage."""
+    for step in tracker.track(range(3), "counting"):
+        tracker.log({f"{run.stage}/loss": 1.0}, step=step)
+    if run.stage == "prepare":
+        pl.DataFrame({"item_id": ["a", "b"], "title": ["A [red] pan", None]}).write_parquet(run.out / "items.parquet")
+        splits = pl.Series("split", [TRAIN, TEST], dtype=pl.Int8)
+        frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+        frame.with_columns(splits).write_parquet(run.out / "interactions.parquet")
+    if run.stage == "recommend":
+        row = {"user_id": ["u"], "rank": [1], "item_id": ["b"], "score": [0.5], "source": ["generative"]}
+        pl.DataFrame(row, schema=RANKING_SCHEMA).write_parquet(run.out / "rankings.parquet")
+    if run.stage == "evaluate":
+        figures = {"hr@10": {"value": 0.25}, "ndcg@10": {"value": 0.125}}
+        (run.out / "metrics.json").write_text(json.dumps({"systems": {"generative": {"metrics": figures}}}))
+        (run.out / "report.html").write_text("<p>report</p>")
+
+
+@pytest.fixture
+def _fake_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "import_module", lambda name: type("Module", (), {"run": staticmethod(fake_stage)}))
+
+
+@pytest.mark.usefixtures("_fake_stages")
+def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Command, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "mine"
+    arguments = ("run", "--config", "demo", "--out", str(out), "--no-tracking")
+    code, shown, log = recsys(*arguments)
+    assert code == 0, log
+    assert [stage.folder for stage in STAGES] == sorted(p.name for p in out.iterdir() if p.name[0].isdigit())
+    for expected in ("0.2500", "0.1250", "A [red] pan", "report.html", "recsys recommend --run", "--history a -k 10"):
+        assert expected in shown
+    assert "[1/7] prepare" in log
+    code, shown, log = recsys(*arguments)
+    assert (code, log.count(": current")) == (0, len(STAGES))
+
+
+@pytest.mark.usefixtures("_fake_stages")
+def test_status_and_single_stages(recsys: Command, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert recsys("run", "--config", "demo", "--out", out, "--to", "embed", "--no-tracking")[0] == 0
+    code, _, log = recsys("instruct", "--run", out, "--no-tracking")
+    assert (code, "[4/7] instruct" in log) == (0, True)
+    code, _, log = recsys("finetune", "--run", out, "--no-tracking")
+    assert (code, "finetune reads tokenize, which is missing" in log) == (2, True)
+    code, shown, _ = recsys("status", out)
+    assert code == 0
+    states = [line.split()[2] for line in shown.splitlines()[1:] if line.strip()]
+    assert states == ["current", "current", "missing", "current", "missing", "missing", "missing"]
+
+
+@pytest.mark.usefixtures("_fake_stages")
+def test_an_interruption_says_how_to_go_on(recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "import_module", lambda name: type("Module", (), {"run": staticmethod(interrupt)}))
+    code, _, err = recsys("run", "--config", "demo", "--out", str(tmp_path / "run"), "--no-tracking")
+    assert code == 130
+    assert err.splitlines()[-1] == "interrupted; run the same command to resume"
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from pipelines.cli import main; main(['run', '--config', 'beuty', '--debug'])"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
