@@ -38,7 +38,7 @@ STAGES = (
         "02_embeddings",
         ("prepare",),
         1,
-        ("embed", "prepare.history"),
+        ("embed", "prepare.history", "recommend.exclude_seen"),
         "Turn items into vectors: from their texts, and from behaviour (SASRec).",
         ("embed.vectors", "embed.model"),
     ),
@@ -80,7 +80,7 @@ STAGES = (
         "09_report",
         ("prepare", "embed", "tokenize", "finetune", "recommend"),
         1,
-        ("evaluate", "prepare.history"),
+        ("evaluate",),
         "Measure the rankings against what users did next, and write the report.",
     ),
 )

@@ -50,8 +50,9 @@ def show(directory: RunDirectory, console: Console) -> None:
 
 def _systems(metrics: dict[str, Any]) -> Table:
     table = Table("system", *COLUMNS, box=None, header_style="bold")
-    for name, values in metrics["systems"].items():
-        table.add_row(name, *(f"{values['metrics'][key]['value']:.4f}" for key in COLUMNS.values()))
+    for name, system in metrics["systems"].items():
+        figures = [system["metrics"].get(key) for key in COLUMNS.values()]
+        table.add_row(name, *(f"{figure['value']:.4f}" if figure else "not asked" for figure in figures))
     return table
 
 

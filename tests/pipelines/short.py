@@ -1,0 +1,46 @@
+"""The demo made so small that a real run of every stage takes seconds; what the tests of real runs share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SETTINGS = {
+    "prepare.synthetic.users": 150,
+    "prepare.synthetic.items": 80,
+    "prepare.synthetic.interactions": 1800,
+    "embed.dimensions": 16,
+    "embed.sasrec.dim": 16,
+    "embed.sasrec.epochs": 6,
+    "tokenize.levels": 3,
+    "tokenize.codes": 16,
+    "tokenize.latent_dim": 8,
+    "tokenize.epochs": 20,
+    "finetune.scratch.hidden": 32,
+    "finetune.scratch.layers": 2,
+    "finetune.scratch.heads": 2,
+    "finetune.scratch.head_dim": 16,
+    "finetune.scratch.intermediate": 64,
+    "finetune.scratch.vocabulary": 400,
+    "finetune.training.epochs": 2,
+    "finetune.lora.epochs": 1,
+    "finetune.validation_users": 50,
+    "finetune.checkpoint_steps": 4,
+    "recommend.beams": 20,
+    "recommend.k": 20,
+    "evaluate.cutoffs": "[1, 5, 10, 20]",
+    "evaluate.resamples": 200,
+}
+
+
+def command(out: Path, *, python: str = sys.executable) -> list[str]:
+    """The command line of a short run."""
+    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    code = "from pipelines.cli import main; main()"
+    return [python, "-c", code, "run", "--config", "demo", "--no-tracking", "--out", str(out), *settings]
+
+
+def start(out: Path, log: Path) -> "subprocess.Popen[bytes]":
+    """Start a short run on one thread, its words going to a file."""
+    with log.open("ab") as words:
+        return subprocess.Popen(command(out), stdout=words, stderr=words, env=os.environ | {"OMP_NUM_THREADS": "1"})
