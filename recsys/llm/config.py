@@ -54,6 +54,7 @@ class FinetuneConfig(Config):
     max_tokens: int = Field(512, ge=16, description="an over-long example loses its oldest items, never the answer")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
-    validation_users: int = Field(2000, ge=1, description="users that a validation decodes for; the rest wait for the test")
-    validation_beams: int = Field(20, ge=1)
+    validation_users: int = Field(
+        2000, ge=1, description="users that a validation decodes for; the rest wait for the test"
+    )
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints")

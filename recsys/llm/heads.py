@@ -37,8 +37,8 @@ class HeadRows(NamedTuple):
 def head_rows(model: Any, layout: TokenLayout) -> HeadRows:
     """The rows that gradients must reach, whether the model is plain or wrapped by peft.
 
-    peft keeps trainable token rows apart; its wrapped `.weight` copies the whole matrix at every access, so the rows are
-    taken where they live.
+    peft keeps trainable token rows apart; its wrapped `.weight` copies the whole matrix at every access, so the rows
+    are taken where they live.
     """
     head = model.get_output_embeddings()
     adapter = getattr(head, "token_adapter", None) or getattr(model.get_input_embeddings(), "token_adapter", None)
@@ -65,7 +65,7 @@ class LanguageModelLoss(nn.Module):
         """Losses of right-padded rows.
 
         Args:
-            tokens: token_ids [B, T]; padding only on the right, where a causal model cannot see it from any real position.
+            tokens: token_ids [B, T]; padded on the right only, where no real position of a causal model looks.
             targets: [B, T], the token_id to predict at each position, -100 where nothing is asked.
         """
         hidden = self.decoder()(input_ids=tokens, use_cache=False).last_hidden_state

@@ -48,6 +48,7 @@ class Position(NamedTuple):
     epoch: int
     step: int
     total_steps: int
+    first: float  # the score before the first epoch
     best: float
     best_epoch: int
 
@@ -73,8 +74,8 @@ class Trainer:
     Args:
         module: the language model with its loss.
         batches: epoch -> its batches, the same list at every call.
-        validate: the score to keep the best weights by (higher is better), called before the first epoch and after every
-            `validate_every`; none keeps the last weights.
+        validate: the score to keep the best weights by (higher is better), called before the first epoch and after
+            every `validate_every`; none keeps the last weights.
     """
 
     def __init__(
@@ -105,9 +106,10 @@ class Trainer:
 
     def run(self) -> Position:
         """Train to the end (from the last checkpoint, if there is one) and put the best weights in place."""
-        position = self._resume() or Position(0, 0, 0, -math.inf, 0)
+        position = self._resume() or Position(0, 0, 0, -math.inf, -math.inf, 0)
         if position.total_steps == 0 and self._validate is not None:
             position = self._keep_if_best(position)
+            position = position._replace(first=position.best)
         while position.epoch < self._config.epochs:
             position = self._epoch(position)
         if self._validate is not None:
@@ -158,7 +160,7 @@ class Trainer:
         if score <= position.best:
             return position
         self._best = {n: p.detach().clone() for n, p in self._named.items()}
-        return position._replace(best=score, best_epoch=position.epoch)
+        return position._replace(best=float(score), best_epoch=position.epoch)
 
     def _log(self, values: dict[str, float], position: Position) -> None:
         if self._accelerator.is_main_process:

@@ -1,7 +1,7 @@
 """Code tokens: where they sit in the vocabulary, how they enter a model, and what their rows start from.
 
-All L x K code tokens form one contiguous block per level behind the text vocabulary, so that a level's logits are a view
-of the head. The text tokenizer never learns their strings: codes enter prompts as token ids only, and a title that
+All L x K code tokens form one contiguous block per level behind the text vocabulary, so that a level's logits are a
+view of the head. The text tokenizer never learns their strings: codes enter prompts as token ids only, and a title that
 contains "<a_12>" stays text.
 """
 
@@ -106,7 +106,7 @@ def starts_from_texts(model: Any, texts: Sequence[Sequence[int]], codes: IntArra
 
 
 def starts_from_codebooks(codebooks: FloatArray, hidden: int, *, seed: int) -> FloatArray:
-    """Codebook vectors [L, K, d] through a fixed random projection a level -> [L * K, hidden]: near codes start near."""
+    """Codebooks [L, K, d] through a fixed random projection a level -> [L * K, hidden]: near codes start near."""
     generator = np.random.default_rng(seed)
     width = codebooks.shape[2]
     parts = []

@@ -1,0 +1,51 @@
+"""The finetune stage: the language model learns to write semantic ids.
+
+Reads 01_dataset, 03_tokens and 04_instructions; writes the model (see `recsys.llm.storage`) and `validation.json`, the
+validation NDCG@10 before and after full training and LoRA.
+"""
+
+from __future__ import annotations
+
+import json
+
+from recsys.data.dataset import Dataset
+
+from pipelines.config import RunConfig
+from recsys.artifacts import StageRun
+from recsys.data.histories import queries
+from recsys.instructions.examples import load_examples
+from recsys.llm.finetuning import FinetuneData, finetune
+from recsys.recommender import Validator, excludes_seen
+from recsys.tables import VALIDATION, SemanticIds
+from recsys.tokenization.tokenizer import RqVaeTokenizer
+from recsys.tracking import Tracker
+
+
+def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+    dataset = Dataset.load(run.read("prepare"))
+    tokens = run.read("tokenize")
+    data = FinetuneData(
+        examples=load_examples(run.read("instruct") / "instructions.parquet", dataset.catalog),
+        texts=dataset.catalog.texts(),
+        semantic_ids=SemanticIds.load(tokens / "semantic_ids.parquet"),
+        codebooks=RqVaeTokenizer.load(tokens).codebooks,
+        instruct=config.instruct,
+    )
+    validator = Validator.sample(
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
+        data.semantic_ids,
+        users=config.finetune.validation_users,
+        seed=config.seed,
+        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
+    )
+    done = finetune(
+        data,
+        config.finetune,
+        out=run.out,
+        validate=validator,
+        seed=config.seed,
+        work=run.work,
+        tracker=tracker,
+    )
+    (run.out / "validation.json").write_text(json.dumps(done._asdict(), indent=2) + "\n", encoding="utf-8")
+    run.note(**{f"ndcg@10_{name}": score for name, score in done._asdict().items() if score is not None})

@@ -1,0 +1,156 @@
+"""From examples to a language model that writes semantic ids: backbone, code tokens, full training, LoRA.
+
+A `scratch` backbone is first trained in full (there is nothing to adapt yet), then adapted; a `pretrained` one is only
+adapted. Both take the same collation, trainer and decoder.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from recsys.instructions.config import InstructConfig
+from recsys.instructions.examples import Example
+from recsys.llm.backbone import build_scratch, encode_text, load_pretrained, train_text_tokenizer
+from recsys.llm.collation import Batch, Renderer, epoch_batches
+from recsys.llm.config import FinetuneConfig, TrainingConfig
+from recsys.llm.dropout import add_residual_dropout
+from recsys.llm.heads import LanguageModelLoss
+from recsys.llm.lora import add_lora, merge
+from recsys.llm.storage import LanguageModel, save_adapter, save_backbone
+from recsys.llm.training import Position, Settings, Trainer, bf16_is_native
+from recsys.llm.vocabulary import (
+    add_code_tokens,
+    initialise_code_rows,
+    starts_from_codebooks,
+    starts_from_texts,
+)
+from recsys.tables import FloatArray, SemanticIds
+from recsys.tracking import NullTracker, Tracker
+
+logger = logging.getLogger(__name__)
+
+Validator = Callable[[LanguageModel], float]
+
+
+class FinetuneData(NamedTuple):
+    """What the language model learns from."""
+
+    examples: Sequence[Example]
+    texts: Sequence[str]  # one a catalogue item, "" where it has none
+    semantic_ids: SemanticIds
+    codebooks: FloatArray  # [L, K, d]
+    instruct: InstructConfig
+
+
+class Finetuned(NamedTuple):
+    """Validation scores at each point of the way; `before_training` is None for a pretrained backbone."""
+
+    before_training: float | None
+    before_lora: float
+    after_lora: float
+
+
+def finetune(
+    data: FinetuneData,
+    config: FinetuneConfig,
+    *,
+    out: Path,
+    validate: Validator,
+    seed: int,
+    work: Path | None = None,
+    tracker: Tracker | None = None,
+) -> Finetuned:
+    """Train the language model and write it to `out` (see `recsys.llm.storage`).
+
+    Args:
+        validate: validation NDCG@10 of a plain model in evaluation mode, through the real decoder.
+        work: folder for checkpoints; a killed run given the same folder continues and ends with the same weights.
+
+    Raises:
+        ModelError: the pretrained backbone cannot be loaded.
+    """
+    tracker = tracker or NullTracker()
+    language_model = prepare_backbone(data, config, seed=seed)
+    run = _Run(data, language_model, seed=seed, work=work, tracker=tracker)
+    before: float | None = None
+    if config.pretrained is None:
+        add_residual_dropout(language_model.model, config.scratch.dropout)
+        trained = run.train(language_model.model, config.training, "language_model", lambda _: validate(language_model))
+        before = trained.first
+        save_backbone(out, language_model.model)
+    adapted = add_lora(language_model.model, language_model.layout, config.lora)
+    trained = run.train(adapted, config.lora, "lora", lambda model: validate(_merged(language_model, model)))
+    save_adapter(out, adapted, language_model)
+    return Finetuned(before, trained.first, trained.best)
+
+
+def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -> LanguageModel:
+    """The untrained starting point: a backbone whose vocabulary holds the code tokens."""
+    ids = data.semantic_ids
+    if config.pretrained is None:
+        tokenizer = train_text_tokenizer([t for t in data.texts if t], config.scratch.vocabulary)
+        model = build_scratch(config.scratch, len(tokenizer), seed=seed)
+    else:
+        # Masters stay in fp32: bf16 acts through autocast, where small LoRA updates are not rounded away.
+        model, tokenizer = load_pretrained(config.pretrained, revision=config.revision, dtype=torch.float32)
+    layout = add_code_tokens(model, text_tokens=len(tokenizer), num_levels=ids.num_levels, num_codes=ids.num_codes)
+    if config.pretrained is None:
+        starts = starts_from_codebooks(data.codebooks, config.scratch.hidden, seed=seed)
+    else:
+        texts = [encode_text(tokenizer, t)[: config.max_text_tokens] for t in data.texts]
+        starts = starts_from_texts(model, texts, ids.codes, ids.num_codes)
+    initialise_code_rows(model, layout, starts)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return LanguageModel(model.eval(), tokenizer, layout, config)
+
+
+class _Run:
+    """The parts that both trainings share."""
+
+    def __init__(
+        self, data: FinetuneData, language_model: LanguageModel, *, seed: int, work: Path | None, tracker: Tracker
+    ) -> None:
+        self._data, self._language_model = data, language_model
+        self._seed, self._work, self._tracker = seed, work, tracker
+        self._renderer: Renderer = language_model.renderer(data.semantic_ids)
+        self._by_task: dict[str, list[Example]] = {}
+        for example in data.examples:
+            self._by_task.setdefault(example.task, []).append(example)
+
+    def train(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Position:
+        settings = self._language_model.config
+        device = next(model.parameters()).device
+        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_is_native(device))
+        trainer = Trainer(
+            LanguageModelLoss(model, self._language_model.layout),
+            lambda epoch: self._batches(config, epoch),
+            config,
+            settings=Settings(
+                name, self._seed, bf16, settings.checkpoint_steps, None if self._work is None else self._work / name
+            ),
+            validate=lambda: validate(model),
+            tracker=self._tracker,
+        )
+        return trainer.run()
+
+    def _batches(self, config: TrainingConfig, epoch: int) -> list[Batch]:
+        return epoch_batches(
+            self._by_task,
+            self._renderer,
+            self._data.instruct.weights.model_dump(),
+            batch_tokens=config.batch_tokens,
+            seed=self._seed,
+            epoch=epoch,
+        )
+
+
+def _merged(language_model: LanguageModel, adapted: Any) -> LanguageModel:
+    """The same with a merged copy of the adapted model; merging in place and back would leave rounding behind."""
+    return language_model._replace(model=merge(copy.deepcopy(adapted)).eval())

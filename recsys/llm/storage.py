@@ -1,0 +1,83 @@
+"""A trained language model on disk: the backbone (or its name), the adapter, the tokenizer, and the token layout.
+
+Writes and reads a folder of `language_model.json`, `tokenizer/`, `adapter/` (peft, safetensors) and, for a model made
+from scratch, `backbone/`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import peft
+import torch
+from safetensors import SafetensorError
+from transformers import AutoTokenizer
+
+from recsys.errors import ArtifactError
+from recsys.llm.backbone import load_plain, load_pretrained
+from recsys.llm.collation import Renderer
+from recsys.llm.config import FinetuneConfig
+from recsys.llm.lora import merge
+from recsys.llm.vocabulary import TokenLayout
+from recsys.tables import SemanticIds
+
+_FACTS = "language_model.json"
+
+
+class LanguageModel(NamedTuple):
+    """A plain causal LM in evaluation mode, adapter merged, with what is needed to write prompts for it."""
+
+    model: Any
+    tokenizer: Any
+    layout: TokenLayout
+    config: FinetuneConfig
+
+    def renderer(self, semantic_ids: SemanticIds) -> Renderer:
+        return Renderer(
+            self.tokenizer,
+            self.layout,
+            semantic_ids,
+            max_text_tokens=self.config.max_text_tokens,
+            max_tokens=self.config.max_tokens,
+        )
+
+
+def save_backbone(folder: Path, model: Any) -> None:
+    """Write a backbone made from scratch; one that is loaded by name is not copied."""
+    model.save_pretrained(folder / "backbone", safe_serialization=True)
+
+
+def save_adapter(folder: Path, adapted: Any, language_model: LanguageModel) -> None:
+    """Write the peft model's adapter with the code rows, the tokenizer, and where the code tokens are."""
+    adapted.save_pretrained(folder / "adapter", save_embedding_layers=False, safe_serialization=True)
+    language_model.tokenizer.save_pretrained(folder / "tokenizer")
+    facts = {"layout": language_model.layout.to_json(), "config": language_model.config.model_dump(mode="json")}
+    (folder / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_language_model(folder: Path) -> LanguageModel:
+    """The merged model, ready to decode.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+        ModelError: the pretrained backbone cannot be loaded any more.
+    """
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        config, layout = FinetuneConfig.model_validate(facts["config"]), TokenLayout(**facts["layout"])
+        model = _backbone(folder, config, layout)
+        adapted = peft.PeftModel.from_pretrained(model, folder / "adapter")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error
+    return LanguageModel(merge(adapted).eval(), tokenizer, layout, config)
+
+
+def _backbone(folder: Path, config: FinetuneConfig, layout: TokenLayout) -> Any:
+    if config.pretrained is None:
+        return load_plain(folder / "backbone")
+    model, _ = load_pretrained(config.pretrained, revision=config.revision, dtype=torch.float32)
+    model.resize_token_embeddings(layout.size, mean_resizing=False)
+    return model
