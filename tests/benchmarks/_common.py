@@ -1,0 +1,26 @@
+"""What every benchmark shares: contenders timed in turn, so that a busy moment hits all of them, and JSON lines."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+    """Median seconds of each contender over `rounds` turns, after one turn that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            contender()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def emit(benchmark: str, measurement: str, **values: float | int | str) -> None:
+    """Print one measurement as one JSON line."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in values.items()}
+    print(json.dumps({"benchmark": benchmark, "measurement": measurement, **rounded}), flush=True)

@@ -1,0 +1,131 @@
+"""Tree-attention beam search against `generate` with `prefix_allowed_tokens_fn`, one prefill, and no constraint.
+
+Run as `python -m tests.benchmarks.decode`; prints one JSON line a measurement. The model is a 35-M-parameter Llama with
+random weights: speed does not depend on what it learned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from recsys.decoding.beam import beam_search
+from recsys.decoding.tree import Tree
+from recsys.decoding.trie import Children, Trie
+from recsys.tables import IntArray
+from tests.benchmarks._common import emit, interleaved
+
+BATCH, BEAMS, PROMPT, ITEMS, LEVELS, CODES, TEXT_TOKENS = 8, 20, 128, 12_000, 4, 256, 16_000
+
+
+class Unconstrained(Trie):
+    """Every code may follow every prefix: the same search without a catalogue."""
+
+    def children(self, level: int, nodes: torch.Tensor) -> Children:
+        codes = torch.arange(self.num_codes).expand(*nodes.shape, -1)
+        return Children(codes, codes, torch.ones_like(codes, dtype=torch.bool))
+
+
+def random_ids(num_items: int, generator: np.random.Generator) -> IntArray:
+    """Unique semantic ids [num_items, LEVELS], spread evenly as a balanced tokenizer's are."""
+    numbers = np.unique(generator.integers(CODES**LEVELS, size=num_items + num_items // 100))
+    numbers = generator.permutation(numbers)[:num_items]
+    return np.stack([numbers // CODES**power % CODES for power in range(LEVELS)], axis=1)
+
+
+def allowed_tokens(codes: IntArray) -> Callable[[int, torch.Tensor], list[int]]:
+    """The usual constraint: a dictionary from prefix to the tokens that may follow."""
+    followers: dict[tuple[int, ...], set[int]] = defaultdict(set)
+    for row in (codes + TEXT_TOKENS + np.arange(LEVELS) * CODES).tolist():
+        for level in range(LEVELS):
+            followers[tuple(row[:level])].add(row[level])
+    lists = {prefix: sorted(tokens) for prefix, tokens in followers.items()}
+    return lambda _, ids: lists.get(tuple(ids[PROMPT:].tolist()), [0])
+
+
+def llama() -> Any:
+    config = LlamaConfig(
+        vocab_size=TEXT_TOKENS + LEVELS * CODES,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def compare_searches(generator: np.random.Generator) -> None:
+    model, codes = llama(), random_ids(ITEMS, generator)
+    trie = Trie.build(codes, CODES)
+    free = Unconstrained(trie.num_codes, trie.indptr, trie.codes, trie.items, trie.widths)
+    prompts = torch.from_numpy(generator.integers(TEXT_TOKENS, size=(BATCH, PROMPT)))
+    lengths = torch.full((BATCH,), PROMPT)
+    stock = torch.from_numpy(generator.random((BATCH, ITEMS)) < 0.9)
+    followers = allowed_tokens(codes)
+
+    def search(over: Trie, allowed: torch.Tensor | None = None) -> object:
+        return beam_search(model, prompts, lengths, trie=over, base=TEXT_TOKENS, beams=BEAMS, allowed=allowed)
+
+    @torch.inference_mode()
+    def prefill() -> object:
+        return Tree(model, prompts, lengths).root
+
+    def generate() -> object:
+        return model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            num_beams=BEAMS,
+            num_return_sequences=BEAMS,
+            max_new_tokens=LEVELS,
+            do_sample=False,
+            prefix_allowed_tokens_fn=followers,
+        )
+
+    seconds = interleaved({"generate": generate, "search": lambda: search(trie), "prefill": prefill}, rounds=5)
+    shape = {"batch": BATCH, "beams": BEAMS, "prompt": PROMPT, "items": ITEMS, "parameters": model.num_parameters()}
+    emit("decode", "generate", seconds=seconds["generate"], threads=torch.get_num_threads(), **shape)
+    emit(
+        "decode",
+        "beam_search",
+        seconds=seconds["search"],
+        times_faster=seconds["generate"] / seconds["search"],
+        times_of_prefill=seconds["search"] / seconds["prefill"],
+    )
+    seconds = interleaved(
+        {"with": lambda: search(trie), "without": lambda: search(free), "filtered": lambda: search(trie, stock)},
+        rounds=15,
+    )
+    for name in ("with", "filtered"):
+        emit(
+            "decode",
+            "trie" if name == "with" else "trie and filter",
+            seconds=seconds[name],
+            seconds_without=seconds["without"],
+            overhead_percent=100 * (seconds[name] / seconds["without"] - 1),
+        )
+
+
+def build_large(generator: np.random.Generator) -> None:
+    codes = random_ids(1_000_000, generator)
+    start = time.perf_counter()
+    trie = Trie.build(codes, CODES)
+    seconds = time.perf_counter() - start
+    emit("decode", "trie build", items=len(codes), seconds=seconds, bytes_an_item=trie.num_bytes / len(codes))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    numbers = np.random.default_rng(0)
+    compare_searches(numbers)
+    build_large(numbers)
