@@ -42,9 +42,9 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class System:
-    """One source of rankings. `accuracy` is keyed by `metric@cutoff`; `beyond` is at the slice cutoff."""
+    """One source of rankings. `metrics` is keyed by `metric@cutoff`; `beyond` is at the slice cutoff."""
 
-    accuracy: dict[str, Estimate]
+    metrics: dict[str, Estimate]
     beyond: Beyond
     users_without_rows: int
     illegal_items: int
@@ -88,7 +88,7 @@ class Evaluation:
     notices: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: `["systems"][name]["accuracy"]["ndcg@10"]["value"]` and so on."""
+        """Plain values: `["systems"][name]["metrics"]["ndcg@10"]["value"]` and so on."""
         return {"format": FORMAT, **_plain(asdict(self))}
 
 

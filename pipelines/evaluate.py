@@ -1,0 +1,83 @@
+"""The evaluate stage: measure the rankings against what users did next, and write the report.
+
+Reads 01_dataset, 03_tokens, 08_recommendations and the training logs of every stage; writes `metrics.json` and
+`report.html`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.config import RunConfig, dump_yaml
+from recsys.artifacts import StageRun, package_versions, write_json, write_text
+from recsys.data.histories import queries, training_histories
+from recsys.evaluation.evaluation import evaluate
+from recsys.evaluation.examples import example_users
+from recsys.evaluation.logs import training_curves
+from recsys.evaluation.report import Report, render_report
+from recsys.tables import TEST, Catalog, Interactions, Rankings, SemanticIds
+from recsys.tracking import Tracker
+
+
+def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+    folders = {stage: run.read(stage) for stage in run.reads}
+    interactions = Interactions.load(folders["prepare"] / "interactions.parquet")
+    catalog = Catalog.load(folders["prepare"] / "items.parquet")
+    rankings = Rankings.load(folders["recommend"] / "rankings.parquet")
+    ids = SemanticIds.load(folders["tokenize"] / "semantic_ids.parquet")
+    quality = _json(folders["tokenize"] / "token_quality.json")
+    # Whole histories, whatever part of them the systems saw: slices and lift are about the users.
+    asked = queries(interactions, catalog, split=TEST, history=len(interactions))
+    training = training_histories(interactions, catalog)
+    generator = np.random.default_rng(config.seed)
+    evaluation = evaluate(
+        rankings,
+        queries=asked,
+        catalog=catalog,
+        popularity=np.bincount(training.items, minlength=len(catalog)),
+        config=config.evaluate,
+        generator=generator,
+    )
+    examples = example_users(
+        rankings,
+        queries=asked,
+        catalog=catalog,
+        cutoff=config.evaluate.slice_cutoff,
+        count=config.evaluate.examples,
+        generator=generator,
+    )
+    report = Report(
+        title=f"Recommendations of {run.directory.path.name}",
+        evaluation=evaluation,
+        examples=examples,
+        curves=training_curves(folder / "training_log.jsonl" for folder in folders.values()),
+        token_quality={"unique_ids": len(np.unique(ids.codes, axis=0)) / len(ids), **quality},
+        semantic_ids=ids,
+        data_card=_json(folders["prepare"] / "data_card.json"),
+        configuration=dump_yaml(config),
+        versions=package_versions(),
+        seconds={stage: run.record(stage).seconds for stage in run.reads},
+        timings=_json(folders["recommend"] / "timings.json"),
+    )
+    write_json(run.out / "metrics.json", {**evaluation.to_json(), "tokens": report.token_quality})
+    write_text(run.out / "report.html", render_report(report))
+    _say(report, run, tracker)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def _say(report: Report, run: StageRun, tracker: Tracker) -> None:
+    systems = report.evaluation.systems
+    for name, system in systems.items():
+        tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)
+    run.note(
+        users=report.evaluation.users,
+        illegal_items=sum(system.illegal_items for system in systems.values()),
+    )

@@ -1,0 +1,140 @@
+"""report.html: one file that shows an evaluation and how it came about, on a desk or a phone, without a network.
+
+Reads results in memory and the template beside it; gives the page as a string. What is missing is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from recsys.evaluation import plots
+from recsys.evaluation.evaluation import Evaluation, Slice
+from recsys.evaluation.examples import Example
+from recsys.evaluation.metrics import METRICS
+from recsys.evaluation.plots import Curve
+from recsys.tables import SemanticIds
+
+SIGNIFICANT = 0.05
+VALIDATION = "validation_ndcg@10"
+METRIC_NAMES = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR"}
+BEYOND = {
+    "coverage": "share of the catalogue that anybody was shown",
+    "gini": "inequality of exposure; 0 is all items alike",
+    "popularity": "mean training interactions of the items shown",
+    "popularity_lift": "popularity over that of the user's history",
+    "novelty": "mean surprise of an item, in bits",
+    "diversity": "share of a list's pairs of unlike category",
+    "miscalibration": "bits between the categories of list and history",
+    "seen": "share of places given to items already in the history",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows; everything but the title and the evaluation may be missing.
+
+    `curves` is keyed `part/metric`; `seconds` by stage; `timings` by system; `configuration` is YAML.
+    """
+
+    title: str
+    evaluation: Evaluation
+    examples: Sequence[Example] = ()
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    token_quality: Mapping[str, Any] | None = None
+    semantic_ids: SemanticIds | None = None
+    data_card: Mapping[str, Any] | None = None
+    configuration: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    timings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def render_report(report: Report) -> str:
+    """The page. Every text of the data is escaped; pictures and styles are inside."""
+    folder = files("recsys.evaluation")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"plain": _plain, "words": _words, "p_value": _p_value}
+    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
+    evaluation = report.evaluation
+    quality = report.token_quality or {}
+    tables = _tables(quality)
+    page = template.render(
+        report=report,
+        evaluation=evaluation,
+        css=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        styles=plots.style_of(list(evaluation.systems)),
+        metric_names=METRIC_NAMES,
+        beyond=BEYOND,
+        significant=SIGNIFICANT,
+        best={name: max(s.metrics[name].value for s in evaluation.systems.values()) for name in _columns(evaluation)},
+        leader=max(evaluation.systems, key=lambda s: evaluation.systems[s].metrics[f"ndcg@{evaluation.slice_cutoff}"]),
+        by_cutoff={metric: plots.metric_by_cutoff(evaluation, metric) for metric in METRICS},
+        slices=_slices(evaluation),
+        slice_metric=f"ndcg@{evaluation.slice_cutoff}",
+        lift=plots.popularity_lift(evaluation),
+        usage=plots.token_usage(report.semantic_ids) if report.semantic_ids else None,
+        training={_words(name): plots.training_curve(curve) for name, curve in report.curves.items()},
+        validation=_validation(report.curves),
+        token_tables=tables,
+        token_facts={name: value for name, value in quality.items() if name not in tables},
+        slowest=max(report.seconds.values(), default=0) or 1,
+    )
+    return page.lstrip()
+
+
+def _columns(evaluation: Evaluation) -> list[str]:
+    return [f"{metric}@{k}" for metric in METRICS for k in evaluation.cutoffs]
+
+
+def _slices(evaluation: Evaluation) -> dict[str, tuple[str, list[Slice]]]:
+    """Name of a slice -> its picture and its rows."""
+    rows: dict[str, list[Slice]] = {}
+    for entry in evaluation.slices:
+        rows.setdefault(entry.name, []).append(entry)
+    metric = f"ndcg@{evaluation.slice_cutoff}"
+    return {name: (plots.slice_dots(group, metric), group) for name, group in rows.items()}
+
+
+def _validation(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """Part -> its validation NDCG@10 along training, in the order of the flow."""
+    return {name.rpartition("/")[0]: curve for name, curve in curves.items() if name.endswith(f"/{VALIDATION}")}
+
+
+def _tables(values: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """The entries that are lists of records, such as one a level, as name -> row's name -> record."""
+    return {
+        name: {f"{_words(name).removesuffix('s')} {row + 1}": entry for row, entry in enumerate(value)}
+        for name, value in values.items()
+        if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value)
+    }
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("/", ": ")
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _plain(value: object) -> str:
+    """A number or text as a person writes it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(entry) for entry in value) or "–"
+    return str(value)
