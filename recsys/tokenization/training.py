@@ -5,6 +5,7 @@ Reads standardised vectors; writes checkpoints into the work folder where one is
 """
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
@@ -65,7 +66,9 @@ class _Trainer:
     def epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the items in an order of its own; the mean losses, and how many codes were revived."""
         generator = step_generator(self.seed, epoch + 1)
-        batches = torch.randperm(len(self.vectors), generator=generator).split(self.config.batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * (1 + math.cos(math.pi * epoch / self.config.epochs)) / 2
+        batches = torch.split(torch.randperm(len(self.vectors), generator=generator), self.config.batch)
         used = torch.zeros(self.config.levels, self.config.codes, dtype=torch.bool)
         reconstruction = quantization = 0.0
         for batch in batches:

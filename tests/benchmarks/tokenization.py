@@ -1,7 +1,7 @@
 """Claims: an RQ-VAE of 12,101 items x 384 trains to a plateau in minutes; a million items get unique ids in two.
 
-`python -m tests.benchmarks.tokenization [DATASET_FOLDER]` prints one JSON line a measurement. The folder (items.parquet,
-text_embeddings.parquet) defaults to the Beauty benchmark beside the repository; generated vectors stand in for it.
+`python -m tests.benchmarks.tokenization [DATASET_FOLDER]` prints one JSON line a measurement. The folder holds
+text_embeddings.parquet; it defaults to the Beauty benchmark beside the repository, generated vectors stand in for it.
 """
 
 from __future__ import annotations

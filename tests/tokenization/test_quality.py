@@ -29,7 +29,8 @@ class PlainTokenizer:
         return vectors
 
     def quantized(self, codes: IntArray) -> FloatArray:
-        return CODEBOOKS[np.arange(2), codes].sum(axis=1)
+        total: FloatArray = CODEBOOKS[np.arange(2), codes].sum(axis=1)
+        return total
 
     def assign(self, vectors: FloatArray, item_ids: object) -> SemanticIds:
         raise NotImplementedError
