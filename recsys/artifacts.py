@@ -8,12 +8,9 @@ the old stage or the new one; a manifest that lags behind is rebuilt when the di
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -22,13 +19,25 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pydantic import ValidationError
 
 from recsys.config import Config
 from recsys.errors import ArtifactError
+from recsys.files import NoSpace, file_sha256, fingerprint, read_json, sync, text_sha256, write_json, write_text
+
+__all__ = [
+    "RunDirectory",
+    "StageKey",
+    "StageRecord",
+    "StageRun",
+    "file_sha256",
+    "fingerprint",
+    "package_versions",
+    "write_json",
+    "write_text",
+]
 
 FORMAT = 1
 RECORD, MANIFEST = "stage.json", "manifest.json"
@@ -46,7 +55,7 @@ class StageKey(Config):
 
     @property
     def config_hash(self) -> str:
-        return _sha256_text(json.dumps(self.settings, sort_keys=True))
+        return text_sha256(json.dumps(self.settings, sort_keys=True))
 
 
 class FileRecord(Config):
@@ -69,7 +78,7 @@ class StageRecord(Config):
     @property
     def fingerprint(self) -> str:
         """Of the contents alone: the same files give the same fingerprint wherever and whenever they were made."""
-        return _sha256_text(json.dumps({name: entry.sha256 for name, entry in sorted(self.files.items())}))
+        return text_sha256(json.dumps({name: entry.sha256 for name, entry in sorted(self.files.items())}))
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class RunDirectory:
             raise ArtifactError(f"{self.path} is a file; a run directory is needed, choose another path")
         manifest = self.path / MANIFEST
         if manifest.exists():
-            found = _read_json(manifest).get("format")
+            found = read_json(manifest).get("format")
             if found != FORMAT:
                 raise ArtifactError(
                     f"run directory {self.path} has format {found}, this program reads format {FORMAT}; "
@@ -150,7 +159,7 @@ class RunDirectory:
                 raise ArtifactError(f"{path} is missing; delete {self.folder(stage)} to have the stage run again")
             return None
         try:
-            return StageRecord.model_validate(_read_json(path))
+            return StageRecord.model_validate(read_json(path))
         except ValidationError as error:
             raise ArtifactError(f"{path} is corrupted; delete {path.parent} to have the stage run again") from error
 
@@ -189,7 +198,7 @@ class RunDirectory:
         Raises:
             ArtifactError: another process is writing it.
         """
-        with _NoSpace(self.path):
+        with NoSpace(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with (self.path / ".lock").open("w") as file:
                 try:
@@ -232,7 +241,7 @@ class RunDirectory:
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
         self._partial(stage).rename(target)
-        _sync(self.path)
+        sync(self.path)
         shutil.rmtree(old, ignore_errors=True)
         self._write_manifest()
 
@@ -253,57 +262,6 @@ class RunDirectory:
         write_json(self.path / MANIFEST, {"format": FORMAT, "stages": stages})
 
 
-class _NoSpace:
-    """Turn 'no space left' of whichever library met it into one clear line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None or isinstance(error, ArtifactError):
-            return
-        # polars and safetensors report the condition in their own exceptions, by the system's words.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or (isinstance(error, Exception) and "No space left on device" in str(error)):
-            raise ArtifactError(
-                f"no space left for {self.path}; free some and run the same command again, finished work is kept"
-            ) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a kill leaves the old file or the new one."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of a file; computed once a process for an unchanged size and time of change."""
-    status = path.stat()
-    return _digest(str(path), status.st_size, status.st_mtime_ns)
-
-
-def fingerprint(path: Path) -> str:
-    """Of a file's or a folder's contents: names inside the folder and bytes count, the path does not."""
-    if path.is_file():
-        return file_sha256(path)
-    names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-    return _sha256_text(json.dumps({name: file_sha256(path / name) for name in names}))
-
-
 @cache
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that results depend on."""
@@ -316,33 +274,11 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-@cache
-def _digest(path: str, size: int, modified: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ArtifactError(
-            f"{path} cannot be read ({error}); delete it: a manifest is rebuilt, a stage runs again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is corrupted: a JSON object is needed")
-    return value
-
-
 def _prepare_work(work: Path, key: StageKey) -> None:
     """Keep earlier work only where it was done for the same key."""
     marker = work / "key.json"
     wanted = key.model_dump(mode="json")
-    if work.exists() and not (marker.exists() and _read_json(marker) == wanted):
+    if work.exists() and not (marker.exists() and read_json(marker) == wanted):
         shutil.rmtree(work)
     if not work.exists():
         work.mkdir(parents=True)
@@ -352,14 +288,6 @@ def _prepare_work(work: Path, key: StageKey) -> None:
 def _describe(folder: Path) -> dict[str, FileRecord]:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(path)
+        sync(path)
         files[path.relative_to(folder).as_posix()] = FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
     return files
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "serving": {"serving", "recsys"},
     "configs": set[str](),
 }
-FIRST = {"errors", "config", "metrics", "tables", "artifacts", "tracking", "checkpoints"}
+FIRST = {"errors", "config", "files", "metrics", "tables", "artifacts", "tracking", "checkpoints"}
 ORDER = (
     "data",
     "baselines",
