@@ -84,7 +84,7 @@ def finetune(
         trained = run.train(language_model.model, config.training, "language_model", lambda _: validate(language_model))
         before = trained.first
         save_backbone(out, language_model.model)
-    adapted = add_lora(language_model.model, language_model.layout, config.lora)
+    adapted = add_lora(language_model.model, language_model.layout, config.lora, seed=seed)
     trained = run.train(adapted, config.lora, "lora", lambda model: validate(_merged(language_model, model)))
     save_adapter(out, adapted, language_model)
     return Finetuned(before, trained.first, trained.best)

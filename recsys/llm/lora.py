@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import peft
 
+from recsys.checkpoints import seeded
 from recsys.llm.config import LoraConfig
 from recsys.llm.vocabulary import TokenLayout
 
 
-def add_lora(model: Any, layout: TokenLayout, config: LoraConfig) -> Any:
+def add_lora(model: Any, layout: TokenLayout, config: LoraConfig, *, seed: int) -> Any:
     """Wrap a model whose vocabulary already holds the code tokens; everything but the adapter is frozen.
 
     The token rows are named module by module: peft leaves an untied head frozen, without a warning, when it is given a
@@ -22,19 +27,32 @@ def add_lora(model: Any, layout: TokenLayout, config: LoraConfig) -> Any:
     trainable = {names[id(embedding)]: rows}
     if embedding.weight is not head.weight:
         trainable[names[id(head)]] = rows
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=config.rank,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules="all-linear",
-            trainable_token_indices=trainable,
-            task_type="CAUSAL_LM",
-        ),
+    adapter = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        trainable_token_indices=trainable,
+        task_type="CAUSAL_LM",
     )
+    with _without_notice_of_renaming(), seeded(seed, 0):
+        return peft.get_peft_model(model, adapter)
+
+
+def load_lora(model: Any, folder: Path) -> Any:
+    """Put a saved adapter on a model whose vocabulary already holds the code tokens."""
+    with _without_notice_of_renaming():
+        return peft.PeftModel.from_pretrained(model, folder)
 
 
 def merge(model: Any) -> Any:
     """The plain model with the adapter and the code rows merged in; decoding runs on this one."""
     return model.merge_and_unload()
+
+
+@contextmanager
+def _without_notice_of_renaming() -> Iterator[None]:
+    """peft 0.21 asks transformers 5 for a property by its old name; the notice says nothing to our user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield

@@ -10,7 +10,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import peft
 import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
@@ -19,7 +18,7 @@ from recsys.errors import ArtifactError
 from recsys.llm.backbone import load_plain, load_pretrained
 from recsys.llm.collation import Renderer
 from recsys.llm.config import FinetuneConfig
-from recsys.llm.lora import merge
+from recsys.llm.lora import load_lora, merge
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import SemanticIds
 
@@ -68,7 +67,7 @@ def load_language_model(folder: Path) -> LanguageModel:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         config, layout = FinetuneConfig.model_validate(facts["config"]), TokenLayout(**facts["layout"])
         model = _backbone(folder, config, layout)
-        adapted = peft.PeftModel.from_pretrained(model, folder / "adapter")
+        adapted = load_lora(model, folder / "adapter")
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error

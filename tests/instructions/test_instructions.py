@@ -1,0 +1,92 @@
+"""Examples come from training data only, cover what they should, and survive a round trip; templates are well formed."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.instructions.config import InstructConfig, TaskWeights
+from recsys.instructions.examples import load_examples, save_examples
+from recsys.instructions.tasks import TASKS, TaskSource, make_examples
+from recsys.instructions.templates import load_templates, parse
+from recsys.tables import Catalog, Histories
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return Catalog(
+        pl.DataFrame(
+            {
+                "item_id": ["a", "b", "c", "d"],
+                "title": ["Red pan", None, "Blue pan", "Lid"],
+                "brand": ["Ola", "Bo", None, "Ola"],
+            }
+        )
+    )
+
+
+@given(st.lists(st.integers(0, 99), max_size=40), st.integers(2, 12))
+@settings(deadline=None, max_examples=50)
+def test_windows_hold_every_item_of_a_history_once_and_in_order(items: list[int], window: int) -> None:
+    histories = Histories.from_lists(["u"], [items])
+    names = Catalog(pl.DataFrame({"item_id": [str(i) for i in range(100)]}))
+    config = InstructConfig(window=window)
+    found = list(TASKS["sequential"](TaskSource(names, histories), config))
+    joined = [item for example in reversed(found) for item in example.history]
+    rest = len(items) - len(joined)
+    assert rest in (0, 1), "only a window of a single item, which predicts nothing from anything, may be left out"
+    assert joined == items[rest:]
+    assert all(2 <= len(e.history) <= window for e in found)
+
+
+def test_an_item_gives_one_example_a_kind_of_text_it_has(catalog: Catalog) -> None:
+    source = TaskSource(catalog, Histories.from_lists([], []))
+    found = {(e.item, e.text) for e in TASKS["item_to_id"](source, InstructConfig())}
+    assert found == {
+        (0, "Red pan"),
+        (0, "Ola"),
+        (0, "Red pan. Ola"),
+        (1, "Bo"),
+        (2, "Blue pan"),
+        (3, "Lid"),
+        (3, "Ola"),
+        (3, "Lid. Ola"),
+    }
+
+
+def test_a_task_without_inputs_is_skipped_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
+    bare = Catalog(pl.DataFrame({"item_id": ["a", "b"]}))
+    source = TaskSource(bare, Histories.from_lists(["u"], [[0, 1, 0]]))
+    assert {e.task for e in make_examples(source, InstructConfig())} == {"sequential"}
+    assert "item_to_id is skipped" in caplog.text
+
+
+def test_a_task_of_weight_zero_makes_nothing(catalog: Catalog) -> None:
+    source = TaskSource(catalog, Histories.from_lists(["u"], [[0, 1, 2]]))
+    config = InstructConfig(weights=TaskWeights(id_to_item=0))
+    assert {e.task for e in make_examples(source, config)} == {"sequential", "item_to_id"}
+
+
+def test_examples_survive_a_round_trip_with_the_users_own_ids(catalog: Catalog, tmp_path: Path) -> None:
+    source = TaskSource(catalog, Histories.from_lists(["u", "v"], [np.array([0, 3, 2]), np.array([1, 2])]))
+    examples = make_examples(source, InstructConfig())
+    path = tmp_path / "instructions.parquet"
+    save_examples(examples, catalog, path)
+    assert load_examples(path, catalog) == examples
+    assert pl.read_parquet(path).row(0, named=True)["history"] == ["a", "d", "c"]
+
+
+def test_every_task_has_templates_and_the_sequential_ones_end_with_the_history() -> None:
+    templates = load_templates()
+    assert templates.keys() == TASKS.keys() == TaskWeights.model_fields.keys()
+    assert all(len(rows) >= 12 for rows in templates.values())
+    for template in templates["sequential"]:
+        assert template.response == (("field", "history"),)
+        assert all(kind == "text" for kind, _ in template.prompt)
+
+
+def test_parse_keeps_the_text_around_fields() -> None:
+    assert parse("a {item} b{text}") == (("text", "a "), ("field", "item"), ("text", " b"), ("field", "text"))
