@@ -26,6 +26,7 @@ from recsys.checkpoints import (
     unprefixed,
 )
 from recsys.errors import DataError
+from recsys.metrics import top_k_metrics
 from recsys.tables import Histories, IntArray, Queries
 from recsys.tracking import NullTracker, Tracker
 
@@ -198,10 +199,13 @@ def _train_epoch(state: _State, windows: list[IntArray], config: SasrecConfig, s
 
 def _validate(state: _State, model: Sasrec, queries: Queries, exclude_seen: bool, tracker: Tracker) -> None:
     """Keep the model where its NDCG@10 is the best so far."""
-    top = model.rank(queries.histories, k=10, exclude_seen=exclude_seen)
-    hits = top.items == queries.targets[:, None]
-    ndcg = float((hits / np.log2(np.arange(2, 12))).sum(axis=1).mean())
+    ndcg = _ndcg(model, queries, exclude_seen)
     tracker.log({"sasrec/validation_ndcg@10": ndcg}, step=state.epoch)
     if ndcg > state.best_ndcg:
         state.best_ndcg = ndcg
         state.best = {name: tensor.detach().cpu().clone() for name, tensor in state.model.state_dict().items()}
+
+
+def _ndcg(model: Sasrec, queries: Queries, exclude_seen: bool) -> float:
+    top = model.rank(queries.histories, k=10, exclude_seen=exclude_seen)
+    return top_k_metrics(top.items, queries.targets, k=10).ndcg
