@@ -1,0 +1,20 @@
+"""Stage `prepare`: raw interactions and items become a clean, split dataset.
+
+Reads prepare.source; writes 01_dataset: interactions.parquet, items.parquet, data_card.json, rejected.jsonl if any.
+"""
+
+from pipelines.config import RunConfig
+from recsys.artifacts import StageRun
+from recsys.data.dataset import import_dataset
+from recsys.data.raw import Rejects
+from recsys.tracking import Tracker
+
+
+def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+    """Import the source, report what was kept and left out, and write the dataset."""
+    rejects = Rejects(config.prepare.reported_rows)
+    dataset = import_dataset(config.prepare, seed=config.seed, work=run.work, rejects=rejects, tracker=tracker)
+    dataset.save(run.out)
+    if len(rejects):
+        rejects.save(run.out / "rejected.jsonl")
+    run.note(**dataset.card)

@@ -1,0 +1,144 @@
+"""Raw Amazon reviews: one JSON object a line, reviews and metadata in two files.
+
+Reads the releases of 2014 (McAuley et al.; metadata as Python literals), 2018 (Ni et al.) and 2023 (Hou et al.). A
+file whose name starts with `meta` is the metadata, the other one the reviews.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from recsys.data.jsonlines import Line, read_lines
+from recsys.data.raw import RAW_SCHEMA, RawData, Rejects
+from recsys.data.texts import join_texts, strip_markup
+from recsys.errors import DataError
+from recsys.tracking import Tracker
+
+BLOCK = 100_000  # lines that are turned into columns at once
+
+
+class Release(NamedTuple):
+    """The keys of one release: of user, item and time in a review; of the item, and column -> keys, in metadata."""
+
+    user: str
+    item: str
+    time: str
+    meta_item: str
+    texts: dict[str, tuple[str, ...]]
+
+
+_OLD_TEXTS = {
+    "title": ("title",),
+    "brand": ("brand",),
+    "categories": ("categories", "category"),
+    "description": ("description",),
+}
+RELEASES = {
+    "amazon-2014": Release("reviewerID", "asin", "unixReviewTime", "asin", _OLD_TEXTS),
+    "amazon-2018": Release("reviewerID", "asin", "unixReviewTime", "asin", _OLD_TEXTS),
+    "amazon-2023": Release(
+        "user_id",
+        "parent_asin",
+        "timestamp",
+        "parent_asin",
+        {"title": ("title",), "brand": ("store",), "categories": ("categories",), "description": ("description",)},
+    ),
+}
+
+
+def detect_release(reviews: Path) -> str:
+    """The release of a file of reviews, from its first object.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    first = next(read_lines(reviews, rejects=Rejects(0)), None)
+    keys = first.value.keys() if first else set()
+    for name, release in reversed(RELEASES.items()):
+        if {release.user, release.item, release.time} <= keys and (name != "amazon-2018" or "verified" in keys):
+            return name
+    raise DataError(
+        f"{reviews}: its first line is no review of a known Amazon release (found {', '.join(keys) or 'no object'}); "
+        "set prepare.kind, or write the data as interactions.csv"
+    )
+
+
+def read_amazon(
+    reviews: Path, metadata: Path | None, *, kind: str, rejects: Rejects, max_bad_share: float, tracker: Tracker
+) -> RawData:
+    """Reviews as interactions, metadata as items.
+
+    Raises:
+        DataError: a file is empty, cut off, or has too many bad lines.
+    """
+    release = RELEASES[kind]
+    lines = _blocks(_reviews(reviews, release, rejects))
+    blocks = [_frame(block) for block in tracker.track(lines, f"reading {reviews.name}")]
+    if not blocks:
+        raise DataError(f"{reviews} holds no usable review of {kind}; look at the file, or set prepare.kind")
+    frame = pl.concat(blocks)
+    rejects.check(reviews, frame.height, max_share=max_bad_share)
+    if metadata is None:
+        return RawData(frame, None, {})
+    rows = list(tracker.track(_items(metadata, release, rejects), f"reading {metadata.name}"))
+    rejects.check(metadata, len(rows), max_share=max_bad_share)
+    table = pl.DataFrame(rows, schema=dict.fromkeys(("item_id", *release.texts), pl.String), orient="row")
+    items = table.unique("item_id", keep="first", maintain_order=True)
+    return RawData(frame, items, {"repeated_items": table.height - items.height})
+
+
+def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[str, str, int]]:
+    for line in read_lines(path, rejects=rejects):
+        user, item, time = (line.value.get(key) for key in (release.user, release.item, release.time))
+        reason = _fault(user, item, time)
+        if reason:
+            rejects.add(path, line.number, reason, f"{user},{item},{time}")
+        else:
+            assert time is not None
+            yield str(user), str(item), int(time)
+
+
+def _fault(user: Any, item: Any, time: Any) -> str | None:
+    if not user:
+        return "missing user id"
+    if not item:
+        return "missing item id"
+    if time is None:
+        return "missing time"
+    try:
+        int(time)
+    except (ValueError, TypeError, OverflowError):
+        return "unparsable time"
+    return None
+
+
+def _blocks(rows: Iterator[tuple[str, str, int]]) -> Iterator[list[tuple[str, str, int]]]:
+    while block := list(islice(rows, BLOCK)):
+        yield block
+
+
+def _frame(block: list[tuple[str, str, int]]) -> pl.DataFrame:
+    columns = dict(zip(RAW_SCHEMA, zip(*block, strict=True), strict=True))
+    strings = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+    return pl.DataFrame(columns, schema=strings).cast(RAW_SCHEMA)
+
+
+def _items(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[str | None, ...]]:
+    for line in read_lines(path, rejects=rejects):
+        item = line.value.get(release.meta_item)
+        if item:
+            yield (str(item), *(_text(line, column, keys) for column, keys in release.texts.items()))
+        else:
+            rejects.add(path, line.number, "missing item id", str(line.value))
+
+
+def _text(line: Line, column: str, keys: tuple[str, ...]) -> str | None:
+    value = next((line.value[key] for key in keys if line.value.get(key)), None)
+    if column == "description" and isinstance(value, list):
+        value = " ".join(str(part) for part in value)
+    return strip_markup(join_texts(value, path=column == "categories"))

@@ -1,0 +1,66 @@
+"""The catalogue of the items that remained, and the figures of the data card.
+
+Reads and writes nothing; the card is saved by `recsys.data.dataset`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from recsys.data.cleaning import PER_SECOND, Coded, TimeUnit, ties
+from recsys.data.splits import Splits
+from recsys.tables import TEST, TRAIN, UNUSED, VALIDATION, Catalog
+
+SPLIT_NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test", UNUSED: "unused"}
+
+
+def build_catalog(items: pl.DataFrame | None, coded: Coded, *, keep_cold: bool) -> tuple[Catalog, dict[str, int]]:
+    """The catalogue in the order of the items file, and what was met: name -> number of items.
+
+    Items with interactions but no row in the items file follow, without texts; items without interactions are left
+    out unless `keep_cold`.
+    """
+    met = coded.item_ids.gather(np.flatnonzero(np.bincount(coded.items))).to_frame("item_id")
+    listed = met.clear() if items is None else items
+    known = listed.join(met, on="item_id", how="semi", maintain_order="left")
+    added = met.join(listed, on="item_id", how="anti", maintain_order="left")
+    frame = pl.concat([listed if keep_cold else known, added], how="diagonal")
+    texts = [name for name in frame.columns if name != "item_id"]
+    untold = frame.filter(pl.all_horizontal(pl.col(name).is_null() for name in texts)).height if texts else len(frame)
+    counts = {
+        "items_without_interactions": listed.height - known.height,
+        "items_not_listed": added.height if items is not None else 0,
+        "items_without_texts": untold,
+    }
+    return Catalog(frame), counts
+
+
+def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
+    """Sizes, times, ties, repeats and splits of clean interactions."""
+    pairs = coded.users.astype(np.uint64) * np.uint64(len(coded.item_ids)) + coded.items
+    sizes = np.bincount(splits, minlength=len(SPLIT_NAMES))
+    return {
+        "users": int(np.count_nonzero(np.bincount(coded.users))),
+        "items": int(np.count_nonzero(np.bincount(coded.items))),
+        "interactions": len(coded.users),
+        "repeated_pairs": len(pairs) - len(np.unique(pairs)),
+        "time_unit": unit,
+        "first_time": int(coded.times.min()),
+        "last_time": int(coded.times.max()),
+        "tied_share": round(float(ties(coded).mean()), 4),
+        "last_two_in_one_second": _last_two_in_one_second(coded, unit),
+        "splits": {name: int(sizes[split]) for split, name in SPLIT_NAMES.items()},
+    }
+
+
+def _last_two_in_one_second(coded: Coded, unit: TimeUnit) -> float:
+    """Share of users of at least two interactions whose last two fall into one second; 0 for positions."""
+    if unit == "positions":
+        return 0.0
+    seconds = coded.times // PER_SECOND[unit]
+    last = np.flatnonzero(np.append(coded.users[1:] != coded.users[:-1], True))
+    last = last[np.bincount(coded.users)[coded.users[last]] >= 2]
+    return round(float(np.mean(seconds[last] == seconds[last - 1])), 4) if len(last) else 0.0

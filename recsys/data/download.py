@@ -1,0 +1,115 @@
+"""Fetches files over http: resumed where it broke off, tried again with growing pauses, verified, renamed when whole.
+
+Writes FOLDER/NAME, and FOLDER/.NAME.part while it is incomplete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlparse
+
+from recsys.errors import DataError
+from recsys.tracking import NullTracker, Tracker
+
+CHUNK = 1 << 18
+PARTIAL, TOO_FAR = 206, 416
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+
+logger = logging.getLogger(__name__)
+
+
+class Retry(NamedTuple):
+    """How often a transfer is tried, seconds of the first pause (each next is twice as long), seconds of silence."""
+
+    attempts: int = 5
+    pause: float = 1.0
+    timeout: float = 30.0
+
+
+def download(
+    url: str, folder: Path, *, sha256: str | None = None, retry: Retry = Retry(), tracker: Tracker | None = None
+) -> Path:
+    """Fetch a file into `folder` and return its path; one that is there already is only verified.
+
+    Raises:
+        DataError: it cannot be fetched, or its sha256 is another one.
+    """
+    name = unquote(Path(urlparse(url).path).name)
+    if not name:
+        raise DataError(f"{url} names no file; give the address of a file")
+    target, part = folder / name, folder / f".{name}.part"
+    if target.exists():
+        _verify(target, url, sha256)
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, retry.attempts + 1):
+        try:
+            _transfer(url, part, timeout=retry.timeout, tracker=tracker or NullTracker())
+            break
+        except (OSError, http.client.HTTPException) as error:
+            if not _passing(error) or attempt == retry.attempts:
+                raise DataError(
+                    f"{url} cannot be fetched ({error}; attempt {attempt}); try again later - what has come is kept - "
+                    "or fetch it otherwise and set prepare.source"
+                ) from error
+            pause = retry.pause * 2 ** (attempt - 1)
+            logger.warning("%s: %s; attempt %d of %d in %g s", url, error, attempt + 1, retry.attempts, pause)
+            time.sleep(pause)
+    try:
+        _verify(part, url, sha256)
+    except DataError:
+        part.replace(part.with_suffix(".bad"))
+        raise
+    part.replace(target)
+    return target
+
+
+def _transfer(url: str, part: Path, *, timeout: float, tracker: Tracker) -> None:
+    """Append what is missing to `part`; a server that cannot resume sends everything again."""
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            resumed = response.status == PARTIAL
+            length = int(response.headers.get("Content-Length") or -1)
+            total = -(-length // CHUNK) if length >= 0 else None
+            received = 0
+            with part.open("ab" if resumed else "wb") as file:
+                for chunk in tracker.track(_chunks(response), f"fetching {part.name[1:-5]}", total):
+                    received += file.write(chunk)
+    except urllib.error.HTTPError as error:
+        if error.code == TOO_FAR:
+            part.unlink()  # the file at the server is not the one that this part began
+        raise
+    if 0 <= received < length:
+        raise ConnectionError(f"the connection broke off after {received} of {length} bytes")
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while chunk := response.read(CHUNK):
+        yield chunk
+
+
+def _passing(error: Exception) -> bool:
+    """Whether trying again may help."""
+    return not isinstance(error, urllib.error.HTTPError) or error.code in (*RETRIED, TOO_FAR)
+
+
+def _verify(path: Path, url: str, sha256: str | None) -> None:
+    if sha256 is None:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256.lower():
+        raise DataError(
+            f"{path}, from {url}: sha256 is {found}, expected {sha256.lower()}; "
+            "correct the sha256 or the address, remove the file and run again"
+        )

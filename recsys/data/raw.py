@@ -1,0 +1,80 @@
+"""What every source gives: interactions in file order, an items table, and the rows that could not be used.
+
+Reads nothing itself; `Rejects.save` writes rejected.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from recsys.errors import DataError
+
+MAX_CONTENT = 300  # characters of a rejected row that are kept
+RAW_SCHEMA = {"user_id": pl.Categorical, "item_id": pl.Categorical, "timestamp": pl.Int64}
+
+
+@dataclass
+class Rejects:
+    """Rows that could not be used: all of them counted by file and reason, the first `limit` kept."""
+
+    limit: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def add(self, file: Path, row: int, reason: str, content: str) -> None:
+        """Reject row number `row` (1 is the first line of a text file, the first row of a parquet file)."""
+        self.counts[file.name, reason] += 1
+        if len(self.rows) < self.limit:
+            self.rows.append({"file": file.name, "row": row, "reason": reason, "content": content[:MAX_CONTENT]})
+
+    def check(self, file: Path, usable: int, *, max_share: float) -> None:
+        """Refuse a file that has `usable` rows and more than `max_share` of all its rows rejected.
+
+        Raises:
+            DataError: there are too many.
+        """
+        reasons = {reason: count for (name, reason), count in self.counts.items() if name == file.name}
+        bad = sum(reasons.values())
+        num_rows = usable + bad
+        if bad <= max_share * num_rows:
+            return
+        first = next((row for row in self.rows if row["file"] == file.name), None)
+        example = f", first in row {first['row']}: {first['content']!r}" if first else ""
+        listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
+        raise DataError(
+            f"{file}: {bad} of {num_rows} rows cannot be used ({listed}{example}); at most {max_share:.2%} may be bad; "
+            "correct the file, or raise prepare.max_bad_share"
+        )
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """File name -> reason -> rows."""
+        found: dict[str, dict[str, int]] = {}
+        for (name, reason), count in sorted(self.counts.items()):
+            found.setdefault(name, {})[reason] = count
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the kept rows as JSON lines."""
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+
+
+class RawData(NamedTuple):
+    """A source as it was read.
+
+    `interactions` has `RAW_SCHEMA`, no nulls, file order; `items` has a unique item_id and text columns (String), or
+    is None where the source has no items; `notes` goes to the data card.
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame | None
+    notes: dict[str, Any]

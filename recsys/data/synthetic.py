@@ -1,0 +1,185 @@
+"""A generated dataset for demonstrations and tests: no download, no licence, and a known order of models.
+
+Items form lines (a brand's products that belong together, a series of books); users have latent tastes that drift
+from one set of groups to another; what is bought next is often the next product of the same line (an accessory after
+the main item, the next volume), else something popular that fits the taste. So popularity knows something, item-kNN
+knows tastes, and only a model of sequences knows what follows what. Reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recsys.data.config import SyntheticConfig
+from recsys.data.raw import RAW_SCHEMA, RawData
+from recsys.data.words import (
+    AUDIENCES,
+    BRANDS,
+    GROUPS,
+    LINES,
+    MATERIALS,
+    MOODS,
+    QUALITIES,
+    SERIES_DEPARTMENT,
+    SERIES_PLACES,
+    SERIES_SUBJECTS,
+)
+from recsys.tables import FloatArray, IntArray
+
+CHAIN = len(GROUPS[0].products)
+POPULARITY_EXPONENT = 0.7
+TASTE_CONCENTRATION = 0.12  # small: a user likes few groups
+FOLLOW, FOLLOW_OLDER = 0.5, 0.1  # next purchase continues the newest item's line, or that of the one before
+LINE_SHIFT = 0.2  # of the continuations go to the neighbouring line
+MISSING_DESCRIPTION = 0.03
+SHORTEST = 5
+BLOCK = 4_000_000  # users x items that are drawn at once
+START, SPAN, DAY = 1_640_995_200, 700, 86_400  # 2022-01-01; days over which users arrive; seconds
+
+
+class World(NamedTuple):
+    """Items by their place: group [N], line within the group [N], place in the chain [N]; popularity [N]."""
+
+    groups: IntArray
+    lines: IntArray
+    places: IntArray
+    popularity: FloatArray
+    followers: IntArray  # [N, 2]: the next of the line, the next of the neighbouring line
+
+
+def generate(config: SyntheticConfig, *, seed: int) -> RawData:
+    """The dataset of a seed: interactions ordered by time, items with title, brand, categories and description."""
+    rng = np.random.default_rng([seed, config.users, config.items, config.interactions])
+    world = _world(config.items, rng)
+    item_ids = np.array([f"P{number:05d}" for number in rng.permutation(config.items)])
+    items = _catalogue(world, item_ids, rng)
+    users, sequence, times = _purchases(config, world, rng)
+    order = np.lexsort((users, times))
+    columns = {
+        "user_id": [f"U{number:05d}" for number in users[order]],
+        "item_id": item_ids[sequence[order]].tolist(),
+        "timestamp": times[order],
+    }
+    strings = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+    return RawData(pl.DataFrame(columns, schema=strings).cast(RAW_SCHEMA), items, {"kind": "synthetic", "seed": seed})
+
+
+def _world(num_items: int, rng: np.random.Generator) -> World:
+    number = np.arange(num_items)
+    places, column = number % CHAIN, number // CHAIN
+    groups, lines = column % len(GROUPS), column // len(GROUPS)
+    ranks = rng.permutation(num_items) + 1
+    popularity = (ranks**-POPULARITY_EXPONENT).astype(np.float32)
+    return World(groups, lines, places, popularity, _followers(groups, lines, places))
+
+
+def _followers(groups: IntArray, lines: IntArray, places: IntArray) -> IntArray:
+    """[N, 2] items that continue each item; the end of a chain leads to the beginning of the next group's line."""
+    at = {key: item for item, key in enumerate(zip(groups.tolist(), lines.tolist(), places.tolist(), strict=True))}
+    found = np.empty((len(groups), 2), dtype=np.int64)
+    for (group, line, place), item in at.items():
+        step = (group, line, place + 1) if place + 1 < CHAIN else ((group + 1) % len(GROUPS), line, 0)
+        straight = at.get(step, at[step[0], 0, step[2]] if (step[0], 0, step[2]) in at else 0)
+        aside = at.get((step[0], line + 1, step[2]), straight)
+        found[item] = straight, aside
+    return found
+
+
+def _purchases(
+    config: SyntheticConfig, world: World, rng: np.random.Generator
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Users, items and times [R], user by user."""
+    lengths = _lengths(config, rng)
+    size = max(1, BLOCK // config.items)
+    parts = [_sequences(lengths[start : start + size], world, rng) for start in range(0, config.users, size)]
+    users = np.repeat(np.arange(config.users), lengths)
+    arrivals = START + rng.integers(0, SPAN * DAY, config.users)
+    gaps = 60 + (rng.exponential(9 * DAY, len(users))).astype(np.int64)
+    passed = np.cumsum(gaps)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return users, np.concatenate(parts), arrivals[users] + passed - passed[starts]
+
+
+def _lengths(config: SyntheticConfig, rng: np.random.Generator) -> IntArray:
+    """Items a user [U]: a few users have many; nobody has more than half the catalogue."""
+    least = max(1, min(SHORTEST, config.interactions // config.users))
+    weights = rng.lognormal(0, 0.8, config.users)
+    spare = max(0, config.interactions - least * config.users)
+    return np.minimum(least + rng.multinomial(spare, weights / weights.sum()), config.items // 2)
+
+
+def _sequences(lengths: IntArray, world: World, rng: np.random.Generator) -> IntArray:
+    """The items of some users, user after user; nobody buys an item twice."""
+    num_users, num_items = len(lengths), len(world.groups)
+    concentration = np.full(len(GROUPS), TASTE_CONCENTRATION)
+    early, late = (rng.dirichlet(concentration, num_users).astype(np.float32) for _ in range(2))
+    found = np.full((num_users, lengths.max()), -1, dtype=np.int64)
+    free = np.ones((num_users, num_items), dtype=np.bool_)
+    for step in range(lengths.max()):
+        users = np.flatnonzero(lengths > step)
+        progress = (step / lengths[users])[:, None].astype(np.float32)
+        taste = (1 - progress) * early[users] + progress * late[users] + np.float32(1e-3)
+        weights = taste[:, world.groups] * world.popularity * free[users]
+        # The smallest of exponential variables with these rates falls on an item with probability weight / sum.
+        with np.errstate(divide="ignore"):
+            chosen = np.argmin(rng.standard_exponential(weights.shape, dtype=np.float32) / weights, axis=1)
+        if step:
+            chosen = _continued(chosen, found[users, :step], world, free[users], rng)
+        found[users, step] = chosen
+        free[users, chosen] = False
+    return found[found >= 0]
+
+
+def _continued(
+    chosen: IntArray, past: IntArray, world: World, free: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> IntArray:
+    """Replace some of the chosen items [B] by what continues the newest item of `past` [B, t], where it is free."""
+    draw, aside = rng.random(len(chosen)), rng.random(len(chosen)) < LINE_SHIFT
+    origin = np.where(draw < FOLLOW, past[:, -1], past[:, max(0, past.shape[1] - 2)])
+    follower = world.followers[origin, aside.astype(np.int64)]
+    wanted = (draw < FOLLOW + FOLLOW_OLDER) & free[np.arange(len(chosen)), follower]
+    return np.where(wanted, follower, chosen)
+
+
+def _catalogue(world: World, item_ids: npt.NDArray[np.str_], rng: np.random.Generator) -> pl.DataFrame:
+    """item_id, title, brand, categories, description; a few descriptions are missing."""
+    names = _line_names(int(world.lines.max()) + 1, rng)
+    rows = []
+    for item, (group, line, place) in enumerate(zip(world.groups, world.lines, world.places, strict=True)):
+        at = GROUPS[group]
+        brand, name = names[group, line]
+        product = at.products[place]
+        title = f"{name}, {product}" if at.department == SERIES_DEPARTMENT else f"{brand} {name} {product}"
+        text = None if rng.random() < MISSING_DESCRIPTION else _description(at.department, at.name, product, rng)
+        path = " > ".join((at.department, at.name, *(() if at.department == SERIES_DEPARTMENT else (f"{product}s",))))
+        rows.append((str(item_ids[item]), title, brand, path, text))
+    columns = ("item_id", "title", "brand", "categories", "description")
+    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
+
+
+def _line_names(num_lines: int, rng: np.random.Generator) -> dict[tuple[int, int], tuple[str, str]]:
+    """(group, line) -> its brand and its name; names differ within a group as long as the lists allow it."""
+    names: dict[tuple[int, int], tuple[str, str]] = {}
+    for group, at in enumerate(GROUPS):
+        books = at.department == SERIES_DEPARTMENT
+        first, second = (SERIES_SUBJECTS, SERIES_PLACES) if books else (BRANDS, LINES)
+        for line, pick in enumerate(np.resize(rng.permutation(len(first) * len(second)), num_lines)):
+            one, two = first[pick // len(second)], second[pick % len(second)]
+            brand = BRANDS[int(rng.integers(len(BRANDS)))]
+            names[group, line] = (f"{brand} Press", f"The {one} {two}") if books else (one, two)
+    return names
+
+
+def _description(department: str, group: str, product: str, rng: np.random.Generator) -> str:
+    def one(words: tuple[str, ...]) -> str:
+        return words[int(rng.integers(len(words)))]
+
+    if department == SERIES_DEPARTMENT:
+        return f"{product} of a {one(MOODS)} {group.lower()} story, told for {one(AUDIENCES)}."
+    quality, second = one(QUALITIES), one(QUALITIES)
+    ending = f" and {second}" if second != quality else ""
+    return f"{product} in {one(MATERIALS)}: {quality}{ending}, made for {one(AUDIENCES)}."
