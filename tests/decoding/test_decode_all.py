@@ -1,0 +1,70 @@
+"""Many prompts: batches by length, filters by prompt, and the callers' order."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from recsys.decoding.beam import all_but, beam_search, decode_all
+from recsys.decoding.trie import Trie
+from recsys.tracking import NullTracker
+from tests.decoding.backbones import BASE, backbone, pad, random_ids, random_prompts
+
+T = TypeVar("T")
+LENGTHS = [3, 11, 1, 7, 7, 2, 12]
+
+
+class CountingTracker(NullTracker):
+    def __init__(self) -> None:
+        self.totals: list[int | None] = []
+
+    def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        self.totals.append(total)
+        return iterable
+
+
+def test_rows_come_back_in_the_order_of_the_prompts_whatever_the_batches() -> None:
+    generator, model = np.random.default_rng(1), backbone("Qwen3")
+    trie = Trie.build(random_ids(generator, num_items=50, num_levels=3, num_codes=8), 8)
+    prompts, tracker = random_prompts(generator, LENGTHS), CountingTracker()
+    result = decode_all(model, prompts, trie=trie, base=BASE, beams=5, batch_size=3, tracker=tracker)
+    assert tracker.totals == [3]
+    for row, prompt in enumerate(prompts):
+        alone = beam_search(model, *pad([prompt]), trie=trie, base=BASE, beams=5)
+        assert torch.equal(result.items[row], alone.items[0])
+        torch.testing.assert_close(result.scores[row], alone.scores[0], atol=1e-4, rtol=0)
+
+
+def test_each_prompt_gets_all_but_its_own_exclusions() -> None:
+    generator, model = np.random.default_rng(2), backbone("Qwen3")
+    codes = random_ids(generator, num_items=12, num_levels=2, num_codes=8)
+    excluded = [generator.choice(len(codes), size=size, replace=False) for size in (0, 1, 3, 5, 2, 4, len(codes))]
+    result = decode_all(
+        model,
+        random_prompts(generator, LENGTHS),
+        trie=Trie.build(codes, 8),
+        base=BASE,
+        beams=len(codes),
+        batch_size=2,
+        allowed=all_but(excluded, len(codes)),
+    )
+    for row, gone in enumerate(excluded):
+        found = result.items[row][result.items[row] >= 0].tolist()
+        assert sorted(found) == sorted(set(range(len(codes))) - set(gone.tolist()))
+
+
+def test_one_filter_for_all_prompts() -> None:
+    generator, model = np.random.default_rng(3), backbone("Llama")
+    codes = random_ids(generator, num_items=20, num_levels=2, num_codes=8)
+    allowed = torch.arange(len(codes)) < 4
+    prompts = random_prompts(generator, LENGTHS)
+    trie = Trie.build(codes, 8)
+    result = decode_all(model, prompts, trie=trie, base=BASE, beams=6, batch_size=4, allowed=allowed)
+    assert all(sorted(row) == [-1, -1, 0, 1, 2, 3] for row in result.items.tolist())
+
+
+def test_no_prompts_give_no_rows() -> None:
+    trie = Trie.build(np.array([[0, 1]]), 2)
+    result = decode_all(backbone("Llama"), [], trie=trie, base=BASE, beams=4, batch_size=2)
+    assert result.items.shape == result.scores.shape == (0, 4)
