@@ -108,9 +108,7 @@ def _split(coded: Coded, unit: TimeUnit, config: PrepareConfig) -> Splits:
             "the time split needs real times, and these are positions (0, 1, 2, ... for every user); "
             "use prepare.split=leave-one-out, or a release with real times"
         )
-    return by_time(
-        coded.users, coded.times, validation_share=config.validation_share, test_share=config.test_share
-    )
+    return by_time(coded.users, coded.times, validation_share=config.validation_share, test_share=config.test_share)
 
 
 def _interactions(coded: Coded, splits: Splits) -> Interactions:

@@ -37,7 +37,9 @@ def salvage_csv(path: Path, row_column: str, *, rejects: Rejects) -> pl.DataFram
             for column, value in zip(columns, [*fields, *[None] * (len(header) - len(fields))], strict=True):
                 column.append(value)
     values = dict(zip(map(_printable, header), columns, strict=True))
-    return pl.DataFrame({row_column: lines, **values}, schema={row_column: pl.UInt32, **dict.fromkeys(values, pl.String)})
+    return pl.DataFrame(
+        {row_column: lines, **values}, schema={row_column: pl.UInt32, **dict.fromkeys(values, pl.String)}
+    )
 
 
 def _records(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:

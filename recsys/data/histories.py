@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from recsys.errors import DataError
-from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Histories, Interactions, IntArray, Queries
+from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Histories, IntArray, Interactions, Queries
 
 
 def training_histories(interactions: Interactions, catalog: Catalog) -> Histories:

@@ -42,7 +42,9 @@ def _old_ratings(path: Path, rejects: Rejects) -> pl.DataFrame:
     """`user::item::stars::time` read as fields between single colons, every second of them empty."""
     names = ["user", "_1", "item", "_2", "stars", "_3", "time"]
     try:
-        rows = pl.scan_csv(path, separator=":", has_header=False, new_columns=names, infer_schema=False, quote_char=None)
+        rows = pl.scan_csv(
+            path, separator=":", has_header=False, new_columns=names, infer_schema=False, quote_char=None
+        )
         return usable_rows(
             rows.with_row_index(ROW, offset=1), path, columns=Columns("user", "item", "time"), rejects=rejects
         )

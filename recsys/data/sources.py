@@ -50,9 +50,7 @@ def read_source(config: PrepareConfig, *, seed: int, work: Path, rejects: Reject
         raw = read_movielens(path.parent if path.is_file() else path, rejects=rejects, max_bad_share=share)
     else:
         reviews, metadata = _amazon_files(path)
-        raw = read_amazon(
-            reviews, metadata, kind=kind, rejects=rejects, max_bad_share=share, tracker=tracker
-        )
+        raw = read_amazon(reviews, metadata, kind=kind, rejects=rejects, max_bad_share=share, tracker=tracker)
     return raw._replace(notes={"kind": kind, **raw.notes})
 
 

@@ -1,9 +1,10 @@
 """A generated dataset for demonstrations and tests: no download, no licence, and a known order of models.
 
-Items form lines (a brand's products that belong together, a series of books); users have latent tastes that drift
-from one set of groups to another; what is bought next is often the next product of the same line (an accessory after
-the main item, the next volume), else something popular that fits the taste. So popularity knows something, item-kNN
-knows tastes, and only a model of sequences knows what follows what. Reads and writes nothing.
+Items form lines (a brand's products that belong together, a series of books), each a chain: an accessory after the
+main item, the next volume. Users have latent tastes that drift from one set of groups to another; what is bought next
+is often the next kind of product in the chain, rather of the same line than of another, else something popular that
+fits the taste. So popularity knows something, item-kNN knows tastes, and only a model of sequences knows what follows
+what. Reads and writes nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from recsys.tables import FloatArray, IntArray
 CHAIN = len(GROUPS[0].products)
 POPULARITY_EXPONENT = 0.7
 TASTE_CONCENTRATION = 0.12  # small: a user likes few groups
-FOLLOW, FOLLOW_OLDER = 0.5, 0.1  # next purchase continues the newest item's line, or that of the one before
-LINE_SHIFT = 0.2  # of the continuations go to the neighbouring line
+FOLLOW, FOLLOW_OLDER = 0.5, 0.1  # the next purchase continues the newest item, or the one before it
+LINE_BOOST = 5.0  # how much rather a chain is continued in its own line than in another
+ELSEWHERE = 1e-4  # weight of the taste where a chain is continued: for chains that are used up
 MISSING_DESCRIPTION = 0.03
 SHORTEST = 5
 BLOCK = 4_000_000  # users x items that are drawn at once
@@ -48,7 +50,11 @@ class World(NamedTuple):
     lines: IntArray
     places: IntArray
     popularity: FloatArray
-    followers: IntArray  # [N, 2]: the next of the line, the next of the neighbouring line
+
+    @property
+    def kinds(self) -> IntArray:
+        """[N] the chain of all kinds of products: group after group, place after place."""
+        return self.groups * CHAIN + self.places
 
 
 def generate(config: SyntheticConfig, *, seed: int) -> RawData:
@@ -73,25 +79,10 @@ def _world(num_items: int, rng: np.random.Generator) -> World:
     places, column = number % CHAIN, number // CHAIN
     groups, lines = column % len(GROUPS), column // len(GROUPS)
     ranks = rng.permutation(num_items) + 1
-    popularity = (ranks**-POPULARITY_EXPONENT).astype(np.float32)
-    return World(groups, lines, places, popularity, _followers(groups, lines, places))
+    return World(groups, lines, places, (ranks**-POPULARITY_EXPONENT).astype(np.float32))
 
 
-def _followers(groups: IntArray, lines: IntArray, places: IntArray) -> IntArray:
-    """[N, 2] items that continue each item; the end of a chain leads to the beginning of the next group's line."""
-    at = {key: item for item, key in enumerate(zip(groups.tolist(), lines.tolist(), places.tolist(), strict=True))}
-    found = np.empty((len(groups), 2), dtype=np.int64)
-    for (group, line, place), item in at.items():
-        step = (group, line, place + 1) if place + 1 < CHAIN else ((group + 1) % len(GROUPS), line, 0)
-        straight = at.get(step, at[step[0], 0, step[2]] if (step[0], 0, step[2]) in at else 0)
-        aside = at.get((step[0], line + 1, step[2]), straight)
-        found[item] = straight, aside
-    return found
-
-
-def _purchases(
-    config: SyntheticConfig, world: World, rng: np.random.Generator
-) -> tuple[IntArray, IntArray, IntArray]:
+def _purchases(config: SyntheticConfig, world: World, rng: np.random.Generator) -> tuple[IntArray, IntArray, IntArray]:
     """Users, items and times [R], user by user."""
     lengths = _lengths(config, rng)
     size = max(1, BLOCK // config.items)
@@ -123,26 +114,27 @@ def _sequences(lengths: IntArray, world: World, rng: np.random.Generator) -> Int
         users = np.flatnonzero(lengths > step)
         progress = (step / lengths[users])[:, None].astype(np.float32)
         taste = (1 - progress) * early[users] + progress * late[users] + np.float32(1e-3)
-        weights = taste[:, world.groups] * world.popularity * free[users]
+        weights = taste[:, world.groups] * world.popularity
+        if step:
+            weights = _continued(weights, found[users, :step], world, rng)
         # The smallest of exponential variables with these rates falls on an item with probability weight / sum.
         with np.errstate(divide="ignore"):
-            chosen = np.argmin(rng.standard_exponential(weights.shape, dtype=np.float32) / weights, axis=1)
-        if step:
-            chosen = _continued(chosen, found[users, :step], world, free[users], rng)
+            drawn = rng.standard_exponential(weights.shape, dtype=np.float32) / (weights * free[users])
+        chosen = np.argmin(drawn, axis=1)
         found[users, step] = chosen
         free[users, chosen] = False
     return found[found >= 0]
 
 
-def _continued(
-    chosen: IntArray, past: IntArray, world: World, free: npt.NDArray[np.bool_], rng: np.random.Generator
-) -> IntArray:
-    """Replace some of the chosen items [B] by what continues the newest item of `past` [B, t], where it is free."""
-    draw, aside = rng.random(len(chosen)), rng.random(len(chosen)) < LINE_SHIFT
+def _continued(weights: FloatArray, past: IntArray, world: World, rng: np.random.Generator) -> FloatArray:
+    """Weights [B, N] of those who continue a chain of their `past` [B, t] become those of its next kind of product."""
+    draw = rng.random(len(past))
     origin = np.where(draw < FOLLOW, past[:, -1], past[:, max(0, past.shape[1] - 2)])
-    follower = world.followers[origin, aside.astype(np.int64)]
-    wanted = (draw < FOLLOW + FOLLOW_OLDER) & free[np.arange(len(chosen)), follower]
-    return np.where(wanted, follower, chosen)
+    kind = (world.kinds[origin] + 1) % (len(GROUPS) * CHAIN)
+    own = world.lines == world.lines[origin][:, None]
+    chain = (world.kinds == kind[:, None]) * world.popularity * np.where(own, np.float32(LINE_BOOST), np.float32(1))
+    continues = (draw < FOLLOW + FOLLOW_OLDER)[:, None]
+    return np.where(continues, chain + np.float32(ELSEWHERE) * weights, weights)
 
 
 def _catalogue(world: World, item_ids: npt.NDArray[np.str_], rng: np.random.Generator) -> pl.DataFrame:

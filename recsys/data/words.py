@@ -52,7 +52,16 @@ SERIES_PLACES = (
     "Harbour", "Road", "Crown", "Archive", "Abbey", "Kingdom", "Station", "Garden", "Bridge", "Court", "Island", "Gate",
 )  # fmt: skip
 
-MATERIALS = ("ash wood", "brushed steel", "recycled aluminium", "cast iron", "linen", "stoneware", "bamboo", "glass fibre")
+MATERIALS = (
+    "ash wood",
+    "brushed steel",
+    "recycled aluminium",
+    "cast iron",
+    "linen",
+    "stoneware",
+    "bamboo",
+    "glass fibre",
+)
 QUALITIES = ("light", "sturdy", "quiet", "compact", "repairable", "hand-finished", "weatherproof", "easy to clean")
 AUDIENCES = ("beginners", "small homes", "daily use", "long journeys", "patient hands", "families", "demanding users")
 MOODS = ("slow-burning", "witty", "dark", "warm-hearted", "twisting", "melancholy", "breathless")
