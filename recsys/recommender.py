@@ -15,13 +15,17 @@ import numpy as np
 
 from recsys.baselines.base import TopItems
 from recsys.data.dataset import Dataset
-from recsys.data.histories import has_repeats
+from recsys.data.histories import has_repeats, queries, training_histories
 from recsys.decoding.beam import all_but, decode_all
 from recsys.decoding.trie import Trie
 from recsys.errors import DataError
+from recsys.instructions.config import InstructConfig
+from recsys.instructions.tasks import TaskSource, make_examples
+from recsys.llm.config import FinetuneConfig
+from recsys.llm.finetuning import FinetuneData, finetune
 from recsys.llm.storage import LanguageModel, load_language_model
 from recsys.metrics import top_k_metrics
-from recsys.tables import Catalog, Histories, Interactions, Queries, SemanticIds
+from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, Interactions, Queries, SemanticIds
 from recsys.tracking import Tracker
 
 
@@ -111,6 +115,44 @@ class Recommender:
             load_language_model(language_model),
             history=history,
         )
+
+    @classmethod
+    def fit(
+        cls,
+        dataset: Dataset,
+        semantic_ids: SemanticIds,
+        codebooks: FloatArray,
+        *,
+        folder: Path,
+        config: FinetuneConfig | None = None,
+        history: int = 20,
+        seed: int = 0,
+    ) -> Self:
+        """Train a language model on a dataset with given semantic ids; it is written to `folder`.
+
+        Args:
+            codebooks: [L, K, d] of the tokenizer that made the ids; code tokens that mean alike start alike.
+            config: by default a small model from scratch.
+        """
+        training = training_histories(dataset.interactions, dataset.catalog)
+        instruct, config = InstructConfig(), config or FinetuneConfig()
+        validator = Validator.sample(
+            queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=history),
+            semantic_ids,
+            users=config.validation_users,
+            seed=seed,
+            exclude_seen=excludes_seen("auto", dataset.interactions),
+        )
+        data = FinetuneData(
+            examples=make_examples(TaskSource(dataset.catalog, training), instruct),
+            texts=dataset.catalog.texts(),
+            semantic_ids=semantic_ids,
+            codebooks=codebooks,
+            instruct=instruct,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        finetune(data, config, out=folder, validate=validator, seed=seed)
+        return cls(dataset.catalog, semantic_ids, load_language_model(folder), history=history)
 
     def recommend(self, history: Sequence[str], k: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
         """The `k` items to follow a history of item ids, oldest first; an empty history is allowed.

@@ -1,4 +1,4 @@
-"""Examples come from training data only, cover what they should, and survive a round trip; templates are well formed."""
+"""Examples cover what they should and survive a round trip; templates are well formed."""
 
 from pathlib import Path
 

@@ -52,5 +52,5 @@ def test_trained_rows_survive_save_load_and_merge_bit_for_bit(tied: bool, tmp_pa
 
 
 def test_a_damaged_folder_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="language_model.json"):
+    with pytest.raises(ArtifactError, match=r"language_model\.json"):
         load_language_model(tmp_path)

@@ -19,7 +19,7 @@ CONFIG = TrainingConfig(epochs=3, lr=5e-3, batch_tokens=128)
 CYCLE = {"sequential": [Example("sequential", history=tuple((i + j) % 6 for j in range(5))) for i in range(30)]}
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -45,7 +45,7 @@ def _train(
             nonlocal steps
             for element in iterable:
                 if steps == kill_at:
-                    raise Killed
+                    raise KilledError
                 steps += 1
                 yield element
 
@@ -72,7 +72,7 @@ def _score(module: LanguageModelLoss) -> float:
 @pytest.mark.parametrize("kill_at", [0, 1, 5, 13])
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, kill_at: int, lora: bool) -> None:
     whole = _weights(_train(tmp_path / "whole", lora=lora, validate=_score))
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         _train(tmp_path / "cut", lora=lora, kill_at=kill_at, validate=_score)
     resumed = _weights(_train(tmp_path / "cut", lora=lora, validate=_score))
     assert whole.keys() == resumed.keys()
