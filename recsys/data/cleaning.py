@@ -63,7 +63,8 @@ def without_repeats(coded: Coded) -> tuple[Coded, int]:
 def ties(coded: Coded) -> Mask:
     """Which rows of sorted interactions share their time with another of the same user."""
     same = (np.diff(coded.users) == 0) & (np.diff(coded.times) == 0)
-    return np.append(same, False) | np.append(False, same)
+    tied: Mask = np.append(same, False) | np.append(False, same)
+    return tied
 
 
 def k_core(coded: Coded, minimum: int) -> Coded:

@@ -34,8 +34,11 @@ class Retry(NamedTuple):
     timeout: float = 30.0
 
 
+PATIENT = Retry()
+
+
 def download(
-    url: str, folder: Path, *, sha256: str | None = None, retry: Retry = Retry(), tracker: Tracker | None = None
+    url: str, folder: Path, *, sha256: str | None = None, retry: Retry = PATIENT, tracker: Tracker | None = None
 ) -> Path:
     """Fetch a file into `folder` and return its path; one that is there already is only verified.
 

@@ -52,7 +52,7 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, history
 
 def has_repeats(interactions: Interactions) -> bool:
     """Whether any user met the same item twice; then seen items must stay recommendable."""
-    return interactions.frame.select(pl.struct("user_id", "item_id").n_unique()).item() < len(interactions)
+    return interactions.frame.select("user_id", "item_id").n_unique() < len(interactions)
 
 
 def _user_numbers(interactions: Interactions) -> IntArray:

@@ -37,13 +37,14 @@ GROUPS = (
 )
 
 BRANDS = (
-    "Aldermoor", "Brisvane", "Caldrick", "Dunvale", "Elmstad", "Fennwick", "Garrowby", "Halvorn", "Istermark", "Jorvale",
-    "Kestrelby", "Lunden & Way", "Marrowin", "Norvik", "Ostrava Works", "Pellworth", "Quillon", "Rothbeck", "Sundholm",
+    "Aldermoor", "Brisvane", "Caldrick", "Dunvale", "Elmstad", "Fennwick", "Garrowby", "Halvorn", "Istermark",
+    "Jorvale", "Kestrelby", "Lunden & Way", "Marrowin", "Norvik", "Pellworth", "Quillon", "Rothbeck", "Sundholm",
     "Tarnfeld", "Umberley", "Vantoor", "Wexmoor", "Yarrowdale",
 )  # fmt: skip
 LINES = (
     "Aero", "Beacon", "Cirrus", "Delta", "Ember", "Fjord", "Grove", "Harbour", "Indigo", "Juniper", "Keel", "Lumen",
-    "Meridian", "Nimbus", "Onyx", "Prairie", "Quartz", "Ridge", "Solstice", "Tundra", "Umbra", "Vista", "Willow", "Zephyr",
+    "Meridian", "Nimbus", "Onyx", "Prairie", "Quartz", "Ridge", "Solstice", "Tundra", "Umbra", "Vista", "Willow",
+    "Zephyr",
 )  # fmt: skip
 SERIES_SUBJECTS = (
     "Salt", "Lantern", "Winter", "Raven", "Hollow", "Glass", "Ember", "Thistle", "Marsh", "Silver", "Orchard", "Tide",
