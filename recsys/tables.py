@@ -225,10 +225,13 @@ class ItemVectors:
         for name in ("item_id", "embedding"):
             if name not in table.column_names:
                 raise DataError(f"{path.name}: column '{name}' is missing; found {', '.join(table.column_names)}")
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
-        vectors = np.array(frame["embedding"].to_list(), dtype=np.float32)
-        return cls(frame["item_id"].cast(pl.String).to_list(), vectors)
+        lists = pl.Series(pl.from_arrow(table["embedding"]))
+        lengths = lists.list.len() if lists.dtype == pl.List else lists.arr.len()
+        if lengths.null_count() or lengths.n_unique() > 1:
+            raise DataError(f"{path.name}: every embedding needs the same number of values, and none may be missing")
+        flat = lists.explode().cast(pl.Float32).to_numpy()
+        ids = pl.Series(pl.from_arrow(table["item_id"])).cast(pl.String)
+        return cls(ids.to_list(), flat.reshape(len(ids), -1))
 
 
 @dataclass(frozen=True, repr=False)
