@@ -13,16 +13,16 @@ class SasrecConfig(Config):
     `batch_tokens` bounds the items of a batch, padding included; `validate_every` counts epochs.
     """
 
-    dim: int = Field(default=128, ge=1)
+    dim: int = Field(default=64, ge=1)
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     max_length: int = Field(default=50, ge=1)
-    epochs: int = Field(default=24, ge=1)
+    epochs: int = Field(default=15, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    batch_tokens: int = Field(default=2048, ge=1)
-    validate_every: int = Field(default=2, ge=1)
+    batch_tokens: int = Field(default=512, ge=1)
+    validate_every: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Self:

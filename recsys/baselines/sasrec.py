@@ -78,7 +78,7 @@ class SasrecModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        x = self.items(items) + self.positions.weight[: items.shape[1]]
+        x = self.items(items) * self.items.embedding_dim**0.5 + self.positions.weight[: items.shape[1]]
         x = F.dropout(x, self.dropout, self.training)
         for block in self.blocks:
             x = block(x)

@@ -161,5 +161,5 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
         fit_sasrec(cycles(10, [1, 0, 1]), 10, SMALL, seed=0)
     with pytest.raises(ArtifactError, match="no SASRec can be read"):
         Sasrec.load(tmp_path)
-    with pytest.raises(ValidationError, match="heads=3 does not divide dim=128"):
+    with pytest.raises(ValidationError, match="heads=3 does not divide dim=64"):
         SasrecConfig(heads=3)
