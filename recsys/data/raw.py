@@ -16,7 +16,7 @@ import polars as pl
 from recsys.errors import DataError
 
 MAX_CONTENT = 300  # characters of a rejected row that are kept
-RAW_SCHEMA = pl.Schema({"user_id": pl.Categorical, "item_id": pl.Categorical, "timestamp": pl.Int64})
+RAW_SCHEMA = pl.Schema({"user_id": pl.Categorical(), "item_id": pl.Categorical(), "timestamp": pl.Int64()})
 
 
 @dataclass
