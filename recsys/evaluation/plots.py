@@ -94,27 +94,29 @@ def metric_by_cutoff(evaluation: Evaluation, metric: str) -> str:
 
 
 def slice_dots(rows: Sequence[Slice], metric: str) -> str:
-    """One line a group of users, one mark a system; groups without users are left out."""
-    rows = [row for row in rows if row.users]
+    """One line a group of users, one mark a system."""
     with mpl.rc_context(SETTINGS):
         figure, axes = _canvas(0.75 + 0.3 * len(rows))
-        for name, style in style_of(list(rows[0].values) if rows else []).items():
-            values = [row.values[name][metric] for row in rows]
-            axes.plot(values, range(len(rows)), ls="", color=style.color, marker=style.marker, ms=5.5)
+        for name, style in style_of(list(rows[0].values)).items():
+            values = [row.values[name][metric] or 0.0 for row in rows]
+            axes.plot(values, range(len(rows)), ls="", color=style.color, marker=style.marker, ms=5.5, clip_on=False)
         axes.set_yticks(range(len(rows)), [_short(row.label) for row in rows], parse_math=False)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(left=0)
+        best = max(value or 0.0 for row in rows for value in (v[metric] for v in row.values.values()))
+        axes.set_xlim(left=-0.04 * best, right=1.06 * best or 1)
         axes.set_xlabel(metric.upper())
         axes.grid()
         axes.tick_params(length=0)
         return _address(figure)
 
 
-def popularity_lift(evaluation: Evaluation) -> str:
-    """Each system's popularity lift as a bar from 1, which is as popular as the histories; the scale is logarithmic."""
+def popularity_lift(evaluation: Evaluation) -> str | None:
+    """Each system's popularity lift as a bar from 1 (as popular as the histories), in powers of 2; None without any."""
     lifts = {name: system.beyond.popularity_lift for name, system in evaluation.systems.items()}
     styles = style_of(list(lifts))
     shown = {name: lift for name, lift in lifts.items() if lift}
+    if not shown:
+        return None
     with mpl.rc_context(SETTINGS):
         figure, axes = _canvas(0.75 + 0.3 * len(shown))
         for row, (name, lift) in enumerate(shown.items()):
@@ -125,7 +127,7 @@ def popularity_lift(evaluation: Evaluation) -> str:
         axes.set_yticks(range(len(shown)), list(shown), parse_math=False)
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_xlabel("popularity of the recommended over that of the history")
+        axes.set_xlabel("popularity of the lists over the histories’")
         axes.grid(axis="x")
         axes.tick_params(length=0)
         return _address(figure)
@@ -138,8 +140,9 @@ def token_usage(semantic_ids: SemanticIds) -> str:
         for level in range(semantic_ids.num_levels):
             load = np.sort(np.bincount(semantic_ids.codes[:, level], minlength=semantic_ids.num_codes))[::-1]
             strength = 1 - 0.7 * level / max(1, semantic_ids.num_levels - 1)
-            axes.plot(np.arange(1, len(load) + 1), load, color=STYLES[2].color, alpha=strength, lw=1.6)
-            axes.annotate(f"level {level + 1}", (1, load[0]), xytext=(4, 2), textcoords="offset points", fontsize=7.5)
+            label, color = f"level {level + 1}", STYLES[2].color
+            axes.plot(np.arange(1, len(load) + 1), load, color=color, alpha=strength, lw=1.6, label=label)
+        axes.legend(frameon=False, loc="upper right")
         axes.axhline(len(semantic_ids) / semantic_ids.num_codes, color=INK, lw=0.8, ls=(0, (4, 3)))
         axes.set_xlabel("codes of a level, fullest first (dashed: all alike)")
         axes.set_ylabel("items")

@@ -32,6 +32,7 @@ BEYOND = {
     "diversity": "share of a list's pairs of unlike category",
     "miscalibration": "bits between the categories of list and history",
     "seen": "share of places given to items already in the history",
+    "illegal_items": "rows whose item is not in the catalogue",
 }
 
 
@@ -95,9 +96,9 @@ def _columns(evaluation: Evaluation) -> list[str]:
 
 
 def _slices(evaluation: Evaluation) -> dict[str, tuple[str, list[Slice]]]:
-    """Name of a slice -> its picture and its rows."""
+    """Name of a slice -> its picture and its rows; groups without users are left out."""
     rows: dict[str, list[Slice]] = {}
-    for entry in evaluation.slices:
+    for entry in (s for s in evaluation.slices if s.users):
         rows.setdefault(entry.name, []).append(entry)
     metric = f"ndcg@{evaluation.slice_cutoff}"
     return {name: (plots.slice_dots(group, metric), group) for name, group in rows.items()}
@@ -118,7 +119,7 @@ def _tables(values: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("/", ": ")
+    return name.replace("_", " ").replace("/", ": ").replace("ndcg", "NDCG")
 
 
 def _p_value(p: float) -> str:
@@ -134,7 +135,8 @@ def _plain(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        size = abs(value)
+        return f"{value:,.0f}" if size >= 1000 else f"{value:.2f}" if size >= 1 else f"{value:.4f}"
     if isinstance(value, list | tuple):
         return ", ".join(_plain(entry) for entry in value) or "–"
     return str(value)

@@ -20,15 +20,19 @@ def bootstrap_means(values: FloatArray, *, resamples: int, generator: np.random.
     Columns share their draws, so the difference of two columns is a paired bootstrap of their difference.
     """
     num_users = len(values)
-    if not num_users:
+    # Users without any hit add nothing to a sum: how many draws miss them is binomial, which of the others they fall
+    # on is uniform, and so the few others are all there is to draw.
+    scoring = values[values.any(axis=1)]
+    if not len(scoring):
         return np.zeros((resamples, values.shape[1]))
-    block = max(1, VALUES_A_BLOCK // num_users)
+    block = max(1, VALUES_A_BLOCK // len(scoring))
     parts = []
     for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        draws = generator.integers(0, num_users, size=(rows, num_users)) + num_users * np.arange(rows)[:, None]
-        counts = np.bincount(draws.ravel(), minlength=rows * num_users).reshape(rows, num_users)
-        parts.append(counts.astype(np.float64) @ values / num_users)
+        sizes = generator.binomial(num_users, len(scoring) / num_users, size=min(block, resamples - start))
+        rows = np.repeat(np.arange(len(sizes)), sizes)
+        draws = rows * len(scoring) + generator.integers(0, len(scoring), size=len(rows))
+        counts = np.bincount(draws, minlength=len(sizes) * len(scoring)).reshape(len(sizes), len(scoring))
+        parts.append(counts.astype(np.float64) @ scoring / num_users)
     return np.concatenate(parts)
 
 

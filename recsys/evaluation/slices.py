@@ -19,7 +19,7 @@ PATH_SEPARATOR = " > "
 MAX_CATEGORIES = 12
 DOMINANT = 0.9  # a level at which one value holds more of the items than this does not split the catalogue
 LENGTH_EDGES = (0, 1, 3, 5, 10, 20, 50)
-HEAD, TORSO = 0.1, 0.5  # shares of the items seen in training, most popular first, at which head and torso end
+HEAD, TORSO = 0.1, 0.5  # shares of the items seen in training, most popular first, where head and torso end
 
 
 class Categories(NamedTuple):
@@ -87,7 +87,7 @@ def by_target_popularity(queries: Queries, popularity: IntArray) -> Slices:
     place[np.argsort(-popularity, kind="stable")] = np.arange(len(popularity))
     group = np.digitize(place, [np.ceil(HEAD * seen), np.ceil(TORSO * seen)])
     group[popularity == 0] = 3
-    labels = ["head (top 10 % of items)", "torso (next 40 %)", "tail (last 50 %)", "cold (unseen in training)"]
+    labels = ["head (top 10 %)", "torso (next 40 %)", "tail (last 50 %)", "cold (unseen)"]
     return Slices("target popularity", labels, group[queries.targets].astype(np.int64))
 
 

@@ -1,0 +1,143 @@
+"""Every user counts, every figure agrees with a count by hand, and nothing a system does wrong goes unsaid."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recsys.errors import DataError
+from recsys.evaluation.config import EvaluateConfig
+from recsys.evaluation.evaluation import evaluate
+from recsys.evaluation.examples import example_users
+from recsys.evaluation.metrics import ranked_items
+from recsys.tables import RANKING_SCHEMA, Histories, Queries, Rankings
+from tests.evaluation import fakes
+
+
+def test_metrics_count_users_without_rows_as_misses() -> None:
+    good = fakes.evaluation().systems["good"]
+    assert good.users_without_rows == 1
+    assert good.metrics["hr@1"].value == 1 / 4
+    assert good.metrics["hr@2"].value == 2 / 4
+    assert good.metrics["hr@5"].value == 3 / 4
+    assert good.metrics["ndcg@5"].value == pytest.approx((1 + 1 / math.log2(3) + 1 / 2) / 4)
+    assert good.metrics["mrr@5"].value == pytest.approx((1 + 1 / 2 + 1 / 3) / 4)
+
+
+def test_intervals_hold_their_values() -> None:
+    for system in fakes.evaluation().systems.values():
+        assert all(0 <= e.low <= e.value <= e.high <= 1 for e in system.metrics.values())
+
+
+def test_illegal_and_repeated_items_are_counted_and_said() -> None:
+    found = fakes.evaluation()
+    wild = found.systems["wild"]
+    assert (wild.illegal_items, wild.repeated_items) == (1, 1)
+    assert found.systems["good"].illegal_items == 0
+    assert any("wild returned 1 items that are not in the catalogue" in notice for notice in found.notices)
+    assert any("1 of 4 users have a cold target" in notice for notice in found.notices)
+
+
+def test_an_illegal_item_keeps_its_place() -> None:
+    ranked = ranked_items(fakes.rankings(), source="wild", user_ids=fakes.USERS, catalog=fakes.catalog(), depth=3)
+    assert ranked.items.tolist() == [[0, 0, -1], [-1, 3, -1], [-1, -1, -1], [-1, -1, -1]]
+
+
+def test_slices_hold_every_user_once_and_average_to_the_whole() -> None:
+    found = fakes.evaluation()
+    for name in ("history length", "target popularity"):
+        rows = [row for row in found.slices if row.name == name]
+        assert sum(row.users for row in rows) == found.users
+        total = sum(row.users * (row.values["good"]["ndcg@2"] or 0) for row in rows)
+        assert total / found.users == pytest.approx(found.systems["good"].metrics["ndcg@2"].value)
+
+
+def test_slices_point_users_at_the_right_groups() -> None:
+    users = {(row.name, row.label): row.users for row in fakes.evaluation().slices}
+    assert users["history length", "new user"] == 1
+    assert users["history length", "1 to 2"] == 2
+    assert users["target popularity", "cold (unseen)"] == 1
+    assert users["target popularity", "head (top 10 %)"] == 1
+    assert users["target category", "Kitchen"] == 2
+    assert users["target category", "Light"] == 1
+
+
+def test_comparisons_name_the_better_system_and_correct_upwards() -> None:
+    comparisons = fakes.evaluation().comparisons
+    assert len(comparisons) == 6
+    assert all(c.difference.value >= 0 and c.p <= c.p_holm <= 1 for c in comparisons)
+    assert {c.better for c in comparisons if c.worse == "wild" and c.metric == "ndcg@2"} == {"good", "popular"}
+
+
+def test_the_same_seed_gives_the_same_json() -> None:
+    texts = [json.dumps(fakes.evaluation().to_json()) for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert set(json.loads(texts[0])["systems"]["good"]["metrics"]["hr@2"]) == {"value", "low", "high"}
+
+
+def test_a_catalogue_without_categories_is_noticed() -> None:
+    plain = type(fakes.catalog())(fakes.catalog().frame.select("item_id", "title"))
+    found = evaluate(
+        fakes.rankings(),
+        queries=fakes.queries(),
+        catalog=plain,
+        popularity=fakes.POPULARITY,
+        config=EvaluateConfig(resamples=100),
+        generator=np.random.default_rng(0),
+    )
+    assert all(row.name != "target category" for row in found.slices)
+    assert any("No slices by category" in notice for notice in found.notices)
+    assert found.systems["good"].beyond.diversity is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("u1", 0, "a", 0.0, "s")], "ranks count from 1"),
+        ([("u1", 1, "a", 0.0, "s"), ("u1", 1, "b", 0.0, "s")], "taken twice"),
+        ([], "rankings are empty"),
+    ],
+)
+def test_rankings_that_make_no_sense_are_refused(rows: list[tuple[object, ...]], message: str) -> None:
+    broken = Rankings(pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row"))
+    with pytest.raises(DataError, match=message):
+        evaluate(
+            broken,
+            queries=fakes.queries(),
+            catalog=fakes.catalog(),
+            popularity=fakes.POPULARITY,
+            config=EvaluateConfig(),
+            generator=np.random.default_rng(0),
+        )
+
+
+def test_nobody_to_evaluate_is_refused() -> None:
+    nobody = Queries(Histories.from_lists([], []), np.zeros(0, np.int64))
+    with pytest.raises(DataError, match="no user has a target"):
+        evaluate(
+            fakes.rankings(),
+            queries=nobody,
+            catalog=fakes.catalog(),
+            popularity=fakes.POPULARITY,
+            config=EvaluateConfig(),
+            generator=np.random.default_rng(0),
+        )
+
+
+def test_examples_show_found_users_first_and_mark_the_truth() -> None:
+    shown = example_users(
+        fakes.rankings(),
+        queries=fakes.queries(),
+        catalog=fakes.catalog(),
+        cutoff=2,
+        count=4,
+        generator=np.random.default_rng(0),
+    )
+    # u3's item is at rank 3: nobody found it within two places, and there are no others to draw.
+    assert len(shown) == 3
+    assert [bool(example.finders) for example in shown] == [True, True, False]
+    assert all(entry.title == e.truth for e in shown for found in e.lists.values() for entry in found if entry.hit)

@@ -1,0 +1,156 @@
+"""The page is complete, self-contained, readable on a phone, and shows texts of the data as texts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import xml.etree.ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.errors import ArtifactError
+from recsys.evaluation.examples import example_users
+from recsys.evaluation.logs import training_curves
+from recsys.evaluation.plots import Curve
+from recsys.evaluation.report import Report, render_report
+from recsys.tables import SemanticIds
+from tests.evaluation import fakes
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The tags of a page, checked to be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.tags if "id" in attributes]
+
+
+@pytest.fixture(scope="module")
+def full() -> str:
+    codes = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 2]])
+    return render_report(
+        Report(
+            title="A <run>",
+            evaluation=fakes.evaluation(),
+            examples=example_users(
+                fakes.rankings(),
+                queries=fakes.queries(),
+                catalog=fakes.catalog(),
+                cutoff=2,
+                count=4,
+                generator=np.random.default_rng(0),
+            ),
+            curves={
+                "language_model/validation_ndcg@10": Curve([10, 20], [0.011, 0.022]),
+                "lora/validation_ndcg@10": Curve([10], [0.0333]),
+                "sasrec/loss": Curve(list(range(50)), [1 / (1 + s) for s in range(50)]),
+            },
+            token_quality={"unique_ids": 1.0, "levels": [{"perplexity": 2.5, "prefixes": 3}], "category_purity": None},
+            semantic_ids=SemanticIds(list("abcdef"), codes, 3),
+            data_card={"users": 4, "dropped": {"duplicates": 0}, "files": [{"name": "<x>"}]},
+            configuration="seed: 0 # <script>\n",
+            versions={"recsys": "0.1.0"},
+            seconds={"prepare": 1.5, "finetune": 60.0},
+            timings={"good": {"seconds": 0.5, "ms_per_user": 125.0}},
+        )
+    )
+
+
+def test_every_section_is_there_and_reachable(full: str) -> None:
+    page = Page(full)
+    sections = [str(a["id"]) for tag, a in page.tags if tag == "section"]
+    assert sections == [
+        *("systems", "significance", "slices", "beyond", "tokens", "training"),
+        *("examples", "speed", "data", "configuration"),
+    ]
+    links = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert links == [f"#{name}" for name in sections]
+    assert page.open == []
+
+
+def test_sections_without_input_are_left_out() -> None:
+    page = Page(render_report(Report("Bare", fakes.evaluation())))
+    assert page.ids() == ["systems", "significance", "slices", "beyond"]
+    assert [a["href"] for tag, a in page.tags if tag == "a"] == [f"#{name}" for name in page.ids()]
+
+
+def test_nothing_is_fetched(full: str) -> None:
+    addresses = [a[key] for _, a in Page(full).tags for key in ("src", "href") if key in a]
+    assert all(str(address).startswith(("data:", "#")) for address in addresses)
+    assert not re.search(r"https?://|@import|url\(|<script", full)
+
+
+def test_texts_of_the_data_are_escaped(full: str) -> None:
+    assert "Pan &lt;b&gt;bold&lt;/b&gt;" in full
+    assert "<b>" not in full
+    assert "A &lt;run&gt;" in full
+    assert "# &lt;script&gt;" in full
+
+
+def test_a_phone_can_read_it(full: str) -> None:
+    page = Page(full)
+    viewport = [a["content"] for tag, a in page.tags if tag == "meta" and a.get("name") == "viewport"]
+    assert viewport == ["width=device-width, initial-scale=1"]
+    # A table that is wider than a phone scrolls by itself, never the page.
+    assert full.count("<table") == full.count('<div class="scroll"><table')
+    assert "prefers-color-scheme: dark" in full
+
+
+def test_pictures_are_wellformed_and_follow_the_scheme(full: str) -> None:
+    sources = [str(a["src"]) for tag, a in Page(full).tags if tag == "img"]
+    assert len(sources) == 3 + 3 + 1 + 1 + 3  # by list length, slices, lift, token usage, curves
+    for source in sources:
+        picture = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
+        assert xml.etree.ElementTree.fromstring(picture).tag.endswith("}svg")
+        assert "prefers-color-scheme:dark" in picture
+        assert "var(--ink)" in picture
+
+
+def test_figures_of_the_evaluation_are_shown(full: str) -> None:
+    good = fakes.evaluation().systems["good"].metrics["ndcg@2"]
+    assert f"{good.value:.4f}" in full
+    assert f"{good.low:.4f}–{good.high:.4f}" in full
+    assert "0.0333" in full  # validation after LoRA
+
+
+def test_the_same_input_gives_the_same_page() -> None:
+    pages = {render_report(Report("Twice", fakes.evaluation())) for _ in range(2)}
+    assert len(pages) == 1
+
+
+def test_curves_are_ordered_and_the_last_word_counts(tmp_path: Path) -> None:
+    log = tmp_path / "training_log.jsonl"
+    lines = [{"step": 2, "a/loss": 3.0}, {"step": 1, "a/loss": 4.0, "a/ndcg": 0.1}, {"step": 2, "a/loss": 2.0}]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert training_curves([tmp_path / "absent.jsonl", log]) == {
+        "a/loss": Curve([1, 2], [4.0, 2.0]),
+        "a/ndcg": Curve([1], [0.1]),
+    }
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"a/loss": 1}'])
+def test_a_broken_log_is_refused_by_line(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "training_log.jsonl"
+    log.write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(ArtifactError, match=r"training_log\.jsonl, line 2"):
+        training_curves([log])

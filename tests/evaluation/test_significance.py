@@ -1,0 +1,67 @@
+"""Intervals and tests: calibrated where nothing differs, certain where everything does."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.evaluation.significance import bootstrap_means, holm, percentile_interval, sign_flip_p_value
+
+
+def test_p_values_of_equal_systems_are_uniform() -> None:
+    generator = np.random.default_rng(0)
+    p = np.array([sign_flip_p_value(generator.normal(size=60), resamples=199, generator=generator) for _ in range(400)])
+    assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.033)  # three standard errors
+    assert p.mean() == pytest.approx(0.5, abs=0.045)
+
+
+def test_p_value_agrees_with_all_sign_flips() -> None:
+    differences = np.array([0.5, -0.1, 0.4, 0.3, 0.0, 0.2, 0.6])
+    flips = np.array(list(product([-1, 1], repeat=7)))
+    exact = (np.abs(flips @ differences) >= abs(differences.sum()) - 1e-12).mean()
+    p = sign_flip_p_value(differences, resamples=20_000, generator=np.random.default_rng(1))
+    assert p == pytest.approx(exact, abs=0.01)
+
+
+def test_no_difference_at_all_has_p_one() -> None:
+    assert sign_flip_p_value(np.zeros(5), resamples=100, generator=np.random.default_rng(0)) == 1.0
+
+
+def test_a_clear_difference_has_the_least_p() -> None:
+    assert sign_flip_p_value(np.ones(50), resamples=99, generator=np.random.default_rng(0)) == 1 / 100
+
+
+def test_bootstrap_spreads_as_the_standard_error_and_covers_the_mean() -> None:
+    generator = np.random.default_rng(2)
+    values = np.stack([generator.random(900) < 0.1, generator.random(900)], axis=1).astype(float)
+    samples = bootstrap_means(values, resamples=3000, generator=generator)
+    assert samples.mean(axis=0) == pytest.approx(values.mean(axis=0), rel=0.02)
+    assert samples.std(axis=0) == pytest.approx(values.std(axis=0) / 30, rel=0.07)
+    low, high = percentile_interval(samples, 0.95)
+    assert ((low < values.mean(axis=0)) & (values.mean(axis=0) < high)).all()
+
+
+def test_bootstrap_leaves_users_without_hits_in_the_mean() -> None:
+    values = np.concatenate([np.ones((10, 1)), np.zeros((90, 1))])
+    samples = bootstrap_means(values, resamples=2000, generator=np.random.default_rng(3))
+    assert samples.mean() == pytest.approx(0.1, abs=0.003)
+    assert samples.std() == pytest.approx(0.03, rel=0.1)  # sqrt(0.1 * 0.9 / 100)
+    assert not bootstrap_means(np.zeros((5, 2)), resamples=3, generator=np.random.default_rng(3)).any()
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_the_p_value_and_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for p, q in zip(p_values, adjusted, strict=True):
+        assert p <= q <= min(1.0, p * len(p_values)) + 1e-12 or q == max(adjusted)
+    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
