@@ -1,4 +1,4 @@
-"""What the recommend stage can be told: how items are decoded, how many a user gets, and whether seen ones may return."""
+"""What the recommend stage can be told: how items are decoded, how many, and whether seen ones may return."""
 
 from typing import Literal
 
