@@ -69,7 +69,7 @@ def download(
     try:
         _verify(part, url, sha256)
     except DataError:
-        part.replace(part.with_suffix(".bad"))
+        part.unlink()  # a part that is whole but wrong must not be resumed
         raise
     part.replace(target)
     return target
