@@ -56,7 +56,7 @@ class Position(NamedTuple):
 def bf16_is_native(device: torch.device) -> bool:
     """Whether bfloat16 products are a gain on this device, not an emulation."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
