@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 an error the user can act on, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
+    # The bars of transformers would break into ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app([argument for argument in given if argument != "--debug"], prog_name="recsys", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -35,8 +35,11 @@ def show(directory: RunDirectory, console: Console) -> None:
         return
     user, source = rankings.frame["user_id"][0], rankings.sources[-1]
     history = frame.filter((pl.col("user_id") == user) & (pl.col("split") < TEST))["item_id"].to_list()[-HISTORY:]
+    titles = dict(zip(catalog.item_ids, catalog.titles(), strict=True))
     console.print()
-    console.print(_recommendations(rankings, catalog, user=user, source=source, history=history))
+    for number, item_id in enumerate(history):
+        console.print(f"{'' if number else f'user {user}, lately':<24}{titles[item_id]}", markup=False, highlight=False)
+    console.print(_recommendations(rankings, titles, user=user, source=source))
     run = shlex.quote(str(directory.path))
     ids = shlex.quote(",".join(history))
     console.print(f"\nreport: {report / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
@@ -56,12 +59,8 @@ def _systems(metrics: dict[str, Any]) -> Table:
     return table
 
 
-def _recommendations(rankings: Rankings, catalog: Catalog, *, user: str, source: str, history: list[str]) -> Table:
-    titles = dict(zip(catalog.item_ids, catalog.titles(), strict=True))
-    past = " > ".join(titles[item_id] for item_id in history)
-    table = Table(box=None, header_style="bold", title_justify="left", title=Text(f"user {user}, lately: {past}"))
-    for column in ("rank", "item_id", f"recommended ({source})"):
-        table.add_column(column)
+def _recommendations(rankings: Rankings, titles: dict[str, str], *, user: str, source: str) -> Table:
+    table = Table("rank", "item_id", f"recommended ({source})", box=None, header_style="bold")
     chosen = rankings.frame.filter((pl.col("user_id") == user) & (pl.col("source") == source)).sort("rank").head(SHOWN)
     for rank, item_id in chosen.select("rank", "item_id").iter_rows():
         table.add_row(str(rank), Text(item_id), Text(titles[item_id]))

@@ -112,7 +112,8 @@ class StageRun:
     def note(self, **values: Any) -> None:
         """Keep JSON values in the stage's record and say them on screen."""
         self.notes.update(values)
-        logger.info("%s", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items()))
+        said = {name.replace("_", " "): f"{v:.4g}" if isinstance(v, float) else v for name, v in values.items()}
+        logger.info("      %s", ", ".join(f"{name} {value}" for name, value in said.items()))
 
 
 class RunDirectory:
