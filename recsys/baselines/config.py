@@ -18,7 +18,7 @@ class SasrecConfig(Config):
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     max_length: int = Field(default=50, ge=1)
-    epochs: int = Field(default=15, ge=1)
+    epochs: int = Field(default=24, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     batch_tokens: int = Field(default=512, ge=1)

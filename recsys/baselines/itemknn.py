@@ -52,8 +52,8 @@ def fit_item_knn(
     num_items: int,
     *,
     neighbours: int = 100,
-    shrinkage: float = 5.0,
-    recency: float = 0.8,
+    shrinkage: float = 20.0,
+    recency: float = 0.6,
     tracker: Tracker | None = None,
 ) -> ItemKnn:
     """Similarities c_ij / (sqrt(n_i n_j) + shrinkage) of users in common, the `neighbours` largest of each item.
