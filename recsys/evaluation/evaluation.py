@@ -222,6 +222,9 @@ def _notices(
 ) -> list[str]:
     notices = []
     for name, r in ranked.items():
+        depth = int((r.items >= 0).any(axis=0).sum())
+        if depth < min(r.items.shape[1], len(popularity)):
+            notices.append(f"{name} returned at most {depth} items a user; figures at greater lengths count no more.")
         if r.users_without_rows:
             notices.append(f"{name} returned nothing for {r.users_without_rows:,} users; they count as misses.")
         if r.illegal_items:
