@@ -34,7 +34,10 @@ def write_data(folder: Path, rows: int, suffix: str) -> None:
         "item_id": items,
         "timestamp": rng.integers(1_000_000_000, 1_500_000_000, rows),
     }
-    ids = [(pl.lit(start) + pl.col(name).cast(pl.String).str.zfill(9)) for name, start in (("user_id", "A3U"), ("item_id", "B"))]
+    ids = [
+        (pl.lit(start) + pl.col(name).cast(pl.String).str.zfill(9))
+        for name, start in (("user_id", "A3U"), ("item_id", "B"))
+    ]
     frame = pl.DataFrame(columns).lazy().with_columns(ids[0].alias("user_id"), ids[1].alias("item_id"))
     path = folder / f"interactions{suffix}"
     if suffix == ".csv":

@@ -80,7 +80,9 @@ def test_users_sorted_by_item_id_are_refused() -> None:
     rng = np.random.default_rng(0)
     picks = [rng.choice(200, 6, replace=False) for _ in range(40)]
     random = [(f"u{user}", str(item), time) for user, pick in enumerate(picks) for time, item in enumerate(pick)]
-    ordered = [(f"u{user}", str(item), time) for user, pick in enumerate(picks) for time, item in enumerate(sorted(pick))]
+    ordered = [
+        (f"u{user}", str(item), time) for user, pick in enumerate(picks) for time, item in enumerate(sorted(pick))
+    ]
     check_order(sort(encode(raw(random))))
     with pytest.raises(DataError, match="100% of the users have their interactions sorted by item id"):
         check_order(sort(encode(raw(ordered))))

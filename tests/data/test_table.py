@@ -36,7 +36,7 @@ def test_bad_rows_are_reported_with_their_line(folder: Folder) -> None:
 
 
 def test_damaged_csv_is_read_row_by_row(folder: Folder) -> None:
-    good = "u1,i1,1\nü2,\"i,2\",2\nu1,i3,4\n"
+    good = 'u1,i1,1\nü2,"i,2",2\nu1,i3,4\n'
     source = folder(interactions_csv=(HEADER + good).encode() + b"u1,i4,5,6\nu\xe9,i1,3\nu1,i5,6\n")
     dataset, rejects = rejected(source)
     assert [(row["row"], row["reason"]) for row in rejects.rows] == [(5, "too many fields"), (6, "not UTF-8")]
