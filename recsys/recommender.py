@@ -17,6 +17,7 @@ from recsys.baselines.base import TopItems
 from recsys.data.dataset import Dataset
 from recsys.data.histories import has_repeats, queries, training_histories
 from recsys.decoding.beam import all_but, decode_all
+from recsys.decoding.check import check_backbone
 from recsys.decoding.trie import Trie
 from recsys.errors import DataError
 from recsys.instructions.config import InstructConfig
@@ -35,11 +36,16 @@ def excludes_seen(policy: Literal["auto", "always", "never"], interactions: Inte
 
 
 class GenerativeRanker:
-    """Ranks the catalogue by what the language model would write next; satisfies the `Baseline` protocol."""
+    """Ranks the catalogue by what the language model would write next; satisfies the `Baseline` protocol.
+
+    Raises:
+        ModelError: the backbone cannot be decoded as a tree.
+    """
 
     def __init__(
         self, language_model: LanguageModel, semantic_ids: SemanticIds, *, beams: int = 50, batch_size: int = 128
     ) -> None:
+        check_backbone(language_model.model)
         self._language_model = language_model
         self._renderer = language_model.renderer(semantic_ids)
         self._num_items = len(semantic_ids)

@@ -23,10 +23,10 @@ class TrainingConfig(Config):
     """One training of the language model, in full or of an adapter."""
 
     epochs: int = Field(10, ge=0)
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps before the peak learning rate")
-    batch_tokens: int = Field(4096, ge=64, description="tokens of one step, padding included")
+    batch_tokens: int = Field(2048, ge=64, description="tokens of one step, padding included")
     clip: float = Field(1.0, gt=0, description="gradient norm")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
 
