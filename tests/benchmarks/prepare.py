@@ -34,11 +34,11 @@ def write_data(folder: Path, rows: int, suffix: str) -> None:
         "item_id": items,
         "timestamp": rng.integers(1_000_000_000, 1_500_000_000, rows),
     }
-    ids = [
-        (pl.lit(start) + pl.col(name).cast(pl.String).str.zfill(9))
-        for name, start in (("user_id", "A3U"), ("item_id", "B"))
-    ]
-    frame = pl.DataFrame(columns).lazy().with_columns(ids[0].alias("user_id"), ids[1].alias("item_id"))
+    frame = pl.DataFrame(columns).lazy()
+    frame = frame.with_columns(
+        user_id="A3U" + pl.col("user_id").cast(pl.String).str.zfill(9),
+        item_id="B" + pl.col("item_id").cast(pl.String).str.zfill(9),
+    )
     path = folder / f"interactions{suffix}"
     if suffix == ".csv":
         frame.sink_csv(path)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recsys.data.histories import has_repeats, queries, training_histories
 from recsys.data.splits import by_time, leave_one_out
 from recsys.errors import DataError
-from recsys.tables import TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
+from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
 
 ITEMS = "abcdefgh"
 CATALOG = Catalog(pl.DataFrame({"item_id": list(ITEMS)}))
@@ -17,7 +17,7 @@ CATALOG = Catalog(pl.DataFrame({"item_id": list(ITEMS)}))
 
 def interactions(users: str, items: str, splits: list[int]) -> Interactions:
     columns = {"user_id": list(users), "item_id": list(items), "timestamp": range(len(users)), "split": splits}
-    return Interactions(pl.DataFrame(columns, schema_overrides={"timestamp": pl.Int64, "split": pl.Int8}))
+    return Interactions(pl.DataFrame(columns, schema=INTERACTION_SCHEMA))
 
 
 def codes(text: str) -> list[int]:
@@ -54,7 +54,7 @@ def test_histories_and_queries() -> None:
     assert test.targets.tolist() == codes("de")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(data=st.data(), history=st.integers(1, 4))
 def test_queries_are_those_of_the_naive_rule(data: st.DataObject, history: int) -> None:
     lengths = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))

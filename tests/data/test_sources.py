@@ -1,4 +1,4 @@
-"""Every raw format is recognised, read, and its bad rows named; fetched from a local server where it must be fetched."""
+"""Every raw format is recognised, read, and its bad rows named; fetched from a local server."""
 
 import io
 import zipfile
