@@ -90,6 +90,11 @@ def rank_batches(
         if exclude_seen:
             scores[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf
         parts.append(top_items(scores, k))
+    return join(parts, k)
+
+
+def join(parts: list[TopItems], k: int) -> TopItems:
+    """The rows of several parts, each of width `k`, one below the other."""
     if not parts:
         return TopItems(np.zeros((0, k), np.int64), np.zeros((0, k), np.float32))
     return TopItems(np.concatenate([p.items for p in parts]), np.concatenate([p.scores for p in parts]))

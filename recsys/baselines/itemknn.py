@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from recsys.baselines.base import SCORES_A_BATCH, TopItems, check_histories, rank_batches, top_items
+from recsys.baselines.base import SCORES_A_BATCH, TopItems, check_histories, join, rank_batches, top_items
 from recsys.tables import FloatArray, Histories, IntArray
 from recsys.tracking import NullTracker, Tracker
 
@@ -77,9 +77,8 @@ def fit_item_knn(
         common[np.arange(len(common)), np.arange(start, start + len(common))] = 0
         similarity = common / (np.outer(sizes[start : start + len(common)], sizes) + shrinkage).clip(1e-12)
         nearest = top_items(np.where(common > 0, similarity, -np.inf).astype(np.float32), neighbours)
-        parts.append(_rows(nearest, num_items))
-    similarity = sparse.vstack(parts, format="csr") if parts else sparse.csr_array((0, 0), dtype=np.float32)
-    return ItemKnn(similarity, recency, _fallback(counts))
+        parts.append(nearest)
+    return ItemKnn(_rows(join(parts, neighbours), num_items), recency, _fallback(counts))
 
 
 def _met(histories: Histories, num_items: int) -> sparse.csr_array:

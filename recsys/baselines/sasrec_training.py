@@ -1,4 +1,4 @@
-"""Training of SASRec: full-softmax cross-entropy at every position, resumable at any step.
+"""Training of SASRec: full-softmax cross-entropy at every position, resumed from the last whole epoch.
 
 Takes histories and gives a `Sasrec`; writes checkpoints into `work` where one is given.
 """
@@ -187,7 +187,8 @@ def _train_epoch(state: _State, windows: list[IntArray], config: SasrecConfig, s
         state.step += 1
         with seeded(seed, state.step):
             hidden = state.model(batch.items.to(device))[batch.places.to(device)]
-            loss = SoftmaxLoss.apply(hidden, state.model.items.weight, batch.targets.to(device))
+            targets = batch.targets.to(device)
+            loss = SoftmaxLoss.apply(hidden, state.model.items.weight, targets)  # type: ignore[no-untyped-call]
         state.optimizer.zero_grad()
         loss.backward()
         state.optimizer.step()
