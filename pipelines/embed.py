@@ -5,11 +5,10 @@ Reads 01_dataset; writes `text.parquet`, and `collaborative.parquet` and `sasrec
 
 from __future__ import annotations
 
-from recsys.data.dataset import Dataset
-
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
 from recsys.baselines.sasrec_training import fit_sasrec
+from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.embeddings.text import text_vectors
 from recsys.recommender import excludes_seen

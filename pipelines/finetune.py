@@ -1,18 +1,15 @@
 """The finetune stage: the language model learns to write semantic ids.
 
-Reads 01_dataset, 03_tokens and 04_instructions; writes the model (see `recsys.llm.storage`) and `validation.json`, the
-validation NDCG@10 before and after full training and LoRA.
+Reads 01_dataset, 03_tokens and 04_instructions; writes the model (see `recsys.llm.storage`).
 """
 
 from __future__ import annotations
 
-import json
-
-from recsys.data.dataset import Dataset
-
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
+from recsys.data.dataset import Dataset
 from recsys.data.histories import queries
+from recsys.embeddings.text import item_texts
 from recsys.instructions.examples import load_examples
 from recsys.llm.finetuning import FinetuneData, finetune
 from recsys.recommender import Validator, excludes_seen
@@ -26,7 +23,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     tokens = run.read("tokenize")
     data = FinetuneData(
         examples=load_examples(run.read("instruct") / "instructions.parquet", dataset.catalog),
-        texts=dataset.catalog.texts(),
+        texts=item_texts(dataset.catalog),
         semantic_ids=SemanticIds.load(tokens / "semantic_ids.parquet"),
         codebooks=RqVaeTokenizer.load(tokens).codebooks,
         instruct=config.instruct,
@@ -47,5 +44,4 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         work=run.work,
         tracker=tracker,
     )
-    (run.out / "validation.json").write_text(json.dumps(done._asdict(), indent=2) + "\n", encoding="utf-8")
     run.note(**{f"ndcg@10_{name}": score for name, score in done._asdict().items() if score is not None})

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from recsys.data.dataset import Dataset
-
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
+from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
 from recsys.instructions.examples import save_examples
 from recsys.instructions.tasks import TaskSource, make_examples

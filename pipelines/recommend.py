@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 
 import polars as pl
-from recsys.data.dataset import Dataset
 
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
@@ -18,6 +17,7 @@ from recsys.baselines.base import Baseline
 from recsys.baselines.itemknn import fit_item_knn
 from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec import Sasrec
+from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.llm.storage import load_language_model
 from recsys.recommender import GenerativeRanker, excludes_seen

@@ -6,10 +6,9 @@ Reads 01_dataset and 02_embeddings; writes `semantic_ids.parquet`, `tokenizer.sa
 
 from __future__ import annotations
 
-from recsys.data.dataset import Dataset
-
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun, write_json
+from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
 from recsys.tables import ItemVectors
 from recsys.tokenization.inputs import combine

@@ -19,6 +19,7 @@ from recsys.data.histories import has_repeats, queries, training_histories
 from recsys.decoding.beam import all_but, decode_all
 from recsys.decoding.check import check_backbone
 from recsys.decoding.trie import Trie
+from recsys.embeddings.text import item_texts
 from recsys.errors import DataError
 from recsys.instructions.config import InstructConfig
 from recsys.instructions.tasks import TaskSource, make_examples
@@ -151,7 +152,7 @@ class Recommender:
         )
         data = FinetuneData(
             examples=make_examples(TaskSource(dataset.catalog, training), instruct),
-            texts=dataset.catalog.texts(),
+            texts=item_texts(dataset.catalog),
             semantic_ids=semantic_ids,
             codebooks=codebooks,
             instruct=instruct,

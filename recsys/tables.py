@@ -118,12 +118,6 @@ class Catalog:
             return self.item_ids
         return [t or i for t, i in zip(self.frame["title"].to_list(), self.item_ids, strict=True)]
 
-    def texts(self) -> list[str]:
-        """All texts of each item in one line, title first, "" where it has none."""
-        columns = sorted(self.text_columns, key=lambda c: c != "title")
-        rows = self.frame.select(columns).iter_rows() if columns else iter([()] * len(self))
-        return [". ".join(text for text in row if text) for row in rows]
-
     @classmethod
     def load(cls, path: Path) -> Self:
         return cls(pl.read_parquet(path))

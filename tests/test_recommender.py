@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from recsys.data.dataset import Dataset
+from recsys.embeddings.text import item_texts
 from recsys.errors import DataError, ModelError
 from recsys.llm.backbone import train_text_tokenizer
 from recsys.llm.config import FinetuneConfig, LoraConfig, ScratchConfig, TrainingConfig
@@ -104,7 +105,7 @@ def test_unknown_ids_and_impossible_k_are_refused(recommender: Recommender) -> N
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_pretrained_checkpoint_takes_the_same_road(tied: bool, tmp_path: Path) -> None:
     dataset = cycle()
-    tokenizer = train_text_tokenizer(dataset.catalog.texts(), 300)
+    tokenizer = train_text_tokenizer(item_texts(dataset.catalog), 300)
     llama(len(tokenizer), tied=tied).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     config = FinetuneConfig(

@@ -35,7 +35,6 @@ def test_a_catalogue_has_one_row_an_item_and_a_line_for_each() -> None:
     with pytest.raises(DataError, match="repeated"):
         Catalog(pl.DataFrame({"item_id": ["a", "a"]}))
     assert CATALOG.titles() == ["A", "b"]
-    assert CATALOG.texts() == ["A", "B"]
     with pytest.raises(DataError, match="2 item ids are not in the catalogue, the first is 'x'"):
         CATALOG.indices(["a", "x", "y"])
 

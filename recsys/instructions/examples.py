@@ -15,7 +15,12 @@ import polars as pl
 
 from recsys.tables import Catalog
 
-_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {"task": pl.String, "history": pl.List(pl.String), "item": pl.String, "text": pl.String}
+_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "task": pl.String,
+    "history": pl.List(pl.String),
+    "item": pl.String,
+    "text": pl.String,
+}
 
 
 @dataclass(frozen=True)
