@@ -71,7 +71,8 @@ def load_language_model(folder: Path) -> LanguageModel:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error
-    return LanguageModel(merge(adapted).eval(), tokenizer, layout, config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return LanguageModel(merge(adapted).eval().to(device), tokenizer, layout, config)
 
 
 def _backbone(folder: Path, config: FinetuneConfig, layout: TokenLayout) -> Any:
