@@ -27,13 +27,17 @@ from recsys.tracking import Tracker
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     dataset = Dataset.load(run.read("prepare"))
-    histories = queries(dataset.interactions, dataset.catalog, split=TEST, history=config.prepare.history).histories
+    # Whole histories: systems look at their newest items, and none of them may come back.
+    everything = len(dataset.interactions)
+    histories = queries(dataset.interactions, dataset.catalog, split=TEST, history=everything).histories
     exclude = excludes_seen(config.recommend.exclude_seen, dataset.interactions)
     frames: list[pl.DataFrame] = []
     timings: dict[str, dict[str, float]] = {}
     for name, system in _systems(config, run, dataset):
         started = time.perf_counter()
-        found = system.rank(histories, k=config.recommend.k, exclude_seen=exclude, tracker=tracker)
+        found = system.rank(
+            histories, k=config.recommend.k, exclude_seen=exclude, window=config.prepare.history, tracker=tracker
+        )
         seconds = time.perf_counter() - started
         timings[name] = {"seconds": seconds, "ms_per_user": 1000 * seconds / max(len(histories), 1)}
         rankings = Rankings.from_arrays(

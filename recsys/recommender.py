@@ -53,12 +53,20 @@ class GenerativeRanker:
         self._trie = Trie.build(semantic_ids.codes, semantic_ids.num_codes)
         self._beams, self._batch_size = beams, batch_size
 
-    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
-        """The `k` best items of every history by log-probability, from a beam of at least `k`."""
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        exclude_seen: bool,
+        window: int | None = None,
+        tracker: Tracker | None = None,
+    ) -> TopItems:
+        """The `k` best items of every history by log-probability, from a beam of at least `k`. See `Baseline`."""
         seen = [histories[user] for user in range(len(histories))]
         found = decode_all(
             self._language_model.model,
-            [self._renderer.prompt(history) for history in seen],
+            [self._renderer.prompt(history if window is None else history[-window:]) for history in seen],
             trie=self._trie,
             base=self._language_model.layout.base,
             beams=max(self._beams, k),
@@ -170,8 +178,8 @@ class Recommender:
         if k < 1:
             raise DataError(f"k={k} recommendations were asked for; at least 1 is needed")
         items = self._catalog.indices(history)
-        histories = Histories.from_lists([""], [items]).last(self._history)
-        found = self._ranker.rank(histories, k=k, exclude_seen=exclude_seen)
+        histories = Histories.from_lists([""], [items])
+        found = self._ranker.rank(histories, k=k, exclude_seen=exclude_seen, window=self._history)
         return [
             Recommendation(self._catalog.item_ids[item], self._titles[item], float(score))
             for item, score in zip(found.items[0], found.scores[0], strict=True)

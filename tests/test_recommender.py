@@ -13,6 +13,7 @@ from recsys.embeddings.text import item_texts
 from recsys.errors import DataError, ModelError
 from recsys.llm.backbone import train_text_tokenizer
 from recsys.llm.config import FinetuneConfig, LoraConfig, ScratchConfig, TrainingConfig
+from recsys.llm.storage import load_language_model
 from recsys.recommender import Recommender, excludes_seen
 from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Interactions, SemanticIds
 from tests.llm.fakes import llama
@@ -93,6 +94,14 @@ def test_what_is_loaded_recommends_what_was_trained(recommender: Recommender, fo
 
 def test_an_empty_history_is_answered(recommender: Recommender) -> None:
     assert len(recommender.recommend([], k=4)) == 4
+
+
+def test_what_lies_beyond_the_window_is_not_looked_at_and_stays_out(recommender: Recommender, folder: Path) -> None:
+    dataset = cycle()
+    short = Recommender(dataset.catalog, ids(dataset), load_language_model(folder), history=2)
+    found = short.recommend(["item 9", "item 1", "item 2"], k=50)
+    recent = recommender.recommend(["item 1", "item 2"], k=50)
+    assert [r.item_id for r in found] == [r.item_id for r in recent if r.item_id != "item 9"]
 
 
 def test_unknown_ids_and_impossible_k_are_refused(recommender: Recommender) -> None:

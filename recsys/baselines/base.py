@@ -27,8 +27,20 @@ class TopItems(NamedTuple):
 class Baseline(Protocol):
     """A fitted model that ranks items for histories."""
 
-    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
-        """The `k` best items of every history, best first, without the history's own where `exclude_seen`."""
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        exclude_seen: bool,
+        window: int | None = None,
+        tracker: Tracker | None = None,
+    ) -> TopItems:
+        """The `k` best items of every history, best first.
+
+        The newest `window` items of a history are looked at, all of them by default; where `exclude_seen`, none of the
+        whole history is returned.
+        """
 
 
 def check_histories(histories: Histories, num_items: int) -> None:
@@ -73,6 +85,7 @@ def rank_batches(
     num_items: int,
     k: int,
     exclude_seen: bool,
+    window: int | None,
     tracker: Tracker | None,
 ) -> TopItems:
     """Rank every history by `score`, which gives a writable [B, num_items] for a batch of histories.
@@ -86,7 +99,7 @@ def rank_batches(
     parts = []
     for start in (tracker or NullTracker()).track(starts, "ranking", len(starts)):
         batch = histories.take(np.arange(start, min(start + size, len(histories))))
-        scores = score(batch)
+        scores = score(batch if window is None else batch.last(window))
         if exclude_seen:
             scores[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf
         parts.append(top_items(scores, k))

@@ -27,7 +27,15 @@ class ItemKnn:
     def __repr__(self) -> str:
         return f"<ItemKnn ({self.similarity.shape[0]} items, {self.similarity.nnz} neighbours)>"
 
-    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        exclude_seen: bool,
+        window: int | None = None,
+        tracker: Tracker | None = None,
+    ) -> TopItems:
         """The `k` items nearest to each history; items near to none of it follow by popularity. See `Baseline`."""
         return rank_batches(
             self._scores,
@@ -35,6 +43,7 @@ class ItemKnn:
             num_items=len(self.fallback),
             k=k,
             exclude_seen=exclude_seen,
+            window=window,
             tracker=tracker,
         )
 

@@ -17,7 +17,15 @@ class Popularity:
 
     counts: FloatArray
 
-    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        exclude_seen: bool,
+        window: int | None = None,
+        tracker: Tracker | None = None,
+    ) -> TopItems:
         """The `k` most frequent items for every history; see `Baseline`."""
         return rank_batches(
             lambda batch: np.tile(self.counts, (len(batch), 1)),
@@ -25,6 +33,7 @@ class Popularity:
             num_items=len(self.counts),
             k=k,
             exclude_seen=exclude_seen,
+            window=window,
             tracker=tracker,
         )
 

@@ -102,7 +102,15 @@ class Sasrec:
         """Float32 [N, D] in item order, after the last epoch: nothing that validation chooses reaches them."""
         return self.vectors
 
-    def rank(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        exclude_seen: bool,
+        window: int | None = None,
+        tracker: Tracker | None = None,
+    ) -> TopItems:
         """The `k` best items after each history; an empty history gets the most popular. See `Baseline`."""
         return rank_batches(
             self._scores,
@@ -110,6 +118,7 @@ class Sasrec:
             num_items=len(self.counts),
             k=k,
             exclude_seen=exclude_seen,
+            window=window,
             tracker=tracker,
         )
 

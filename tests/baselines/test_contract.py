@@ -52,6 +52,13 @@ def test_seen_items_are_excluded_only_on_request(fit: Fit) -> None:
         assert set(everything.items[user]) == set(range(6))
 
 
+def test_items_beyond_the_window_are_not_looked_at_and_stay_out(fit: Fit) -> None:
+    model = fit(TRAIN, 6)
+    found = model.rank(histories_of([5, 0, 1]), k=6, exclude_seen=True, window=2).items[0]
+    recent = model.rank(histories_of([0, 1]), k=6, exclude_seen=True).items[0]
+    assert [i for i in found if i >= 0] == [i for i in recent if i not in (5, -1)]
+
+
 def test_k_above_the_catalogue_leaves_empty_places(fit: Fit) -> None:
     top = fit(TRAIN, 6).rank(histories_of([0, 1]), k=9, exclude_seen=True)
     assert set(top.items[0, :4]) == {2, 3, 4, 5}
