@@ -46,7 +46,7 @@ def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
         "users": int(np.count_nonzero(np.bincount(coded.users))),
         "items": int(np.count_nonzero(np.bincount(coded.items))),
         "interactions": len(coded.users),
-        "repeated_pairs": len(pairs) - len(np.unique(pairs)),
+        "repeated_pairs": len(pairs) - pl.Series(pairs).n_unique(),
         "time_unit": unit,
         "first_time": int(coded.times.min()),
         "last_time": int(coded.times.max()),

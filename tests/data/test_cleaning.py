@@ -15,7 +15,8 @@ from recsys.data.raw import RAW_SCHEMA
 from recsys.errors import DataError
 
 Row = tuple[str, str, int]
-ROWS = st.lists(st.tuples(st.sampled_from("uvwx"), st.sampled_from("abcd"), st.integers(0, 3)), min_size=1, max_size=40)
+TIMES = st.sampled_from([0, 1, 2, 2**62, -(2**62)])
+ROWS = st.lists(st.tuples(st.sampled_from("uvwx"), st.sampled_from("abcd"), TIMES), min_size=1, max_size=40)
 
 
 def raw(rows: list[Row]) -> pl.DataFrame:
