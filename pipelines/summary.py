@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
 from typing import Any
 
 import polars as pl
@@ -37,18 +39,25 @@ def show(directory: RunDirectory, console: Console) -> None:
     history = frame.filter((pl.col("user_id") == user) & (pl.col("split") < TEST))["item_id"].to_list()[-HISTORY:]
     titles = dict(zip(catalog.item_ids, catalog.titles(), strict=True))
     console.print()
-    for number, item_id in enumerate(history):
-        console.print(f"{'' if number else f'user {user}, lately':<24}{titles[item_id]}", markup=False, highlight=False)
+    console.print(f"user {user}, lately:", markup=False, highlight=False)
+    for item_id in history:
+        console.print(Text(f"    {titles[item_id]}"), no_wrap=True, overflow="ellipsis")
+    console.print()
     console.print(_recommendations(rankings, titles, user=user, source=source))
     run = shlex.quote(str(directory.path))
     ids = shlex.quote(",".join(history))
     console.print(f"\nreport: {report / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"try:    recsys recommend --run {run} --history {ids} -k {SHOWN}",
+        f"try:    {_program()} recommend --run {run} --history {ids} -k {SHOWN}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _program() -> str:
+    """What to type for this program: its name where the shell finds it, the path it was started by where not."""
+    return "recsys" if shutil.which("recsys") else shlex.quote(sys.argv[0])
 
 
 def _systems(metrics: dict[str, Any]) -> Table:
