@@ -39,7 +39,7 @@ def test_the_table_of_stages_is_the_flow(text: str) -> None:
 
 def test_every_recipe_and_every_folder_of_the_library_is_named(text: str, root: Path) -> None:
     assert all(f"`{name}`" in text for name in recipes())
-    tree = blocks(text, "")[0] if blocks(text, "") else text
+    (tree,) = re.findall(r"```\n(recsys/.*?)```", text, flags=re.DOTALL)
     names = {p.name for p in (root / "recsys").iterdir() if p.name[0].isalpha() and p.name != "__init__.py"}
     assert [name for name in sorted(names) if name not in tree] == []
 

@@ -118,7 +118,8 @@ def test_a_pretrained_checkpoint_takes_the_same_road(tied: bool, tmp_path: Path)
     llama(len(tokenizer), tied=tied).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     config = FinetuneConfig(
-        pretrained=str(tmp_path / "base"), lora=LoraConfig(epochs=25, lr=2e-2, batch_tokens=256, validate_every=5)
+        pretrained=str(tmp_path / "base"),
+        lora=LoraConfig(epochs=60, lr=1e-2, batch_tokens=256, validate_every=10, dropout=0),
     )
     made = Recommender.fit(dataset, ids(dataset), CODEBOOKS, folder=tmp_path / "tuned", config=config)
     assert not (tmp_path / "tuned" / "backbone").exists(), "a pretrained model is named, not copied"

@@ -104,8 +104,8 @@ def read_vectors(path: Path, catalog: Catalog) -> ItemVectors:
         raise DataError(f"embed.vectors: {path} does not exist; give a parquet file of item_id and embedding")
     try:
         given = ItemVectors.load(path)
-    except (OSError, ValueError) as error:  # pyarrow's and numpy's words for no parquet, and rows of unequal length
-        raise DataError(f"embed.vectors: {path} is no table of item_id and equally long embeddings") from error
+    except (OSError, ValueError) as error:  # pyarrow's words for what is no parquet
+        raise DataError(f"embed.vectors: {path} is no parquet table of item_id and embedding") from error
     positions = {item_id: row for row, item_id in enumerate(given.item_ids)}
     missing = [item_id for item_id in catalog.item_ids if item_id not in positions]
     if missing:

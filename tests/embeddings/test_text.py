@@ -82,10 +82,10 @@ def test_own_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no vector for 2 of 4 items, the first is '2'"):
         text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
     pq.write_table(pa.table({"item_id": ["1", "2"], "embedding": [[1.0], [1.0, 2.0]]}), path)
-    with pytest.raises(DataError, match="equally long"):
+    with pytest.raises(DataError, match="the same number of values"):
         text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
     path.write_text("not parquet", encoding="utf-8")
-    with pytest.raises(DataError, match="no table"):
+    with pytest.raises(DataError, match="no parquet table"):
         text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
 
 
