@@ -51,6 +51,10 @@ def save_backbone(folder: Path, model: Any) -> None:
 def save_adapter(folder: Path, adapted: Any, language_model: LanguageModel) -> None:
     """Write the peft model's adapter with the code rows, the tokenizer, and where the code tokens are."""
     adapted.save_pretrained(folder / "adapter", save_embedding_layers=False, safe_serialization=True)
+    described = folder / "adapter" / "adapter_config.json"
+    facts = json.loads(described.read_text(encoding="utf-8"))
+    facts["target_modules"] = sorted(facts["target_modules"])  # a set to peft, in another order in every process
+    described.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     language_model.tokenizer.save_pretrained(folder / "tokenizer")
     facts = {"layout": language_model.layout.to_json(), "config": language_model.config.model_dump(mode="json")}
     (folder / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
