@@ -40,7 +40,8 @@ def command(out: Path, *, python: str = sys.executable) -> list[str]:
     return [python, "-c", code, "run", "--config", "demo", "--no-tracking", "--out", str(out), *settings]
 
 
-def start(out: Path, log: Path) -> "subprocess.Popen[bytes]":
+def start(out: Path, log: Path, *options: str) -> "subprocess.Popen[bytes]":
     """Start a short run on one thread, its words going to a file."""
     with log.open("ab") as words:
-        return subprocess.Popen(command(out), stdout=words, stderr=words, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        line = [*command(out), *options]
+        return subprocess.Popen(line, stdout=words, stderr=words, env=os.environ | {"OMP_NUM_THREADS": "1"})

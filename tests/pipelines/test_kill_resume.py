@@ -56,14 +56,18 @@ def test_kills_in_every_stage_change_nothing(whole: Path, tmp_path: Path) -> Non
     seconds = {record["stage"]: record["seconds"] for record in manifest(whole)["stages"].values()}
     killed = []
     for stage in STAGES:
-        for share in sorted(generator.uniform(0, 0.9, size=2)):
-            process = start(run, log)
+        # A short stage may end before the kill; it is then run again, with the same result.
+        for share in [*sorted(generator.uniform(0, 0.9, size=2)), *[0.0] * 6]:
+            process = start(run, log, "--force", "--from", stage.name, "--to", stage.name)
             if wait_for(run, process, stage.folder, share * seconds[stage.name]):
                 process.send_signal(signal.SIGKILL)
                 killed.append(stage.name)
             process.wait()
+            if killed.count(stage.name) >= 2 or (share == 0 and stage.name in killed):
+                break
+        assert stage.name in killed, "every stage meets a kill"
+        assert start(run, log, "--to", stage.name).wait() == 0, log.read_text()
     finish(run, log)
-    assert {stage.name for stage in STAGES} <= set(killed), "every stage met a kill"
     assert artifacts(run) == artifacts(whole)
 
 
