@@ -30,8 +30,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def recsys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command line in this process; gives exit code, stdout and stderr."""
+    """Runs a command line in this process, as the shell's `.venv/bin/recsys`; gives exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", [".venv/bin/recsys"])
 
     def command(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
