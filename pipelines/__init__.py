@@ -9,9 +9,10 @@ from typing import NamedTuple
 class Stage(NamedTuple):
     """One step of the flow.
 
-    `version` is raised by hand when the code gives other results. `settings` are the dotted configuration keys
-    (whole sections or single fields, besides `seed`) that the stage looks at; `sources` are those among them that may
-    name a file or folder, whose contents then count instead of the name.
+    `reads` names earlier stages, or parts of what they wrote ("stage/part": a folder inside theirs). `version` is raised
+    by hand when the code gives other results. `settings` are the dotted configuration keys (whole sections or single
+    fields, besides `seed`) that the stage looks at; `sources` are those among them that may name a file or folder, whose
+    contents then count instead of the name.
     """
 
     name: str
@@ -61,7 +62,7 @@ STAGES = (
     Stage(
         "finetune",
         "05_language_model",
-        ("prepare", "tokenize", "instruct"),
+        ("prepare", "tokenize/discrete", "instruct"),
         1,
         ("finetune", "instruct", "prepare.history", "recommend.exclude_seen"),
         "Train the language model and its LoRA adapter on the examples.",
@@ -70,7 +71,7 @@ STAGES = (
     Stage(
         "recommend",
         "08_recommendations",
-        ("prepare", "embed", "tokenize", "finetune"),
+        ("prepare", "embed", "tokenize/discrete", "finetune"),
         1,
         ("recommend", "prepare.history", "embed.collaborative"),
         "Rank items for every user, with the baselines and the language model.",

@@ -71,7 +71,7 @@ def recommend(path: Path, history: list[str], *, k: int) -> None:
 
     directory = RunDirectory(path, FOLDERS)
     config = _stored_config(directory)
-    folders = [directory.verified(name) for name in ("prepare", "tokenize", "finetune")]
+    folders = [directory.verified(name) for name in ("prepare", "tokenize/discrete", "finetune")]
     recommender = Recommender.load(*folders, history=config.prepare.history)
     exclude_seen = excludes_seen(config.recommend.exclude_seen, Dataset.load(folders[0]).interactions)
     table = Table("rank", "item_id", "title", "score", box=None, header_style="bold")
@@ -108,7 +108,7 @@ def _tracker(config: RunConfig, directory: RunDirectory, wanted: bool) -> Iterat
     finally:
         data = directory.record("prepare")
         if data is not None:
-            tracker.tag(data_fingerprint=data.fingerprint)
+            tracker.tag(data_fingerprint=data.fingerprint())
         if outcome == "FINISHED":
             for name in ("metrics.json", "report.html"):
                 if (directory.folder("evaluate") / name).exists():

@@ -28,8 +28,8 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     interactions = Interactions.load(folders["prepare"] / "interactions.parquet")
     catalog = Catalog.load(folders["prepare"] / "items.parquet")
     rankings = Rankings.load(folders["recommend"] / "rankings.parquet")
-    ids = SemanticIds.load(folders["tokenize"] / "semantic_ids.parquet")
-    quality = _json(folders["tokenize"] / "token_quality.json")
+    ids = SemanticIds.load(folders["tokenize"] / "discrete" / "semantic_ids.parquet")
+    quality = _json(folders["tokenize"] / "discrete" / "token_quality.json")
     # Whole histories, whatever part of them the systems saw: slices and lift are about the users.
     asked = queries(interactions, catalog, split=TEST, history=len(interactions))
     training = training_histories(interactions, catalog)

@@ -20,7 +20,7 @@ from recsys.tracking import Tracker
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     dataset = Dataset.load(run.read("prepare"))
-    tokens = run.read("tokenize")
+    tokens = run.read("tokenize/discrete")
     data = FinetuneData(
         examples=load_examples(run.read("instruct") / "instructions.parquet", dataset.catalog),
         texts=item_texts(dataset.catalog),

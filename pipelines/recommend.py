@@ -62,7 +62,7 @@ def _systems(config: RunConfig, run: StageRun, dataset: Dataset) -> Iterator[tup
         "generative",
         GenerativeRanker(
             load_language_model(run.read("finetune")),
-            SemanticIds.load(run.read("tokenize") / "semantic_ids.parquet"),
+            SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet"),
             beams=config.recommend.beams,
             batch_size=config.recommend.batch_size,
         ),

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from pipelines import Stage
 from pipelines.config import RunConfig, flatten
-from recsys.artifacts import RunDirectory, StageKey, StageRun, fingerprint
+from recsys.artifacts import RunDirectory, StageKey, StageRun, fingerprint, stage_and_part
 from recsys.errors import ArtifactError
 from recsys.tracking import Tracker
 
@@ -55,8 +55,9 @@ def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> Stage
             inputs[key] = fingerprint(path)
             del chosen[key]
     for name in stage.reads:
-        record = directory.record(name)
-        inputs[name] = record.fingerprint if record else "missing"
+        earlier, part = stage_and_part(name)
+        record = directory.record(earlier)
+        inputs[name] = record.fingerprint(part) if record else "missing"
     return StageKey(settings=chosen, code=stage.version, inputs=inputs)
 
 
@@ -72,7 +73,8 @@ def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) 
         if damage:
             found[stage.name] = StageStatus(stage, "damaged", damage, record.seconds)
             continue
-        late = [name for name in stage.reads if name in found and found[name].state != "current"]
+        read = [stage_and_part(name)[0] for name in stage.reads]
+        late = [name for name in read if name in found and found[name].state != "current"]
         reason = f"reads {late[0]}, which is {found[late[0]].state}" if late else ""
         reason = reason or _difference(record.key, stage_key(stage, config, directory))
         found[stage.name] = StageStatus(stage, "stale" if reason else "current", reason, record.seconds)
@@ -178,8 +180,9 @@ def _require_inputs(
     stage: Stage, config: RunConfig, directory: RunDirectory, stages: Sequence[Stage], selected: Sequence[str]
 ) -> None:
     """Refuse to build on folders that this command does not bring up to date itself."""
+    read = {stage_and_part(name)[0] for name in stage.reads}
     for entry in status(config, directory, stages):
-        if entry.stage.name in stage.reads and entry.stage.name not in selected and entry.state != "current":
+        if entry.stage.name in read and entry.stage.name not in selected and entry.state != "current":
             raise ArtifactError(
                 f"{stage.name} reads {entry.stage.name}, which is {entry.state} ({entry.reason}); "
                 f"run it first, or all stages with `recsys run`"

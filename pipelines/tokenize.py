@@ -1,7 +1,7 @@
 """The tokenize stage: item vectors become unique semantic ids.
 
-Reads 01_dataset and 02_embeddings; writes `semantic_ids.parquet`, `tokenizer.safetensors`, `tokenizer.json` and
-`token_quality.json`.
+Reads 01_dataset and 02_embeddings; writes `discrete/`: `semantic_ids.parquet`, `tokenizer.safetensors`,
+`tokenizer.json` and `token_quality.json`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         categories=item_categories(dataset.catalog),
         histories=training_histories(dataset.interactions, dataset.catalog),
     )
-    ids.save(run.out / "semantic_ids.parquet")
-    tokenizer.save(run.out)
-    write_json(run.out / "token_quality.json", quality.to_dict())
+    out = run.out / "discrete"
+    out.mkdir()
+    ids.save(out / "semantic_ids.parquet")
+    tokenizer.save(out)
+    write_json(out / "token_quality.json", quality.to_dict())
     run.note(
         items=len(ids),
         collision_rate_before_assignment=round(quality.collision_rate, 4),

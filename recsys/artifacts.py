@@ -35,6 +35,7 @@ __all__ = [
     "file_sha256",
     "fingerprint",
     "package_versions",
+    "stage_and_part",
     "write_json",
     "write_text",
 ]
@@ -75,10 +76,15 @@ class StageRecord(Config):
     versions: dict[str, str]
     notes: dict[str, Any]
 
-    @property
-    def fingerprint(self) -> str:
+    def part(self, part: str) -> dict[str, FileRecord]:
+        """The files of a part, which is a folder inside the stage's; all of them where `part` is empty."""
+        return {
+            name: entry for name, entry in sorted(self.files.items()) if name.startswith(f"{part}/" if part else "")
+        }
+
+    def fingerprint(self, part: str = "") -> str:
         """Of the contents alone: the same files give the same fingerprint wherever and whenever they were made."""
-        return text_sha256(json.dumps({name: entry.sha256 for name, entry in sorted(self.files.items())}))
+        return text_sha256(json.dumps({name: entry.sha256 for name, entry in self.part(part).items()}))
 
 
 @dataclass(frozen=True)
@@ -96,14 +102,14 @@ class StageRun:
     reads: tuple[str, ...]
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def read(self, stage: str) -> Path:
-        """The folder of an earlier stage, every file of it verified.
+    def read(self, name: str) -> Path:
+        """The folder of an earlier stage, or of a part of it ("stage/part"), every file of it verified.
 
         Raises:
             ArtifactError: it is missing, or a file in it is not what was written.
         """
-        assert stage in self.reads, f"{self.stage} does not declare that it reads {stage}"
-        return self.directory.verified(stage)
+        assert name in self.reads, f"{self.stage} does not declare that it reads {name}"
+        return self.directory.verified(name)
 
     def record(self, stage: str) -> StageRecord:
         """The record of a finished stage (seconds, notes, versions)."""
@@ -180,17 +186,26 @@ class RunDirectory:
                 return f"{path} has {path.stat().st_size} bytes, {entry.size} were written"
         return None
 
-    def verified(self, stage: str) -> Path:
-        """The folder of a finished stage after comparing every file's sha256; a file is hashed once a process."""
-        record = self.existing_record(stage)
+    def verified(self, name: str) -> Path:
+        """The folder of a finished stage, or of a part of it ("stage/part"), after comparing every file's sha256.
+
+        A file is hashed once a process.
+
+        Raises:
+            ArtifactError: the stage or the part is missing, or a file in it is not what was written.
+        """
+        stage, part = stage_and_part(name)
+        files = self.existing_record(stage).part(part)
+        if part and not files:
+            raise ArtifactError(f"{self.folder(stage) / part} is missing; the run's configuration leaves it out")
         wrong = self.damage(stage)
-        for name, entry in record.files.items() if wrong is None else ():
-            if file_sha256(self.folder(stage) / name) != entry.sha256:
-                wrong = f"{self.folder(stage) / name} is corrupted: its sha256 is not the one written"
+        for file, entry in files.items() if wrong is None else ():
+            if file_sha256(self.folder(stage) / file) != entry.sha256:
+                wrong = f"{self.folder(stage) / file} is corrupted: its sha256 is not the one written"
                 break
         if wrong is not None:
             raise ArtifactError(f"{wrong}; delete {self.folder(stage)} to have the stage run again")
-        return self.folder(stage)
+        return self.folder(stage) / part
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -261,6 +276,12 @@ class RunDirectory:
     def _write_manifest(self) -> None:
         stages = {self.folders[stage]: record.model_dump(mode="json") for stage, record in self._records().items()}
         write_json(self.path / MANIFEST, {"format": FORMAT, "stages": stages})
+
+
+def stage_and_part(name: str) -> tuple[str, str]:
+    """What a stage reads, "stage" or "stage/part", taken apart; the part is empty where the whole folder is meant."""
+    stage, _, part = name.partition("/")
+    return stage, part
 
 
 @cache

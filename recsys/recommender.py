@@ -123,7 +123,7 @@ class Recommender:
 
     @classmethod
     def load(cls, dataset: Path, tokens: Path, language_model: Path, *, history: int = 20) -> Self:
-        """From the folders of a run: 01_dataset, 03_tokens and 05_language_model."""
+        """From the folders of a run: 01_dataset, 03_tokens/discrete and 05_language_model."""
         return cls(
             Dataset.load(dataset).catalog,
             SemanticIds.load(tokens / "semantic_ids.parquet"),

@@ -32,6 +32,24 @@ def test_a_finished_stage_is_published_with_its_record_and_the_manifest(director
     assert directory.verified("make").joinpath("sub", "file.txt").read_text() == "content"
 
 
+def test_a_part_of_a_stage_is_known_by_its_own_files(directory: RunDirectory, key: Key) -> None:
+    def write(other: str) -> str:
+        with directory.lock(), directory.stage("make", key(a=other), ()) as run:
+            for folder, text in (("sub", "same"), ("other", other)):
+                (run.out / folder).mkdir()
+                (run.out / folder / "file.txt").write_text(text)
+        return directory.existing_record("make").fingerprint("sub")
+
+    assert write("first") == write("second")
+    assert directory.existing_record("make").fingerprint("other") != directory.existing_record("make").fingerprint()
+    (directory.folder("make") / "other" / "file.txt").write_text("broken")
+    assert (directory.verified("make/sub") / "file.txt").read_text() == "same"
+    with pytest.raises(ArtifactError, match=r"other/file\.txt is corrupted"):
+        directory.verified("make/other")
+    with pytest.raises(ArtifactError, match="none is missing; the run's configuration leaves it out"):
+        directory.verified("make/none")
+
+
 def test_an_error_inside_a_stage_leaves_the_earlier_folder(directory: RunDirectory, key: Key) -> None:
     make(directory, key(a=1), "first")
 
@@ -155,4 +173,4 @@ def test_the_same_files_have_the_same_fingerprint_in_another_run(tmp_path: Path,
     runs = [RunDirectory(tmp_path / name, {"make": "01_make"}) for name in ("one", "two")]
     for run in runs:
         make(run, key(a=run.path.name))
-    assert runs[0].existing_record("make").fingerprint == runs[1].existing_record("make").fingerprint
+    assert runs[0].existing_record("make").fingerprint() == runs[1].existing_record("make").fingerprint()

@@ -46,7 +46,8 @@ def _write(stage: str, out: Path) -> None:
         pl.DataFrame(rows, schema=INTERACTION_SCHEMA, orient="row").write_parquet(out / "interactions.parquet")
         catalog.frame.write_parquet(out / "items.parquet")
     elif stage == "tokenize":
-        SemanticIds(catalog.item_ids, np.arange(6)[:, None], 6).save(out / "semantic_ids.parquet")
+        (out / "discrete").mkdir()
+        SemanticIds(catalog.item_ids, np.arange(6)[:, None], 6).save(out / "discrete" / "semantic_ids.parquet")
     elif stage == "recommend":
         fakes.rankings().save(out / "rankings.parquet")
     else:

@@ -98,6 +98,25 @@ def test_what_depends_on_a_stale_stage_is_stale_but_runs_only_if_its_input_chang
     assert flow.run() == ["make", "use"]
 
 
+def test_who_reads_a_part_is_stale_only_where_that_part_changed(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_parts(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+        for part, text in (("sub", config.embed.dimensions // 100), ("other", config.embed.dimensions)):
+            (run.out / part).mkdir()
+            (run.out / part / "text").write_text(str(text))
+
+    def use_part(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+        (run.out / "text").write_text((run.read("make/sub") / "text").read_text())
+
+    monkeypatch.setitem(CODE, "make", make_parts)
+    monkeypatch.setitem(CODE, "use", use_part)
+    stages = (MAKE, USE._replace(reads=("make/sub",)))
+    assert flow.run(stages=stages) == ["make", "use"]
+    flow.values = {"embed": {"dimensions": 129}}
+    assert flow.run(stages=stages) == ["make"]
+    flow.values = {"embed": {"dimensions": 200}}
+    assert flow.run(stages=stages) == ["make", "use"]
+
+
 def test_a_setting_of_nobody_changes_nothing(flow: Flow) -> None:
     flow.run()
     flow.values = {"evaluate": {"examples": 3}}
@@ -157,7 +176,7 @@ def test_an_interrupted_stage_resumes_with_the_same_result_and_the_same_log(flow
     assert flow.run() == ["use"]
     for name in ("text", LOG):
         assert (flow.path / "02_use" / name).read_text() == (whole.path / "02_use" / name).read_text()
-    assert flow.directory.existing_record("use").fingerprint == whole.directory.existing_record("use").fingerprint
+    assert flow.directory.existing_record("use").fingerprint() == whole.directory.existing_record("use").fingerprint()
 
 
 def test_the_log_keeps_every_metric_once(tmp_path: Path) -> None:
