@@ -9,10 +9,10 @@ from typing import NamedTuple
 class Stage(NamedTuple):
     """One step of the flow.
 
-    `reads` names earlier stages, or parts of what they wrote ("stage/part": a folder inside theirs). `version` is raised
-    by hand when the code gives other results. `settings` are the dotted configuration keys (whole sections or single
-    fields, besides `seed`) that the stage looks at; `sources` are those among them that may name a file or folder, whose
-    contents then count instead of the name.
+    `reads` names earlier stages, or parts of what they wrote ("stage/part": a folder inside theirs). `version` is
+    raised by hand when the code gives other results. `settings` are the dotted configuration keys (whole sections or
+    single fields, besides `seed`) that the stage looks at; `sources` are those among them that may name a file or
+    folder, whose contents then count instead of the name.
     """
 
     name: str
