@@ -1,0 +1,196 @@
+"""Several rankings of the same users -> one: by reciprocal rank, or by a weighted sum of scores calibrated per user.
+
+Reads `TopItems` in memory; a `Fusion` (method and weights) is plain JSON. Weights come from validation users only. A
+source of weight 0 takes no part at all, so that a weight of 1 for one source gives back its ranking exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations_with_replacement, pairwise, product
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from recsys.baselines.base import TopItems
+from recsys.config import Config
+from recsys.errors import DataError
+from recsys.tables import FloatArray, IntArray
+
+Floats = npt.NDArray[np.float64]
+Method = Literal["reciprocal-rank", "weighted-sum"]
+METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum")
+NOT_LISTED = -1
+CUTOFF = 10  # weights are chosen by validation NDCG at this length
+
+
+class FusionConfig(Config):
+    """How rankings become one. `auto` takes the method that does better on validation users."""
+
+    method: Literal["auto", "reciprocal-rank", "weighted-sum"] = "auto"
+    depth: int = Field(default=100, ge=1, le=1024, description="places of each ranking that take part")
+    constant: float = Field(default=60.0, gt=0, description="of reciprocal rank: 1 / (constant + rank)")
+    grid: int = Field(default=20, ge=1, le=100, description="weights tried are multiples of 1 / grid that sum to 1")
+
+
+class Fusion(NamedTuple):
+    """A method with a weight for each source; `constant` is that of reciprocal rank."""
+
+    method: Method
+    weights: dict[str, float]
+    constant: float = 60.0
+
+    def fuse(self, rankings: Mapping[str, TopItems], k: int) -> TopItems:
+        """The `k` best items of each user, best first, equal scores by item index.
+
+        Args:
+            rankings: by source; rows are the same users in each.
+
+        Raises:
+            DataError: a source with a weight is missing, or the rankings are not of as many users.
+        """
+        used = {source: weight for source, weight in self.weights.items() if weight > 0}
+        missing = [source for source in used if source not in rankings]
+        if missing:
+            raise DataError(f"fusion: no ranking of {', '.join(missing)}; there are {', '.join(rankings) or 'none'}")
+        pool = _pool({source: rankings[source] for source in used}, [self.method], self.constant)
+        return _best(pool, _combine(pool, self.method, [used[source] for source in pool.sources]), k)
+
+    def to_json(self) -> dict[str, Any]:
+        return self._asdict()
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Fusion:
+        """What `to_json` gave.
+
+        Raises:
+            DataError: the method is unknown or a weight is missing.
+        """
+        if values.get("method") not in METHODS or not values.get("weights"):
+            raise DataError(f"fusion: got {dict(values)!r}; a method of {', '.join(METHODS)} and weights are needed")
+        return cls(values["method"], dict(values["weights"]), float(values["constant"]))
+
+
+class Tried(NamedTuple):
+    """One setting and its validation NDCG@10."""
+
+    fusion: Fusion
+    ndcg: float
+
+
+class _Pool(NamedTuple):
+    """Every (user, item) that some source lists, ordered by user and item, and what each source says of it."""
+
+    sources: list[str]
+    num_users: int
+    users: IntArray  # [M]
+    items: IntArray  # [M]
+    listed: npt.NDArray[np.bool_]  # [S, M]
+    said: dict[Method, Floats]  # [S, M]; an item that a source does not list gets its least
+
+
+def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: FusionConfig) -> list[Tried]:
+    """Every method and weighting on validation users, best first; of equals the one tried first.
+
+    Args:
+        rankings: by source, of the same users.
+        targets: [U] what each user took next.
+    """
+    methods = list(METHODS) if config.method == "auto" else [config.method]
+    cut = {source: TopItems(r.items[:, : config.depth], r.scores[:, : config.depth]) for source, r in rankings.items()}
+    pool = _pool(cut, methods, config.constant)
+    tried = []
+    for method, weights in product(methods, _simplex(len(pool.sources), config.grid)):
+        scores = _combine(pool, method, weights)
+        fusion = Fusion(method, dict(zip(pool.sources, weights, strict=True)), config.constant)
+        tried.append(Tried(fusion, _ndcg(pool, scores, targets)))
+    return sorted(tried, key=lambda t: -t.ndcg)
+
+
+def z_scores(scores: FloatArray) -> Floats:
+    """Each row of scores [U, k] with mean 0 and deviation 1 over its finite places; a constant row becomes zeros."""
+    listed = np.isfinite(scores)
+    values = np.where(listed, scores, 0).astype(np.float64)
+    counts = np.maximum(listed.sum(axis=1, keepdims=True), 1)
+    mean = values.sum(axis=1, keepdims=True) / counts
+    centred = np.where(listed, values - mean, 0)
+    deviation = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / counts)
+    calibrated = centred / np.where(deviation > 1e-6 * np.maximum(1, np.abs(mean)), deviation, np.inf)
+    return np.where(listed, calibrated, -np.inf)
+
+
+def _pool(rankings: Mapping[str, TopItems], methods: Sequence[Method], constant: float) -> _Pool:
+    sizes = {len(ranking.items) for ranking in rankings.values()}
+    if len(sizes) != 1:
+        raise DataError(f"fusion: rankings of {sorted(sizes)} users; give each source's ranking of the same users")
+    places = [np.nonzero(ranking.items >= 0) for ranking in rankings.values()]
+    keys = [_keys(rows, r.items[rows, columns]) for (rows, columns), r in zip(places, rankings.values(), strict=True)]
+    union = np.unique(np.concatenate(keys))
+    users, items = union >> 32, union & 0xFFFFFFFF
+    listed = np.zeros((len(rankings), len(union)), dtype=bool)
+    said = {method: np.zeros((len(rankings), len(union))) for method in methods}
+    for number, (ranking, (rows, columns)) in enumerate(zip(rankings.values(), places, strict=True)):
+        found = np.searchsorted(union, keys[number])
+        listed[number, found] = True
+        for method in methods:
+            values, least = _says(method, ranking, constant)
+            said[method][number] = least[users]
+            said[method][number, found] = values[rows, columns]
+    return _Pool(list(rankings), sizes.pop(), users, items, listed, said)
+
+
+def _says(method: Method, ranking: TopItems, constant: float) -> tuple[Floats, Floats]:
+    """What a source adds for each of its places [U, k], and for an item that it does not list [U]."""
+    if method == "reciprocal-rank":
+        by_place = 1 / (constant + 1 + np.arange(ranking.items.shape[1]))
+        return np.broadcast_to(by_place, ranking.items.shape), np.zeros(len(ranking.items))
+    values = z_scores(np.where(ranking.items >= 0, ranking.scores, -np.inf))
+    return values, np.where(np.isfinite(values), values, np.inf).min(axis=1, initial=0)
+
+
+def _combine(pool: _Pool, method: Method, weights: Sequence[float]) -> Floats:
+    """The fused score [M] of every pair; -inf where only sources of weight 0 list it."""
+    share = np.asarray(weights, dtype=np.float64)
+    scores: Floats = np.where(pool.listed[share > 0].any(axis=0), share @ pool.said[method], -np.inf)
+    return scores
+
+
+def _best(pool: _Pool, scores: Floats, k: int) -> TopItems:
+    order = np.lexsort((pool.items, -scores, pool.users))
+    starts = np.searchsorted(pool.users, np.arange(pool.num_users))
+    place = np.arange(len(order)) - starts[pool.users]
+    kept = (place < k) & np.isfinite(scores[order])
+    items = np.full((pool.num_users, k), -1, dtype=np.int64)
+    values = np.full((pool.num_users, k), -np.inf, dtype=np.float32)
+    items[pool.users[kept], place[kept]] = pool.items[order[kept]]
+    values[pool.users[kept], place[kept]] = scores[order[kept]]
+    return TopItems(items, values)
+
+
+def _ndcg(pool: _Pool, scores: Floats, targets: IntArray) -> float:
+    """Mean NDCG at `CUTOFF` of one target a user, without sorting: how many pairs of its user come before it."""
+    union, wanted = _keys(pool.users, pool.items), _keys(np.arange(pool.num_users), targets)
+    if not len(union):
+        return 0.0
+    found = np.minimum(np.searchsorted(union, wanted), len(union) - 1)
+    hit = (union[found] == wanted) & np.isfinite(scores[found])
+    own = np.where(hit, scores[found], np.inf)[pool.users]
+    before = (scores > own) | ((scores == own) & (pool.items < targets[pool.users]))
+    rank = np.bincount(pool.users[before], minlength=pool.num_users)
+    gain = np.where(hit & (rank < CUTOFF), 1 / np.log2(rank + 2.0), 0.0)
+    return float(gain.mean())
+
+
+def _simplex(size: int, grid: int) -> Iterator[tuple[float, ...]]:
+    """All weightings of `size` sources in steps of 1 / grid that sum to 1."""
+    for cuts in combinations_with_replacement(range(grid + 1), size - 1):
+        edges = (0, *cuts, grid)
+        yield tuple((after - before) / grid for before, after in pairwise(edges))
+
+
+def _keys(users: IntArray, items: IntArray) -> IntArray:
+    """One number a (user, item), ordered by user and then item."""
+    keys: IntArray = (users.astype(np.int64) << 32) + items
+    return keys

@@ -1,0 +1,129 @@
+"""Fusion against a naive reference, and what must hold whatever the rankings are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.baselines.base import TopItems
+from recsys.errors import DataError
+from recsys.fusion import METHODS, Fusion, FusionConfig, Method, tune_fusion, z_scores
+from recsys.metrics import top_k_metrics
+
+ITEMS = 12
+
+
+def ranking(rows: list[list[tuple[int, float]]], width: int) -> TopItems:
+    """Lists of (item, score), best first, as arrays with empty places behind."""
+    items = np.full((len(rows), width), -1, dtype=np.int64)
+    scores = np.full((len(rows), width), -np.inf, dtype=np.float32)
+    for user, row in enumerate(rows):
+        for place, (item, score) in enumerate(row):
+            items[user, place], scores[user, place] = item, score
+    return TopItems(items, scores)
+
+
+@st.composite
+def rankings(draw: st.DrawFn, sources: int = 3) -> dict[str, TopItems]:
+    users = draw(st.integers(1, 4))
+    found = {}
+    for number in range(sources):
+        rows = []
+        for _ in range(users):
+            items = draw(st.lists(st.integers(0, ITEMS - 1), unique=True, max_size=6))
+            scores = sorted((float(draw(st.integers(-20, 20))) for _ in items), reverse=True)
+            rows.append(list(zip(items, scores, strict=True)))
+        found[f"s{number}"] = ranking(rows, 6)
+    return found
+
+
+def naive(given_: dict[str, TopItems], fusion: Fusion, user: int) -> list[int]:
+    """The fused list of one user by the definition."""
+    said: dict[str, dict[int, float]] = {}
+    for source, weight in fusion.weights.items():
+        row = [(int(i), float(s)) for i, s in zip(*(a[user] for a in given_[source]), strict=True) if i >= 0]
+        if weight == 0:
+            continue
+        values = np.array([s for _, s in row])
+        spread = values.std() if len(row) else 0
+        z = (values - values.mean()) / spread if spread > 1e-6 else np.zeros(len(row))
+        said[source] = {
+            item: (1 / (fusion.constant + rank) if fusion.method == "reciprocal-rank" else float(z[rank - 1]))
+            for rank, (item, _) in enumerate(row, start=1)
+        }
+    pool = sorted({item for values in said.values() for item in values})
+    least = {s: 0.0 if fusion.method == "reciprocal-rank" else min(v.values(), default=0.0) for s, v in said.items()}
+    total = {i: sum(fusion.weights[s] * v.get(i, least[s]) for s, v in said.items()) for i in pool}
+    return sorted(pool, key=lambda i: (-round(total[i], 9), i))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rankings(), st.sampled_from(METHODS), st.lists(st.integers(0, 4), min_size=3, max_size=3).filter(any))
+def test_fusing_equals_the_definition(given_: dict[str, TopItems], method: Method, weights: list[int]) -> None:
+    fusion = Fusion(method, dict(zip(given_, map(float, weights), strict=True)))
+    fused = fusion.fuse(given_, k=ITEMS)
+    for user in range(len(fused.items)):
+        found = [int(i) for i in fused.items[user] if i >= 0]
+        assert sorted(found) == sorted(naive(given_, fusion, user))
+        scores = fused.scores[user, : len(found)]
+        assert (np.diff(scores) <= 0).all()
+        expected = naive(given_, fusion, user)
+        # Sums that are equal on paper may differ in their last bits: only clear differences must agree.
+        for place, (a, b) in enumerate(zip(found, expected, strict=True)):
+            if a != b:
+                assert abs(scores[place] - scores[found.index(b)]) < 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(rankings(), st.sampled_from(METHODS), st.integers(0, 2))
+def test_the_whole_weight_on_one_source_gives_back_its_ranking(
+    given_: dict[str, TopItems], method: Method, chosen: int
+) -> None:
+    source = list(given_)[chosen]
+    fusion = Fusion(method, {name: float(name == source) for name in given_})
+    fused = fusion.fuse(given_, k=6).items
+    if method == "reciprocal-rank":
+        assert np.array_equal(fused, given_[source].items)
+    else:  # equal scores have no order of their own
+        assert np.array_equal(np.sort(fused), np.sort(given_[source].items))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rankings(sources=2), st.integers(0, 2**31))
+def test_tuning_scores_each_setting_as_fusing_and_measuring_would(given_: dict[str, TopItems], seed: int) -> None:
+    users = len(given_["s0"].items)
+    targets = np.random.default_rng(seed).integers(0, ITEMS, users)
+    tried = tune_fusion(given_, targets, FusionConfig(grid=4))
+    assert len(tried) == 2 * 5
+    assert [t.ndcg for t in tried] == sorted((t.ndcg for t in tried), reverse=True)
+    for fusion, ndcg in tried:
+        measured = top_k_metrics(fusion.fuse(given_, k=10).items, targets, k=10).ndcg
+        assert ndcg == pytest.approx(measured, abs=1e-6)
+
+
+def test_tuning_finds_the_source_that_knows() -> None:
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, ITEMS, 50)
+    knows = ranking([[(int(t), 1.0)] for t in targets], 3)
+    guesses = ranking([[(int(i), 1.0 - r) for r, i in enumerate(generator.permutation(ITEMS)[:3])] for _ in targets], 3)
+    best = tune_fusion({"knows": knows, "guesses": guesses}, targets, FusionConfig())[0]
+    assert best.ndcg == pytest.approx(1.0)
+    assert best.fusion.weights["knows"] > best.fusion.weights["guesses"]
+    assert Fusion.from_json(best.fusion.to_json()) == best.fusion
+
+
+def test_z_scores_by_hand() -> None:
+    found = z_scores(np.array([[3.0, 1.0, -np.inf], [2.0, 2.0, 2.0], [-np.inf] * 3], dtype=np.float32))
+    assert found.tolist() == [[1.0, -1.0, -np.inf], [0.0, 0.0, 0.0], [-np.inf] * 3]
+
+
+def test_what_cannot_be_fused_is_refused() -> None:
+    one, two = ranking([[(0, 1.0)]], 1), ranking([[(0, 1.0)], [(1, 1.0)]], 1)
+    with pytest.raises(DataError, match="no ranking of b; there are a"):
+        Fusion("reciprocal-rank", {"a": 0.5, "b": 0.5}).fuse({"a": one}, 3)
+    with pytest.raises(DataError, match=r"rankings of \[1, 2\] users"):
+        Fusion("reciprocal-rank", {"a": 0.5, "b": 0.5}).fuse({"a": one, "b": two}, 3)
+    with pytest.raises(DataError, match="a method of"):
+        Fusion.from_json({"method": "sum", "weights": {"a": 1.0}})
