@@ -1,0 +1,96 @@
+"""From vectors to a tuned `Base`: create, train and fill the FAISS index, then find how hard it must search."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import ConfigError
+from recsys.retrieval.base import Base
+from recsys.retrieval.config import IndexConfig
+from recsys.retrieval.exact import distances_to, faiss_metric, ranked, scan
+from recsys.retrieval.kinds import chosen_kind, factory_string, innermost, recall_target
+from recsys.retrieval.library import import_faiss
+from recsys.retrieval.locality import near_together
+from recsys.retrieval.tuning import Tuned, efforts, tuned_effort
+from recsys.tables import FloatArray, IntArray
+
+_NOISE = 0.5  # of the vectors' deviation: how far a query that stands in for a user's lies from an item
+
+logger = logging.getLogger(__name__)
+
+
+def build_base(
+    labels: IntArray, vectors: FloatArray, config: IndexConfig, *, queries: FloatArray | None = None, seed: int
+) -> Base:
+    """Index vectors [N, D] under labels [N] and tune the search; both are checked already, and kept.
+
+    With several threads the order in which a graph's items meet differs from run to run, and so may its last few
+    answers; OMP_NUM_THREADS=1 makes it repeatable.
+
+    Raises:
+        ConfigError: FAISS refuses the factory string for vectors of this width and number.
+    """
+    factory = factory_string(len(labels), vectors.shape[1], config)
+    kind = "factory" if config.factory is not None and len(labels) else chosen_kind(len(labels), config)
+    index = _filled(factory, vectors, config, seed=seed)
+    if kind == "hnsw":
+        order = near_together(vectors, seed=seed)
+        index.permute_entries(order)
+        labels, vectors = labels[order], vectors[order]
+    at = min(config.recall_at, max(1, len(labels)))
+    untuned = Base(index, labels, vectors, kind, factory, config.metric, at, Tuned(1, 1.0))
+    base = replace(untuned, tuned=_tuned(untuned, config, queries, seed=seed))
+    said = (factory, len(labels), base.effort_name, base.tuned.effort, at, base.tuned.recall)
+    logger.debug("index %s of %d items: %s %d, recall@%d %.4f", *said)
+    return base
+
+
+def _filled(factory: str, vectors: FloatArray, config: IndexConfig, *, seed: int) -> Any:
+    """The FAISS index over all vectors."""
+    faiss = import_faiss()
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss_metric(config.metric))
+        inner = innermost(index)
+        if isinstance(inner, faiss.IndexIVF):
+            inner.cp.seed = seed % 2**31
+        if isinstance(inner, faiss.IndexHNSW):
+            inner.hnsw.efConstruction = config.ef_construction
+        if len(vectors):
+            index.train(vectors)
+            index.add(vectors)
+    except RuntimeError as error:
+        reason = str(error).split("Error: ")[-1].strip().splitlines()[0]
+        raise ConfigError(
+            f"index.factory: FAISS refuses {factory!r} for {vectors.shape[0]} x {vectors.shape[1]} vectors ({reason}); "
+            "see FAISS's list of factory strings"
+        ) from error
+    return index
+
+
+def _tuned(base: Base, config: IndexConfig, queries: FloatArray | None, *, seed: int) -> Tuned:
+    """Measured on the queries, or on perturbed vectors where there are none."""
+    if not len(base):
+        return base.tuned
+    if queries is None or not len(queries):
+        queries = perturbed(base.vectors, config.tuning_queries, np.random.default_rng(seed))
+    k = base.recall_at
+
+    def search(effort: int) -> FloatArray:
+        return ranked(*base.nearest(queries, k, effort=effort), k).distances
+
+    nearest = scan(queries, base.vectors, k, base.metric)
+    truth = ranked(nearest, distances_to(queries, base.vectors, nearest, base.metric), k).distances
+    tried = efforts(base.effort_name, least=base.num_candidates(k), most=base.most_effort)
+    return tuned_effort(search, truth, tried, recall_target(len(base), config))
+
+
+def perturbed(vectors: FloatArray, count: int, random: np.random.Generator) -> FloatArray:
+    """Stand-ins for queries [count, D]: vectors [N, D] drawn at random, each moved by half their deviation."""
+    rows = vectors[random.integers(len(vectors), size=count)]
+    noise = random.standard_normal(rows.shape, dtype=np.float32) * vectors.std(axis=0)
+    moved: FloatArray = rows + np.float32(_NOISE) * noise
+    return moved

@@ -1,0 +1,126 @@
+"""Vectors checked at the border, exact distances, and exact search: what every other search here is held to.
+
+Distances are smaller for nearer items, whatever the metric: squared Euclidean (`l2`), the negative inner product
+(`inner-product`), one minus the cosine (`cosine`, computed on unit vectors).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import DataError
+from recsys.retrieval.config import Metric
+from recsys.retrieval.library import import_faiss
+from recsys.tables import FloatArray, IntArray
+
+_LARGEST = 1e15  # squares summed over any sensible width stay finite in float32
+SPARE = 16  # FAISS rounds distances in its own way: this many more are fetched, then ordered exactly
+
+
+class Found(NamedTuple):
+    """The nearest items of Q queries, nearest first, equal distances in the order of their labels.
+
+    `labels` is int64 [Q, k] with -1 where nothing is left; `distances` float32 [Q, k] with inf there.
+    """
+
+    labels: IntArray
+    distances: FloatArray
+
+
+class Candidates(NamedTuple):
+    """Rows among which the nearest are, in no order: `positions` int64 [Q, M], -1 and a distance of inf for none."""
+
+    positions: IntArray
+    distances: FloatArray
+
+
+def checked_vectors(values: npt.ArrayLike, *, name: str, metric: Metric, width: int | None = None) -> FloatArray:
+    """An own float32 copy [N, D] of vectors that can be compared; of unit length where the metric is `cosine`.
+
+    Raises:
+        DataError: another shape or width, NaN, infinite or larger than 1e15, or of length zero under `cosine`.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            vectors = np.array(values, dtype=np.float32, order="C", ndmin=1)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: numbers [N, D] are needed, got {type(values).__name__} ({error})") from error
+    if vectors.ndim != 2 or vectors.shape[1] == 0 or (width is not None and vectors.shape[1] != width):
+        raise DataError(f"{name}: shape {vectors.shape}, needed is [N, {width or 'D'}]")
+    if not (np.abs(vectors) <= _LARGEST).all():
+        raise DataError(f"{name}: NaN, infinite or larger than {_LARGEST:.0e} in size; every value must be a number")
+    if metric == "cosine":
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+        if not lengths.all():
+            raise DataError(f"{name}: row {int(lengths.argmin())} is all zeros and has no cosine; leave it out")
+        vectors /= lengths[:, None]
+    return vectors
+
+
+def checked_labels(values: npt.ArrayLike, *, count: int | None = None) -> IntArray:
+    """Labels int64 [N], distinct and not negative, as many as `count` says.
+
+    Raises:
+        DataError: they are not.
+    """
+    labels = np.array(values, ndmin=1)
+    if labels.size == 0:
+        labels = labels.astype(np.int64)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"labels: integers [N] are needed, got {labels.dtype} {labels.shape}")
+    if count is not None and len(labels) != count:
+        raise DataError(f"labels: got {len(labels)} labels for {count} vectors")
+    labels = labels.astype(np.int64)
+    if len(labels) and labels.min() < 0:
+        raise DataError(f"labels: {labels.min()} is negative; -1 stands for an empty place, labels start at 0")
+    if len(np.unique(labels)) != len(labels):
+        raise DataError("labels: a label occurs twice; every vector needs its own")
+    return labels
+
+
+def faiss_metric(metric: Metric) -> int:
+    """FAISS's constant: cosine is Euclidean on unit vectors."""
+    faiss = import_faiss()
+    constant: int = faiss.METRIC_INNER_PRODUCT if metric == "inner-product" else faiss.METRIC_L2
+    return constant
+
+
+def distances_to(queries: FloatArray, vectors: FloatArray, positions: IntArray, metric: Metric) -> FloatArray:
+    """Exact distances [Q, M] of queries [Q, D] to rows `positions` [Q, M] of vectors [N, D]; inf where -1."""
+    faiss, positions = import_faiss(), np.ascontiguousarray(positions)
+    out = np.empty(positions.shape, dtype=np.float32)
+    compute = faiss.fvec_inner_products_by_idx if metric == "inner-product" else faiss.fvec_L2sqr_by_idx
+    arrays = [faiss.swig_ptr(array) for array in (out, queries, vectors, positions)]
+    compute(*arrays, vectors.shape[1], *positions.shape)
+    if metric == "inner-product":
+        np.negative(out, out=out)
+    elif metric == "cosine":
+        out /= 2
+    out[positions < 0] = np.inf
+    return out
+
+
+def scan(queries: FloatArray, vectors: FloatArray, k: int, metric: Metric) -> IntArray:
+    """Positions [Q, m] in vectors [N, D] among which the k nearest are, by brute force; m is at least min(k, N)."""
+    count = min(k + SPARE, len(vectors))
+    if count == len(vectors) or not len(queries):
+        return np.broadcast_to(np.arange(count), (len(queries), count))
+    positions: IntArray = import_faiss().knn(queries, vectors, count, metric=faiss_metric(metric))[1]
+    return positions
+
+
+def ranked(labels: IntArray, distances: FloatArray, k: int) -> Found:
+    """The first k of candidates [Q, M] by distance, then label; padded to k with -1 and inf."""
+    order = np.lexsort((labels, distances), axis=-1)[:, :k]
+    rows = np.arange(len(labels))[:, None]
+    found = Found(labels[rows, order], distances[rows, order])
+    missing = k - order.shape[1]
+    if missing <= 0:
+        return found
+    padding = ((0, 0), (0, missing))
+    return Found(
+        np.pad(found.labels, padding, constant_values=-1), np.pad(found.distances, padding, constant_values=np.inf)
+    )

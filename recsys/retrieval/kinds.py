@@ -1,0 +1,85 @@
+"""Which FAISS index for how many items, and how a search is told how hard to try."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from recsys.retrieval.config import IndexConfig, Kind
+from recsys.retrieval.library import import_faiss
+
+FLAT_MOST, GRAPH_MOST, SQ8_MOST = 20_000, 1_000_000, 10_000_000
+_ROWS_A_LIST = 39  # below it FAISS's k-means warns
+
+
+def chosen_kind(count: int, config: IndexConfig) -> Kind:
+    """The kind for a number of items: the one the configuration names, by size where it says `auto`."""
+    if config.kind != "auto" and count:
+        return config.kind
+    if count <= FLAT_MOST:
+        return "flat"
+    if count <= GRAPH_MOST:
+        return "ivf-flat" if config.frequent_deletes else "hnsw"
+    return "ivf-sq8" if count <= SQ8_MOST else "ivf-rabitq"
+
+
+def recall_target(count: int, config: IndexConfig) -> float:
+    """The recall the search effort is tuned to."""
+    if config.recall is not None:
+        return config.recall
+    return 0.99 if count <= 200_000 else 0.95
+
+
+def factory_string(count: int, width: int, config: IndexConfig) -> str:
+    """FAISS's description of the index for `count` vectors of a width."""
+    if config.factory is not None and count:
+        return config.factory
+    lists = config.lists or 4 * math.isqrt(count)
+    lists = max(1, min(lists, count // _ROWS_A_LIST))
+    return {
+        "flat": "Flat",
+        "hnsw": f"HNSW{config.links}_SQ8",
+        "ivf-flat": f"IVF{lists},Flat",
+        "ivf-sq8": f"IVF{lists},SQ8",
+        "ivf-rabitq": f"RR{width},IVF{lists},RaBitQ4",
+    }[chosen_kind(count, config)]
+
+
+def innermost(index: Any) -> Any:
+    """The part of an index that has the search parameter: without transformations before it or refinement after."""
+    faiss = import_faiss()
+    if isinstance(index, faiss.IndexPreTransform):
+        return innermost(faiss.downcast_index(index.index))
+    if isinstance(index, faiss.IndexRefine):
+        return innermost(faiss.downcast_index(index.base_index))
+    return index
+
+
+def effort_name(index: Any) -> str | None:
+    """The parameter that trades time for recall; None where the type has none."""
+    faiss, inner = import_faiss(), innermost(index)
+    if isinstance(inner, faiss.IndexHNSW):
+        return "efSearch"
+    return "nprobe" if isinstance(inner, faiss.IndexIVF) else None
+
+
+def stores_exactly(index: Any) -> bool:
+    """Whether the index keeps whole vectors, so that what it finds needs no margin for compression."""
+    faiss = import_faiss()
+    return isinstance(index, faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat)
+
+
+def search_parameters(index: Any, *, effort: int, selector: Any | None = None) -> Any:
+    """FAISS's parameters of one search, so that nothing is set on the index itself."""
+    faiss = import_faiss()
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = search_parameters(faiss.downcast_index(index.index), effort=effort, selector=selector)
+        return faiss.SearchParametersPreTransform(index_params=inner)
+    if isinstance(index, faiss.IndexRefine):
+        inner = search_parameters(faiss.downcast_index(index.base_index), effort=effort, selector=selector)
+        return faiss.IndexRefineSearchParameters(k_factor=1.0, base_index_params=inner)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
+    if isinstance(index, faiss.IndexIVF):
+        return faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+    return faiss.SearchParameters(sel=selector)

@@ -1,0 +1,70 @@
+"""FAISS, imported when it is first needed, and the copy of an index that a GPU searches.
+
+Three rules about FAISS that the rest of this package keeps:
+
+- An index that can be searched is never changed: searching while vectors are added crashes the process.
+- `faiss.omp_set_num_threads` is never called: the setting is OpenMP's, so it changes torch's threads as well. Whoever
+  wants another number says so with OMP_NUM_THREADS before the process starts.
+- An index is not searched in a forked child, where OpenMP's threads are missing and the search hangs; processes that
+  search are spawned and load the index themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from recsys.errors import DependencyError
+from recsys.tables import IntArray
+
+_GPU_MOST = 2048
+
+
+def import_faiss() -> Any:
+    """The module `faiss`.
+
+    Raises:
+        DependencyError: no build of it is installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise DependencyError(
+            "the item index needs FAISS, which is not installed; choose one extra: recsys[cpu], recsys[gpu] (CUDA 12) "
+            "or recsys[gpu-cuvs] (CUDA 13)"
+        ) from error
+    return faiss
+
+
+class GpuCopy:
+    """A copy of a flat or IVF index on the first GPU; unfiltered searches go there, one at a time.
+
+    FAISS's GPU resources are not safe for threads, hence the lock. Written from FAISS's documentation and tested with
+    a stand-in; it has not been measured on a GPU.
+    """
+
+    def __init__(self, faiss: Any, index: Any) -> None:
+        self._resources = faiss.StandardGpuResources()
+        self._index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+        self._lock = threading.Lock()
+
+    def search(self, queries: Any, k: int, parameters: Any) -> IntArray:
+        """Positions [Q, k], -1 where nothing was found."""
+        with self._lock:
+            positions: IntArray = self._index.search(queries, k, params=parameters)[1]
+        return positions
+
+
+def gpu_copy(faiss: Any, index: Any) -> GpuCopy | None:
+    """A copy on the GPU where there is one, this build of FAISS can use it and this type of index can live there."""
+    if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+        return None
+    try:
+        return GpuCopy(faiss, index)
+    except RuntimeError:  # FAISS's word for a type without a GPU twin
+        return None
+
+
+def fits_gpu(k: int) -> bool:
+    """Whether a GPU search can return k items."""
+    return k <= _GPU_MOST

@@ -1,0 +1,43 @@
+"""An order of items in memory that puts near ones side by side, so that a graph's search misses the cache less."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from recsys.retrieval.library import import_faiss
+from recsys.tables import FloatArray, IntArray
+
+_ROWS_A_CENTRE, _SAMPLED_A_CENTRE, _ITERATIONS = 39, 64, 5
+
+
+def near_together(vectors: FloatArray, *, seed: int) -> IntArray:
+    """A permutation [N] of vectors [N, D]: by nearest k-means centre, the centres along a chain of near neighbours."""
+    count = min(math.isqrt(len(vectors)), len(vectors) // _ROWS_A_CENTRE)
+    if count < 2:
+        return np.arange(len(vectors))
+    kmeans = import_faiss().Kmeans(
+        vectors.shape[1],
+        count,
+        niter=_ITERATIONS,
+        seed=seed % 2**31,
+        min_points_per_centroid=1,
+        max_points_per_centroid=_SAMPLED_A_CENTRE,
+    )
+    kmeans.train(vectors)
+    nearest: IntArray = kmeans.index.search(vectors, 1)[1][:, 0]
+    rank = np.empty(count, dtype=np.int64)
+    rank[_chain(kmeans.centroids)] = np.arange(count)
+    return np.argsort(rank[nearest], kind="stable")
+
+
+def _chain(points: FloatArray) -> IntArray:
+    """The order in which one meets points [C, D], always going to the nearest not yet met."""
+    chain = np.zeros(len(points), dtype=np.int64)
+    left = np.ones(len(points), dtype=np.bool_)
+    for step in range(1, len(points)):
+        left[chain[step - 1]] = False
+        distances = np.square(points - points[chain[step - 1]]).sum(axis=1)
+        chain[step] = np.where(left, distances, np.inf).argmin()
+    return chain
