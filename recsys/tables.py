@@ -223,7 +223,7 @@ class ItemVectors:
         lengths = lists.list.len() if lists.dtype == pl.List else lists.arr.len()
         if lengths.null_count() or lengths.n_unique() > 1:
             raise DataError(f"{path.name}: every embedding needs the same number of values, and none may be missing")
-        flat = lists.explode().cast(pl.Float32).to_numpy()
+        flat = np.require(lists.explode().cast(pl.Float32).to_numpy(), requirements="W")  # torch shares its memory
         ids = pl.Series(pl.from_arrow(table["item_id"])).cast(pl.String)
         return cls(ids.to_list(), flat.reshape(len(ids), -1))
 

@@ -1,18 +1,23 @@
 """What the tokenize stage can be told: the shape of an id, the network behind it, and what its input is made of."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from recsys.config import Config
+from recsys.tokenization.continuous_config import ContinuousConfig
 
 
 class TokenizeConfig(Config):
     """RQ-VAE with uniform semantic mapping on the last level (LC-Rec, arXiv 2311.09049, sections 3.1 and 4.1.4).
 
+    `kind` says which tokens items get: `discrete` semantic ids, `continuous` latents (a sigma-VAE of its own), or both.
     `hidden` are the encoder's widths, mirrored by the decoder; empty scales them to the input. The learning rate
     falls to zero along a cosine. `sinkhorn_iterations` of 0 turns the uniform mapping off; a weight of 0 leaves a block
     of the input out.
     """
 
+    kind: Literal["discrete", "continuous", "both"] = "both"
     levels: int = Field(default=4, ge=1, le=16)
     codes: int = Field(default=256, ge=2, le=8192)
     latent_dim: int = Field(default=32, ge=1)
@@ -26,3 +31,4 @@ class TokenizeConfig(Config):
     sinkhorn_iterations: int = Field(default=50, ge=0)
     text_weight: float = Field(default=1.0, ge=0)
     collaborative_weight: float = Field(default=0.0, ge=0)
+    continuous: ContinuousConfig = ContinuousConfig()

@@ -35,7 +35,7 @@ def combine(text: ItemVectors, collaborative: ItemVectors | None, config: Tokeni
         if collaborative.item_ids != text.item_ids:
             raise DataError("text and collaborative vectors are not of the same items; run `embed` again")
         blocks.append((collaborative, config.collaborative_weight))
-    used = [(_unit_rows(block.vectors), weight) for block, weight in blocks if weight]
+    used = [(unit_rows(block.vectors), weight) for block, weight in blocks if weight]
     if not used:
         raise ConfigError("tokenize.text_weight and tokenize.collaborative_weight are both 0; give one a weight")
     num_columns = sum(vectors.shape[1] for vectors, _ in used)
@@ -48,7 +48,7 @@ def combine(text: ItemVectors, collaborative: ItemVectors | None, config: Tokeni
     return Inputs(np.concatenate([vectors for vectors, _ in used], axis=1), np.concatenate(scales))
 
 
-def _unit_rows(vectors: FloatArray) -> FloatArray:
+def unit_rows(vectors: FloatArray) -> FloatArray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: FloatArray = vectors / np.maximum(norms, 1e-12)
     return unit

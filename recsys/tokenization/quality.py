@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from recsys.tables import Catalog, FloatArray, Histories, IntArray, SemanticIds
+from recsys.tokenization.measures import neighbours_kept, relative_error
 from recsys.tokenization.tokenizer import Tokenizer
 
-_NEIGHBOURS = 10
-_NEIGHBOUR_QUERIES = 1000
 _CATEGORY_COLUMNS = ("categories", "category", "genres")
 _CATEGORY_DEPTH = 3  # "Beauty > Hair Care > Styling Products > Gels" counts as its first three
 
@@ -96,9 +95,9 @@ def token_quality(
         displaced=float(moved.mean()),
         displaced_prefix=float((nearest != ids.codes)[:, :-1].any(axis=1).mean()),
         displacement=_displacement(latents[moved], z_hat[moved], tokenizer.quantized(nearest[moved])),
-        reconstruction_error=_relative_error(tokenizer.decode(nearest), vectors),
-        reconstruction_error_unique=_relative_error(tokenizer.decode(ids.codes), vectors),
-        neighbours_kept=_neighbours_kept(vectors, z_hat, generator),
+        reconstruction_error=relative_error(tokenizer.decode(nearest), vectors),
+        reconstruction_error_unique=relative_error(tokenizer.decode(ids.codes), vectors),
+        neighbours_kept=neighbours_kept(vectors, z_hat, generator),
         category_purity=_purities(ids, known) if known is not None else None,
         category_chance=_purity(np.zeros(len(ids), dtype=np.int64), known) if known is not None else None,
         next_code_information=information[0] if information else None,
@@ -154,30 +153,6 @@ def _displacement(latents: FloatArray, z_hat: FloatArray, nearest: FloatArray) -
         return None
     before = float(np.square(latents - nearest).sum())
     return float(np.square(latents - z_hat).sum()) / max(before, 1e-12)
-
-
-def _relative_error(decoded: FloatArray, vectors: FloatArray) -> float:
-    variance = float(np.square(vectors - vectors.mean(axis=0)).mean(dtype=np.float64))
-    return float(np.square(decoded - vectors).mean(dtype=np.float64)) / max(variance, 1e-12)
-
-
-def _neighbours_kept(vectors: FloatArray, z_hat: FloatArray, generator: np.random.Generator) -> float | None:
-    if len(vectors) <= _NEIGHBOURS + 1:
-        return None
-    queries = generator.choice(len(vectors), size=min(_NEIGHBOUR_QUERIES, len(vectors)), replace=False)
-    pairs = zip(_nearest_items(vectors, queries), _nearest_items(z_hat, queries), strict=True)
-    return float(np.mean([len(np.intersect1d(a, b)) / _NEIGHBOURS for a, b in pairs]))
-
-
-def _nearest_items(points: FloatArray, queries: IntArray) -> IntArray:
-    """The 10 nearest other points [Q, 10] of each query."""
-    squares = np.square(points).sum(axis=1)
-    found = np.empty((len(queries), _NEIGHBOURS), dtype=np.int64)
-    for row, query in enumerate(queries):
-        distances = squares - 2 * points @ points[query]
-        distances[query] = np.inf
-        found[row] = np.argpartition(distances, _NEIGHBOURS)[:_NEIGHBOURS]
-    return found
 
 
 def _labels(categories: Sequence[str | None]) -> IntArray:

@@ -152,7 +152,9 @@ class RqVaeTokenizer:
         tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
         scaling = {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
         save_file(tensors | scaling, folder / "tokenizer.safetensors")
-        described = {"kind": "rq-vae", "version": _VERSION, "config": self.config.model_dump(mode="json")}
+        # What belongs to the other route would make this one's files differ where nothing of it has changed.
+        config = self.config.model_dump(mode="json", exclude={"kind", "continuous"})
+        described = {"kind": "rq-vae", "version": _VERSION, "config": config}
         (folder / "tokenizer.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

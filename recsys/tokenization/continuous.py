@@ -1,0 +1,195 @@
+"""Item vectors -> continuous tokens: a sigma-VAE with the whitening of its input and the scaling of its latents.
+
+Writes and reads `continuous.safetensors` (network, whitening, scaling) and `continuous.json` (its configuration).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from recsys.checkpoints import prefixed, unprefixed
+from recsys.errors import ArtifactError, DataError
+from recsys.tables import FloatArray, ItemVectors
+from recsys.tokenization.continuous_config import ContinuousConfig
+from recsys.tokenization.continuous_inputs import COLLABORATIVE, TEXT, WhitenedBlocks
+from recsys.tokenization.continuous_training import build, train_sigma_vae
+from recsys.tokenization.sigma_vae import SigmaVae
+from recsys.tracking import NullTracker, Tracker
+
+_CHUNK = 16_384
+_VERSION = 1
+_WEIGHTS, _DESCRIPTION = "continuous.safetensors", "continuous.json"
+
+
+class Decoded(NamedTuple):
+    """Directions (about unit length) that latents stand for, float32 [N, D_text] and [N, D_collaborative]; None where
+    the tokenizer was fitted without the block."""
+
+    text: FloatArray | None
+    collaborative: FloatArray | None
+
+
+def fit_sigma_vae(
+    text: ItemVectors,
+    collaborative: ItemVectors | None,
+    config: ContinuousConfig,
+    *,
+    seed: int,
+    work: Path | None = None,
+    tracker: Tracker | None = None,
+) -> ContinuousTokenizer:
+    """Train a sigma-VAE (ContRec, arXiv 2504.12007) on the items' vectors.
+
+    Args:
+        text: one vector an item.
+        collaborative: of the same items; None where there are none: the input is text alone then.
+        config: shape of the latents, weights of the blocks, training.
+        seed: decides everything random.
+        work: where checkpoints go; a killed run given the same folder continues and ends bit-equal.
+        tracker: receives `continuous/...` metrics once an epoch.
+
+    Raises:
+        ConfigError: no block of the input has a weight.
+        DataError: there are no items, or the two blocks are not of the same ones.
+    """
+    if not len(text):
+        raise DataError("the continuous tokens got no vectors; the catalogue has no items")
+    blocks = WhitenedBlocks.fit(text, collaborative, config)
+    x = blocks.whiten(blocks.given(text, collaborative), slice(None), absent=torch.zeros(blocks.num_features))
+    model = train_sigma_vae(x, config, seed=seed, work=work, tracker=tracker or NullTracker())
+    width = config.tokens * config.token_dim
+    shift, ones = np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32)
+    mu = ContinuousTokenizer(model, config, blocks, shift=shift, scale=ones).latents(text, collaborative).vectors
+    deviation = mu.std(axis=0, dtype=np.float64).astype(np.float32)
+    shift = mu.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return ContinuousTokenizer(model, config, blocks, shift=shift, scale=np.where(deviation > 1e-6, deviation, ones))
+
+
+class ContinuousTokenizer:
+    """A trained sigma-VAE that takes vectors as they come and gives latents of zero mean and unit deviation.
+
+    Attributes:
+        model: the network, between whitened vectors and mu.
+        blocks: what whitens them.
+        shift, scale: [K * d], the mean and deviation of mu over the items fitted on.
+    """
+
+    def __init__(
+        self,
+        model: SigmaVae,
+        config: ContinuousConfig,
+        blocks: WhitenedBlocks,
+        *,
+        shift: FloatArray,
+        scale: FloatArray,
+    ) -> None:
+        self.model, self.config, self.blocks, self.shift, self.scale = model, config, blocks, shift, scale
+
+    def __repr__(self) -> str:
+        features = " + ".join(f"{width} {name}" for name, width in self.blocks.widths.items())
+        return f"<ContinuousTokenizer ({features} features, {self.config.tokens} x {self.config.token_dim} latents)>"
+
+    @property
+    def width(self) -> int:
+        """K * d, the numbers in an item's latents."""
+        return self.config.tokens * self.config.token_dim
+
+    @torch.no_grad()
+    def latents(self, text: ItemVectors, collaborative: ItemVectors | None) -> ItemVectors:
+        """Normalised latents float32 [N, K * d] of items, fitted on or new; every row by itself, nothing random.
+
+        Without collaborative vectors, those of a tokenizer that was fitted with them count as masked: that is for new
+        items, which nobody has met yet.
+
+        Raises:
+            DataError: the blocks are not of the same items, or of another width than those fitted on.
+        """
+        out = np.empty((len(text), self.width), dtype=np.float32)
+        given = self.blocks.given(text, collaborative)
+        for chunk in _chunks(len(text)):
+            mu = self.model.encode(self.blocks.whiten(given, chunk, absent=self.model.masked))
+            out[chunk] = (mu.flatten(1).numpy() - self.shift) / self.scale
+        return ItemVectors(list(text.item_ids), out)
+
+    def mu(self, latents: FloatArray) -> torch.Tensor:
+        """The encoders' own latents [N, K, d] behind normalised ones [N, K * d].
+
+        Raises:
+            DataError: the latents are of another width.
+        """
+        if latents.shape[1:] != (self.width,):
+            raise DataError(f"decoding: got latents {latents.shape}, expected [N, {self.width}]")
+        flat = torch.from_numpy(latents * self.scale + self.shift)
+        return flat.reshape(len(flat), self.config.tokens, self.config.token_dim)
+
+    @torch.no_grad()
+    def decode(self, latents: FloatArray) -> Decoded:
+        """What latents [N, K * d], as `latents` gives them, stand for.
+
+        Raises:
+            DataError: the latents are of another width.
+        """
+        out = {name: np.empty((len(latents), width), np.float32) for name, width in self.blocks.widths.items()}
+        for chunk in _chunks(len(latents)):
+            for name, vectors in self.blocks.undo(self.model.decode(self.mu(latents[chunk]))).items():
+                out[name][chunk] = vectors.numpy()
+        return Decoded(out.get(TEXT), out.get(COLLABORATIVE))
+
+    def save(self, folder: Path) -> None:
+        """Write `continuous.safetensors` and `continuous.json` into a folder."""
+        scaling = {"shift": torch.from_numpy(self.shift), "scale": torch.from_numpy(self.scale)}
+        tensors = prefixed("model", self.model.state_dict()) | self.blocks.tensors() | scaling
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _WEIGHTS)
+        described = {"kind": "sigma-vae", "version": _VERSION, "config": self.config.model_dump(mode="json")}
+        (folder / _DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """What `save` wrote.
+
+        Raises:
+            ArtifactError: a file is missing, damaged or of another version.
+        """
+        config = _read_config(folder / _DESCRIPTION)
+        try:
+            tensors = load_file(folder / _WEIGHTS)
+            blocks = WhitenedBlocks.from_tensors(tensors)
+            with torch.device("meta"):  # weights come from the file; none are drawn
+                model = build(blocks.num_features, config)
+            model.load_state_dict(unprefixed("model", tensors), assign=True)
+            shift, scale = tensors["shift"].numpy(), tensors["scale"].numpy()
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({_line(error)}); run `tokenize` again") from error
+        return cls(model.eval(), config, blocks, shift=shift, scale=scale)
+
+
+def _read_config(path: Path) -> ContinuousConfig:
+    try:
+        described: Any = json.loads(path.read_text(encoding="utf-8"))
+        if (described["kind"], described["version"]) != ("sigma-vae", _VERSION):
+            raise ArtifactError(f"{path} is not a sigma-vae of version {_VERSION}; run `tokenize` again")
+        return ContinuousConfig.model_validate(described["config"])
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(str(part) for part in wrong["loc"]) or "config"
+        raise ArtifactError(f"{path}: {where}: {wrong['msg']}; run `tokenize` again") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({_line(error)}); run `tokenize` again") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _chunks(length: int) -> Iterator[slice]:
+    for start in range(0, length, _CHUNK):
+        yield slice(start, start + _CHUNK)
