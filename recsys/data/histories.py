@@ -5,6 +5,8 @@ Reads the nouns of `recsys.tables`, writes nothing. Rows of one user lie togethe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -48,6 +50,16 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, history
     offsets = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
     user_ids = interactions.frame["user_id"].gather(targets).to_list()
     return Queries(Histories(user_ids, indptr, items[usable[offsets]]), items[targets])
+
+
+def windows(histories: Histories, window: int) -> Iterator[IntArray]:
+    """Training sequences: histories cut from their newest end into at most `window` items, of two or more."""
+    for user in range(len(histories)):
+        items = histories[user]
+        for stop in range(len(items), 0, -window):
+            part = items[max(0, stop - window) : stop]
+            if len(part) > 1:
+                yield part
 
 
 def has_repeats(interactions: Interactions) -> bool:

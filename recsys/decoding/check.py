@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recsys.decoding.tree import Tree, layer_windows
+from recsys.decoding.tree import Tree
 from recsys.errors import ModelError
+from recsys.llm.attention import layer_windows
 
 _SUPPORTED = {"full_attention", "sliding_attention"}
 _LONGEST_PROBE = 1024  # a wider sliding window is not crossed by the probe

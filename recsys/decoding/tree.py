@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-
-def layer_windows(config: Any) -> dict[str, int | None]:
-    """The attention window of every type of layer that the model has; None sees everything."""
-    window = getattr(config, "sliding_window", None)
-    types = getattr(config, "layer_types", None)
-    if types is None:
-        types = ["full_attention" if window is None else "sliding_attention"]
-    return {name: window if name == "sliding_attention" else None for name in types}
+from recsys.llm.attention import layer_windows
 
 
 class Tree:

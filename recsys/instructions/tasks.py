@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from recsys.data.histories import windows
 from recsys.instructions.config import InstructConfig
 from recsys.instructions.examples import Example
 from recsys.tables import Catalog, Histories
@@ -27,12 +28,7 @@ class TaskSource:
 
 def sequential(source: TaskSource, config: InstructConfig) -> Iterator[Example]:
     """Every history, cut into windows from its newest end; each window predicts all of its items."""
-    for user in range(len(source.histories)):
-        items = source.histories[user].tolist()
-        for stop in range(len(items), 0, -config.window):
-            window = items[max(0, stop - config.window) : stop]
-            if len(window) > 1:
-                yield Example("sequential", history=tuple(window))
+    return (Example("sequential", history=tuple(items.tolist())) for items in windows(source.histories, config.window))
 
 
 def item_to_id(source: TaskSource, config: InstructConfig) -> Iterator[Example]:

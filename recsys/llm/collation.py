@@ -125,26 +125,42 @@ def epoch_batches(
         chosen = np.concatenate(passes)[:count] if passes else np.zeros(0, np.int64)
         templates = generator.integers(0, 1 << 30, size=len(chosen))
         rows += [renderer.render(members[i], int(t)) for i, t in zip(chosen, templates, strict=True)]
-    order = generator.permutation(len(rows))
-    batches = _bucket([rows[i] for i in order], batch_tokens)
-    return [batches[i] for i in generator.permutation(len(batches))]
+    groups = random_buckets([len(r.tokens) for r in rows], batch_tokens, generator)
+    return [pad([rows[i] for i in group]) for group in groups]
 
 
-def _bucket(rows: list[Row], batch_tokens: int) -> list[Batch]:
-    batches: list[Batch] = []
-    mean = max(1.0, float(np.mean([len(r.tokens) for r in rows]))) if rows else 1.0
-    ahead = max(1, int(_BUCKETS_AHEAD * batch_tokens / mean))
-    for start in range(0, len(rows), ahead):
-        members = sorted(rows[start : start + ahead], key=lambda r: len(r.tokens))
-        current: list[Row] = []
-        for row in members:
-            if current and (len(current) + 1) * len(row.tokens) > batch_tokens:
-                batches.append(pad(current))
-                current = []
-            current.append(row)
-        if current:
-            batches.append(pad(current))
-    return batches
+def random_buckets(
+    lengths: Sequence[int], batch_tokens: int, generator: np.random.Generator, *, ahead: int = _BUCKETS_AHEAD
+) -> list[list[int]]:
+    """Rows of like length together, in a random order.
+
+    Args:
+        lengths: tokens of every row.
+        batch_tokens: rows x longest row of a batch stay at or below this (one row may exceed it alone).
+        ahead: batches that are sorted together.
+
+    Returns:
+        The positions of each batch's rows.
+    """
+    order: list[int] = generator.permutation(len(lengths)).tolist()
+    mean = max(1.0, float(np.mean(lengths))) if order else 1.0
+    chunk = max(1, int(ahead * batch_tokens / mean))
+    groups: list[list[int]] = []
+    for start in range(0, len(order), chunk):
+        groups += buckets(lengths, order[start : start + chunk], batch_tokens)
+    return [groups[i] for i in generator.permutation(len(groups))]
+
+
+def buckets(lengths: Sequence[int], rows: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """The given rows (positions in `lengths`) by length, cut so that rows x longest row stay within `batch_tokens`."""
+    groups: list[list[int]] = []
+    current: list[int] = []
+    for row in sorted(rows, key=lambda r: lengths[r]):
+        if current and (len(current) + 1) * lengths[row] > batch_tokens:
+            groups.append(current)
+            current = []
+        current.append(row)
+    return [*groups, current] if current else groups
 
 
 def pad(rows: Sequence[Row]) -> Batch:

@@ -26,6 +26,19 @@ class Losses(NamedTuple):
         """One mean over all supervised positions."""
         return (self.code + self.text) / max(self.num_code + self.num_text, 1)
 
+    def parts(self) -> dict[str, float]:
+        """What a training logs besides the mean: nothing."""
+        return {}
+
+    def plus(self, other: Losses) -> Losses:
+        """Those of two sets of rows as those of one."""
+        return Losses(
+            self.code + other.code,
+            self.num_code + other.num_code,
+            self.text + other.text,
+            self.num_text + other.num_text,
+        )
+
 
 class HeadRows(NamedTuple):
     """The head's rows: text [base, d] and codes [L * K, d]."""
@@ -58,8 +71,7 @@ class LanguageModelLoss(nn.Module):
 
     def decoder(self) -> Any:
         """The stack of blocks below the head."""
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return inner.base_model
+        return self.unwrapped().base_model
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Losses:
         """Losses of right-padded rows.
@@ -68,10 +80,13 @@ class LanguageModelLoss(nn.Module):
             tokens: token_ids [B, T]; padded on the right only, where no real position of a causal model looks.
             targets: [B, T], the token_id to predict at each position, -100 where nothing is asked.
         """
-        hidden = self.decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        return self.losses(self.decoder()(input_ids=tokens, use_cache=False).last_hidden_state, targets)
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Losses:
+        """Losses of hidden states [B, T, d] against targets [B, T]."""
         asked = targets >= 0
         states, wanted = hidden[asked], targets[asked]
-        rows = head_rows(self._unwrapped(), self.layout)
+        rows = head_rows(self.unwrapped(), self.layout)
         code, num_code = self._code_loss(states, wanted, rows)
         is_text = wanted < self.layout.base
         num_text = int(is_text.sum())
@@ -81,7 +96,8 @@ class LanguageModelLoss(nn.Module):
             text = F.cross_entropy(logits.float(), wanted[is_text], reduction="sum")
         return Losses(code, num_code, text, num_text)
 
-    def _unwrapped(self) -> Any:
+    def unwrapped(self) -> Any:
+        """The causal LM without peft's wrapper."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def _code_loss(self, states: Tensor, wanted: Tensor, rows: HeadRows) -> tuple[Tensor, int]:

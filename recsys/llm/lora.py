@@ -39,10 +39,10 @@ def add_lora(model: Any, layout: TokenLayout, config: LoraConfig, *, seed: int) 
         return peft.get_peft_model(model, adapter)
 
 
-def load_lora(model: Any, folder: Path) -> Any:
-    """Put a saved adapter on a model whose vocabulary already holds the code tokens."""
+def load_lora(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """Put a saved adapter on a model whose vocabulary already holds the code tokens, frozen unless `trainable`."""
     with _without_notice_of_renaming():
-        return peft.PeftModel.from_pretrained(model, folder)
+        return peft.PeftModel.from_pretrained(model, folder, is_trainable=trainable)
 
 
 def merge(model: Any) -> Any:

@@ -18,6 +18,7 @@ from recsys.errors import ArtifactError
 from recsys.llm.backbone import load_plain, load_pretrained
 from recsys.llm.collation import Renderer
 from recsys.llm.config import FinetuneConfig
+from recsys.llm.dropout import add_residual_dropout
 from recsys.llm.lora import load_lora, merge
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import SemanticIds
@@ -60,8 +61,28 @@ def save_adapter(folder: Path, adapted: Any, language_model: LanguageModel) -> N
     (folder / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def load_language_model(folder: Path) -> LanguageModel:
+def load_language_model(folder: Path, *, backbone: Path | None = None) -> LanguageModel:
     """The merged model, ready to decode.
+
+    Args:
+        folder: what `save_adapter` wrote.
+        backbone: the folder that holds `backbone/` of a model made from scratch, where it is not the adapter's.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+        ModelError: the pretrained backbone cannot be loaded any more.
+    """
+    adapted = load_adapted(folder, backbone=backbone)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return adapted._replace(model=merge(adapted.model).eval().to(device))
+
+
+def load_adapted(folder: Path, *, backbone: Path | None = None, trainable: bool = False) -> LanguageModel:
+    """The same with the adapter on the backbone, not merged, to train on or to merge.
+
+    Args:
+        trainable: the adapter and the code rows require gradients, and a model made from scratch drops residuals in
+            training as it was configured to.
 
     Raises:
         ArtifactError: a file is missing or damaged.
@@ -70,18 +91,24 @@ def load_language_model(folder: Path) -> LanguageModel:
     try:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         config, layout = FinetuneConfig.model_validate(facts["config"]), TokenLayout(**facts["layout"])
-        model = _backbone(folder, config, layout)
-        adapted = load_lora(model, folder / "adapter")
+        model = _backbone(backbone or folder, config, layout)
+        if trainable and config.pretrained is None:
+            add_residual_dropout(model, config.scratch.dropout)
+        if trainable and config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        adapted = load_lora(model, folder / "adapter", trainable=trainable)
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return LanguageModel(merge(adapted).eval().to(device), tokenizer, layout, config)
+    return LanguageModel(adapted, tokenizer, layout, config)
 
 
 def _backbone(folder: Path, config: FinetuneConfig, layout: TokenLayout) -> Any:
     if config.pretrained is None:
-        return load_plain(folder / "backbone")
+        model = load_plain(folder / "backbone")
+        # The folder's path, which peft would write beside an adapter that is trained on.
+        model.name_or_path = model.config._name_or_path = ""
+        return model
     model, _ = load_pretrained(config.pretrained, revision=config.revision, dtype=torch.float32)
     model.resize_token_embeddings(layout.size, mean_resizing=False)
     return model

@@ -1,4 +1,4 @@
-"""The one training loop of the language model: in full from scratch, or of an adapter; one process or several.
+"""The one training loop of the language model: in full, of an adapter, or with other parts; one process or several.
 
 Everything random is a function of (seed, epoch, step), so a run that is killed at any step and started again ends with
 the weights of an uninterrupted one. The kept weights are the best by the caller's `validate`, not by loss.
@@ -7,9 +7,10 @@ the weights of an uninterrupted one. The kept weights are the best by the caller
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -24,9 +25,7 @@ from recsys.checkpoints import (
     seeded,
     unprefixed,
 )
-from recsys.llm.collation import Batch
 from recsys.llm.config import TrainingConfig
-from recsys.llm.heads import LanguageModelLoss
 from recsys.tracking import NullTracker, Tracker
 
 _LOG_EVERY = 20  # steps
@@ -40,6 +39,17 @@ class Settings(NamedTuple):
     bf16: bool = False
     checkpoint_steps: int = 200
     work: Path | None = None  # folder for checkpoints; none keeps no checkpoint
+    rates: Mapping[str, float] = MappingProxyType({})  # start of a parameter's name -> factor on its learning rate
+
+
+class Companion(Protocol):
+    """State that follows the weights without being trained, such as their moving average."""
+
+    def update(self, steps: int) -> None:
+        """Called behind every step with the number of steps done."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What checkpoints and the best weights keep with them; loading copies into these."""
 
 
 class Position(NamedTuple):
@@ -72,37 +82,45 @@ class Trainer:
     """Trains the parameters of `module` that require gradients, and leaves the best ones in it.
 
     Args:
-        module: the language model with its loss.
-        batches: epoch -> its batches, the same list at every call.
+        module: takes a batch's tensors, and gives losses with `mean()`, a tensor, and `parts()`, further values to log.
+        batches: epoch -> its batches, tuples of tensors, the same list at every call.
         validate: the score to keep the best weights by (higher is better), called before the first epoch and after
             every `validate_every`; none keeps the last weights.
+        companion: travels with the weights.
     """
 
     def __init__(
         self,
-        module: LanguageModelLoss,
-        batches: Callable[[int], Sequence[Batch]],
+        module: nn.Module,
+        batches: Callable[[int], Sequence[tuple[Tensor, ...]]],
         config: TrainingConfig,
         *,
         settings: Settings,
         validate: Callable[[], float] | None = None,
         tracker: Tracker | None = None,
+        companion: Companion | None = None,
     ) -> None:
         self._accelerator = Accelerator()
         self._config, self._settings, self._batches, self._validate = config, settings, batches, validate
         self._tracker = tracker or NullTracker()
-        self._module = module
+        self._module, self._companion = module, companion
         self._named = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self._named.values() if p.ndim > 1], "weight_decay": config.weight_decay},
-                {"params": [p for p in self._named.values() if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-            betas=(0.9, 0.98),
-        )
+        self._optimizer = torch.optim.AdamW(self._groups(), lr=config.lr, betas=(0.9, 0.98))
         self._prepared: Any = self._accelerator.prepare(module)
         self._best: dict[str, Tensor] = {}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by learning rate, and by whether they decay."""
+        groups: list[dict[str, Any]] = []
+        rates = self._settings.rates
+        for start in ("", *rates):
+            members = [p for n, p in self._named.items() if next((r for r in rates if n.startswith(r)), "") == start]
+            for decay, chosen in (
+                (self._config.weight_decay, [p for p in members if p.ndim > 1]),
+                (0.0, [p for p in members if p.ndim <= 1]),
+            ):
+                groups.append({"params": chosen, "weight_decay": decay, "rate": rates.get(start, 1.0)})
+        return groups
 
     def run(self) -> Position:
         """Train to the end (from the last checkpoint, if there is one) and put the best weights in place."""
@@ -124,10 +142,12 @@ class Trainer:
         label = f"{self._settings.name} epoch {position.epoch + 1}/{self._config.epochs}"
         for step in self._tracker.track(range(position.step, steps), label, steps - position.step):
             progress = (position.epoch + step / steps) / self._config.epochs
-            loss = self._step(batches[step * world + rank], learning_rate(self._config, progress), position.total_steps)
+            values = self._step(
+                batches[step * world + rank], learning_rate(self._config, progress), position.total_steps
+            )
             position = position._replace(step=step + 1, total_steps=position.total_steps + 1)
             if position.total_steps % _LOG_EVERY == 0:
-                self._log({"loss": loss}, position)
+                self._log(values, position)
             if position.total_steps % self._settings.checkpoint_steps == 0:
                 self._checkpoint(position)
         position = position._replace(epoch=position.epoch + 1, step=0)
@@ -137,20 +157,22 @@ class Trainer:
         self._checkpoint(position)
         return position
 
-    def _step(self, batch: Batch, lr: float, index: int) -> float:
+    def _step(self, batch: tuple[Tensor, ...], lr: float, index: int) -> dict[str, float]:
         self._prepared.train()
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         device = self._accelerator.device
         rank_seed = self._settings.seed + 7919 * self._accelerator.process_index  # unlike dropout on every process
         with seeded(rank_seed, index), torch.autocast(device.type, torch.bfloat16, enabled=self._settings.bf16):
-            losses = self._prepared(batch.tokens.to(device), batch.targets.to(device))
+            losses = self._prepared(*(tensor.to(device) for tensor in batch))
         loss = losses.mean()
         self._optimizer.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
         nn.utils.clip_grad_norm_(list(self._named.values()), self._config.clip)
         self._optimizer.step()
-        return float(loss.detach())
+        if self._companion is not None:
+            self._companion.update(index + 1)
+        return {"loss": float(loss.detach()), **losses.parts()}
 
     def _keep_if_best(self, position: Position) -> Position:
         assert self._validate is not None
@@ -159,7 +181,7 @@ class Trainer:
         self._log({"validation_ndcg@10": score}, position)
         if score <= position.best:
             return position
-        self._best = {n: p.detach().clone() for n, p in self._named.items()}
+        self._best = {n: p.detach().clone() for n, p in self._state().items()}
         return position._replace(best=float(score), best_epoch=position.epoch)
 
     def _log(self, values: dict[str, float], position: Position) -> None:
@@ -167,10 +189,15 @@ class Trainer:
             named = {f"{self._settings.name}/{key}": value for key, value in values.items()}
             self._tracker.log(named, step=position.total_steps)
 
+    def _state(self) -> dict[str, Tensor]:
+        """All tensors that make up the weights, by name."""
+        own: dict[str, Tensor] = dict(self._named)
+        return own if self._companion is None else own | prefixed("companion", self._companion.tensors())
+
     def _checkpoint(self, position: Position) -> None:
         if self._settings.work is None or not self._accelerator.is_main_process:
             return
-        tensors = prefixed("model", dict(self._named)) | prefixed("best", self._best)
+        tensors = prefixed("model", self._state()) | prefixed("best", self._best)
         save_checkpoint(self._settings.work, tensors | optimizer_tensors(self._optimizer), position._asdict())
 
     def _resume(self) -> Position | None:
@@ -184,5 +211,6 @@ class Trainer:
 
     @torch.no_grad()
     def _load(self, weights: dict[str, Tensor]) -> None:
+        state = self._state()
         for name, value in weights.items():
-            self._named[name].copy_(value.to(self._named[name].device))
+            state[name].copy_(value.to(state[name].device))
