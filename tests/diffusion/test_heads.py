@@ -1,0 +1,42 @@
+"""The plain heads learn what they should: the mean of the latents, and the shares of the items."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys.diffusion.heads import Kind, QueryHead
+from recsys.errors import ArtifactError
+from tests.diffusion.conftest import Problem, fit_plain, small_config
+
+TRAINED = {"width": 32, "epochs": 12, "learning_rate": 1e-2}
+
+
+def test_regression_predicts_the_mean_and_ranks_by_nearness(problem: Problem) -> None:
+    head = fit_plain("regression", *problem[:2], problem.latents, small_config(**TRAINED), seed=0)
+    queries = head.predict(problem.users)
+    np.testing.assert_allclose(queries, problem.shares @ problem.latents, atol=0.15)
+    distances = np.square(queries[:, None] - problem.latents).sum(axis=2)
+    np.testing.assert_allclose(head.scores(problem.users, problem.latents), -distances, atol=1e-4)
+
+
+def test_cross_entropy_ranks_as_inner_products_and_each_users_own_items_first(problem: Problem) -> None:
+    head = fit_plain("cross_entropy", *problem[:2], problem.latents, small_config(**TRAINED), seed=0)
+    scores = head.scores(problem.users, problem.latents)
+    np.testing.assert_allclose(scores, head.predict(problem.users) @ problem.latents.T / 2, atol=1e-4)
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    own = np.take_along_axis(probabilities, np.arange(12).reshape(4, 3), axis=1).sum(axis=1)
+    assert own.min() > 0.5  # by chance .25
+
+
+@pytest.mark.parametrize("kind", ["regression", "cross_entropy"])
+def test_saved_and_loaded_it_is_the_same(kind: Kind, problem: Problem, tmp_path: Path) -> None:
+    head = fit_plain(kind, *problem[:2], problem.latents, small_config(epochs=1), seed=0)
+    head.save(tmp_path / "heads")
+    loaded = QueryHead.load(tmp_path / "heads", kind)
+    assert loaded.config == head.config
+    assert repr(loaded) == f"<QueryHead ({kind}, 8 -> 4)>"
+    np.testing.assert_array_equal(loaded.predict(problem.users), head.predict(problem.users))
+    (tmp_path / "heads" / f"{kind}.safetensors").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match=f"the {kind} head in .* cannot be read"):
+        QueryHead.load(tmp_path / "heads", kind)

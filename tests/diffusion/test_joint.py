@@ -1,0 +1,194 @@
+"""Joint training reaches the LoRA weights, resumes bit-equal, and leaves one model that serves both rankings."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.diffusion.config import DiffuseConfig
+from recsys.diffusion.denoiser import Denoiser
+from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint, is_joint
+from recsys.diffusion.joint_batches import JointData
+from recsys.diffusion.joint_model import MovingAverage
+from recsys.errors import ArtifactError
+from recsys.llm.config import LoraConfig
+from recsys.llm.continuous import ContinuousTexts
+from recsys.llm.lora import add_lora
+from recsys.llm.storage import load_language_model, save_adapter, save_backbone
+from recsys.rankers.generative import GenerativeRanker
+from recsys.tables import Histories, SemanticIds
+from tests.llm.fakes import language_model
+
+T = TypeVar("T")
+ITEMS = 20
+CODES = np.stack(np.unravel_index(np.arange(ITEMS) * 3, (4, 4, 4)), axis=1).astype(np.int64)
+IDS = SemanticIds([f"i{n}" for n in range(ITEMS)], CODES, 4)
+LATENTS = np.random.default_rng(0).standard_normal((ITEMS, 8)).astype(np.float32)
+CIRCLE = Histories.from_lists(
+    [f"u{n}" for n in range(12)], [[(n + j) % ITEMS for j in range(3 + n % 3)] for n in range(12)]
+)
+TEXTS = ContinuousTexts(titles=[f"t{n}" for n in range(ITEMS)], answers=[f"kind {n % 3}" for n in range(ITEMS)])
+DATA = JointData(IDS, CIRCLE, 50, LATENTS, 2, TEXTS)
+ROUTES = {
+    "discrete": (DATA, "discrete"),
+    "continuous": (DATA, "continuous"),
+    "text first": (DATA._replace(text_first=True), "continuous"),
+}
+
+
+class KilledError(Exception):
+    pass
+
+
+class Recorder:
+    """Keeps what is logged; may stop a training before one of its steps."""
+
+    def __init__(self, kill_at: int | None = None) -> None:
+        self.values: dict[str, list[float]] = {}
+        self._left = kill_at
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+
+    def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        for element in iterable:
+            if description.startswith("joint") and self._left is not None:
+                if self._left == 0:
+                    raise KilledError
+                self._left -= 1
+            yield element
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like 05_language_model, of an untrained adapter."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    made = language_model()
+    config = made.config.model_copy(
+        update={"max_text_tokens": 3, "checkpoint_steps": 2, "lora": LoraConfig(batch_tokens=128, lr=1e-3)}
+    )
+    save_backbone(folder, made.model)
+    save_adapter(folder, add_lora(made.model, made.layout, config.lora, seed=0), made._replace(config=config))
+    return folder
+
+
+def _config(condition: str, **changes: Any) -> DiffuseConfig:
+    small = {"width": 32, "blocks": 1, "epochs": 2, "precision": "fp32", "joint": True, "condition": condition}
+    return DiffuseConfig.model_validate(small | changes)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_gradients_of_the_diffusion_loss_reach_the_lora_weights(finetuned: Path, tmp_path: Path, route: str) -> None:
+    """With no weight on the language model's own loss, every projection's adapter moves; the backbone stays."""
+    data, condition = ROUTES[route]
+    before = load_language_model(finetuned).model.state_dict()
+    folders = JointFolders(finetuned, tmp_path / "out")
+    config = _config(condition, epochs=3, language_model_weight=0, dispersive_weight=0)
+    after = fit_joint(data, config, folders=folders, seed=0).language_model.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    projections = {name for name in before if "_proj" in name}
+    assert projections <= changed
+    assert all("_proj" in name or name in ("lm_head.weight", "model.embed_tokens.weight") for name in changed)
+    base = language_model().layout.base
+    assert torch.equal(before["lm_head.weight"][:base], after["lm_head.weight"][:base])
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tmp_path: Path, route: str) -> None:
+    data, condition = ROUTES[route]
+    out = tmp_path / "out"
+    done = fit_joint(data, _config(condition), folders=JointFolders(finetuned, out), seed=0)
+    titles = None if condition == "discrete" else TEXTS.titles
+    loaded = JointPreference.load(out, IDS, LATENTS, finetuned=finetuned, titles=titles)
+    assert is_joint(out)
+    assert not is_joint(finetuned)
+    queries = Histories.from_lists(["a", "b", "c"], [[3, 4, 5], [], [19]])
+    wanted, found = (j.query_conditions(queries, window=10) for j in (done, loaded))
+    assert torch.equal(wanted, found)
+    drawn = [j.preference.sample(found.numpy(), [1, 2, 3], seed=0, samples=2) for j in (done, loaded)]
+    assert drawn[0].shape == (3, 2, 8)
+    np.testing.assert_array_equal(*drawn)
+    merged = load_language_model(out, backbone=finetuned)
+    ranked = GenerativeRanker(merged, IDS, beams=20).rank(queries, k=5, exclude_seen=True)
+    assert (ranked.items >= 0).all()
+    assert not (out / "backbone").exists()
+    text = b"".join(content for name, content in _files(out).items() if not name.endswith(".safetensors"))
+    assert str(tmp_path).encode() not in text
+    assert str(finetuned).encode() not in text
+
+
+@pytest.mark.parametrize(
+    ("route", "kill_at"), [("discrete", 5), ("continuous", 1), ("continuous", 8), ("text first", 5)]
+)
+def test_a_killed_training_resumes_bit_equal(finetuned: Path, tmp_path: Path, route: str, kill_at: int) -> None:
+    data, condition = ROUTES[route]
+
+    def train(name: str, tracker: Recorder) -> None:
+        scores = iter([0.3, 0.2, 0.1, 0.4])
+        folders = JointFolders(finetuned, tmp_path / name, tmp_path / f"{name}_work")
+        config = _config(condition, epochs=3, validate_every=1, ema_decay=0.9)
+        fit_joint(data, config, folders=folders, seed=3, tracker=tracker, validate=lambda j: next(scores) + _score(j))
+
+    train("whole", Recorder())
+    with pytest.raises(KilledError):
+        train("cut", Recorder(kill_at))
+    train("cut", Recorder())
+    assert _files(tmp_path / "whole") == _files(tmp_path / "cut")
+
+
+def _score(joint: JointPreference) -> float:
+    """A number that the weights decide, greater by more than the other part of the score."""
+    return 1e3 * float(next(joint.preference.denoiser.leave.parameters()).abs().sum())
+
+
+def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
+    tracker = Recorder()
+    config = _config("discrete", epochs=30, learning_rate=3e-3, width=64, language_model_weight=1)
+    fit_joint(DATA, config, folders=JointFolders(finetuned, tmp_path), seed=0, tracker=tracker)
+    for part in ("language_model", "diffusion"):
+        values = tracker.values[f"joint/{part}"]
+        assert values[-1] < 0.9 * values[0], part
+    total = [
+        lm + diffusion + 0.25 * dispersive
+        for lm, diffusion, dispersive in zip(
+            *(tracker.values[f"joint/{part}"] for part in ("language_model", "diffusion", "dispersive")), strict=True
+        )
+    ]
+    assert total == pytest.approx(tracker.values["joint/loss"], rel=1e-4)
+
+
+def test_the_same_seed_writes_the_same_bytes(finetuned: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        fit_joint(DATA, _config("discrete"), folders=JointFolders(finetuned, tmp_path / name), seed=7)
+    assert _files(tmp_path / "a") == _files(tmp_path / "b")
+
+
+def test_a_folder_asked_another_way_is_refused(finetuned: Path, tmp_path: Path) -> None:
+    fit_joint(DATA, _config("continuous"), folders=JointFolders(finetuned, tmp_path), seed=0)
+    with pytest.raises(ArtifactError, match=r"joint\.json.*with titles"):
+        JointPreference.load(tmp_path, IDS, LATENTS, finetuned=finetuned)
+    (tmp_path / "connector.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"connector\.safetensors"):
+        JointPreference.load(tmp_path, IDS, LATENTS, finetuned=finetuned, titles=TEXTS.titles)
+
+
+def test_the_average_follows_from_the_first_step() -> None:
+    """Decay min(.999, (1 + step) / (10 + step)): after one step a tenth is left of the start."""
+    source = Denoiser(4, 2, width=8, blocks=1)
+    average = MovingAverage(source, 0.999)
+    start = {n: t.clone() for n, t in average.tensors().items()}
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter += 1
+    average.update(1)
+    for name, tensor in average.tensors().items():
+        torch.testing.assert_close(tensor, start[name] + 0.9)
+    assert not any(t.requires_grad for t in average.tensors().values())

@@ -1,0 +1,150 @@
+"""The shared loop: resumed exactly, kept by validation, deaf to the global generator; every head goes through it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.diffusion.heads import QueryHead
+from recsys.diffusion.preference import PreferenceModel
+from recsys.diffusion.training import fit_preference, learning_rate
+from recsys.errors import ArtifactError, DataError
+from recsys.tracking import NullTracker
+from tests.diffusion.conftest import Problem, fit_plain, small_config
+
+FITS: dict[str, Callable[..., Any]] = {
+    "preference": fit_preference,
+    "regression": partial(fit_plain, "regression"),
+    "cross_entropy": partial(fit_plain, "cross_entropy"),
+}
+
+
+class KilledError(Exception):
+    pass
+
+
+class Recorder(NullTracker):
+    """Keeps what it is told, and stops a training after an epoch as a kill would."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.values: dict[str, list[float]] = {}
+        self.stop_at = stop_at
+
+    def log(self, values: Mapping[str, float], *, step: int) -> None:
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
+        if step == self.stop_at:
+            raise KilledError
+
+
+def weights(model: PreferenceModel | QueryHead) -> dict[str, torch.Tensor]:
+    module = model.denoiser if isinstance(model, PreferenceModel) else model.trunk
+    return dict(module.state_dict())
+
+
+def assert_same_weights(one: PreferenceModel | QueryHead, other: PreferenceModel | QueryHead) -> None:
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_killed_and_resumed_is_bit_equal(
+    name: str, problem: Problem, tmp_path: Path, untouched_generator: None
+) -> None:
+    data, config = problem[:2], small_config(validate_every=1)
+    fit, scores = FITS[name], {1: 0.3, 2: 0.9, 3: 0.5, 4: 0.2}
+
+    def train(first: int, **extra: object) -> PreferenceModel | QueryHead:
+        remaining = iter([scores[epoch] for epoch in range(first, 5)])
+        model: PreferenceModel | QueryHead = fit(
+            *data, problem.latents, config, seed=5, validate=lambda _: next(remaining), **extra
+        )
+        return model
+
+    whole = train(1)
+    with pytest.raises(KilledError):
+        train(1, work=tmp_path, tracker=Recorder(stop_at=3))
+    recorder = Recorder()
+    assert_same_weights(whole, train(3, work=tmp_path, tracker=recorder))
+    assert len(recorder.values[f"{name}/loss"]) == 2
+    assert_same_weights(whole, train(5, work=tmp_path))
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_the_loss_falls_and_the_metrics_are_named(name: str, problem: Problem) -> None:
+    recorder = Recorder()
+    config = small_config(epochs=6, learning_rate=5e-3)
+    FITS[name](*problem[:2], problem.latents, config, seed=0, validate=lambda _: 0.5, tracker=recorder)
+    expected = {f"{name}/loss": 6, f"{name}/validation_ndcg@10": 3}
+    if name == "preference":
+        expected["preference/dispersive"] = 6
+    assert {key: len(values) for key, values in recorder.values.items()} == expected
+    assert recorder.values[f"{name}/loss"][-1] < recorder.values[f"{name}/loss"][0]
+
+
+def test_the_averaged_weights_of_the_best_validation_are_kept(problem: Problem) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    scores = iter([0.2, 0.8, 0.4])
+
+    def validate(model: PreferenceModel) -> float:
+        assert not model.denoiser.training
+        seen.append({name: tensor.clone() for name, tensor in weights(model).items()})
+        return next(scores)
+
+    config = small_config(epochs=5)
+    kept = fit_preference(*problem[:2], problem.latents, config, seed=0, validate=validate)
+    assert len(seen) == 3
+    for name, tensor in weights(kept).items():
+        assert torch.equal(tensor, seen[1][name])
+    last = fit_preference(*problem[:2], problem.latents, config, seed=0)
+    for name, tensor in weights(last).items():
+        assert torch.equal(tensor, seen[2][name])
+
+
+def test_the_average_lags_behind_the_weights(problem: Problem) -> None:
+    slow, fast = (
+        fit_preference(*problem[:2], problem.latents, small_config(epochs=1, ema_decay=decay), seed=0)
+        for decay in (0.999, 0.0)
+    )
+    start = fit_preference(*problem[:2], problem.latents, small_config(epochs=1, learning_rate=1e-30), seed=0)
+
+    def moved(model: PreferenceModel) -> float:
+        return float((weights(model)["leave.weight"] - weights(start)["leave.weight"]).norm())
+
+    assert 0 < moved(slow) < moved(fast)
+
+
+def test_a_checkpoint_of_another_seed_is_not_continued_and_a_damaged_one_is_refused(
+    problem: Problem, tmp_path: Path
+) -> None:
+    config = small_config(epochs=1)
+    fit_preference(*problem[:2], problem.latents, config, seed=0, work=tmp_path)
+    again = fit_preference(*problem[:2], problem.latents, config, seed=1, work=tmp_path)
+    assert_same_weights(again, fit_preference(*problem[:2], problem.latents, config, seed=1))
+    (tmp_path / "state.safetensors").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match="delete it to train from the start"):
+        fit_preference(*problem[:2], problem.latents, config, seed=1, work=tmp_path)
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    config = small_config(learning_rate=0.1, warmup=0.1)
+    rates = [learning_rate(config, progress) for progress in (0, 0.05, 0.1, 0.55, 1)]
+    assert rates[0] == pytest.approx(0.001)
+    assert rates[1:] == pytest.approx([0.05, 0.1, 0.0525, 0.005])
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_what_cannot_be_trained_on_is_refused(name: str, problem: Problem) -> None:
+    fit, config = FITS[name], small_config()
+    with pytest.raises(DataError, match="at least one; got 0, 0"):
+        fit(problem.conditions[:0], problem.targets[:0], problem.latents, config, seed=0)
+    with pytest.raises(DataError, match="got 5, 4"):
+        fit(problem.conditions[:5], problem.targets[:4], problem.latents, config, seed=0)
+    with pytest.raises(DataError, match=r"item indices in 0\.\.3; got 0\.\.11"):
+        fit(problem.conditions, problem.targets, problem.latents[:4], config, seed=0)
+    with pytest.raises(DataError, match="NaN"):
+        fit(np.full_like(problem.conditions, np.nan), problem.targets, problem.latents, config, seed=0)
