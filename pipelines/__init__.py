@@ -1,9 +1,14 @@
 """`STAGES`, the one ordered statement of the flow; command line, runner, README and tests derive from it.
 
-A stage reads folders of earlier stages and writes its own. Its module `pipelines.NAME` is imported when it runs.
+A stage reads folders of earlier stages and writes its own. Its module `pipelines.NAME` is imported when it runs. A run
+has one route or both (`tokenize.kind`): `stages_of` gives its stages.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
+
+DISCRETE, CONTINUOUS = "discrete", "continuous"
+ROUTES = (DISCRETE, CONTINUOUS)
 
 
 class Stage(NamedTuple):
@@ -12,7 +17,8 @@ class Stage(NamedTuple):
     `reads` names earlier stages, or parts of what they wrote ("stage/part": a folder inside theirs). `version` is
     raised by hand when the code gives other results. `settings` are the dotted configuration keys (whole sections or
     single fields, besides `seed`) that the stage looks at; `sources` are those among them that may name a file or
-    folder, whose contents then count instead of the name.
+    folder, whose contents then count instead of the name. A stage belongs to runs that have all of its `routes`; a
+    part that is named for a route is read where the run has it.
     """
 
     name: str
@@ -22,6 +28,7 @@ class Stage(NamedTuple):
     settings: tuple[str, ...]
     help: str
     sources: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
 
 
 STAGES = (
@@ -47,9 +54,9 @@ STAGES = (
         "tokenize",
         "03_tokens",
         ("prepare", "embed"),
-        1,
+        2,
         ("tokenize",),
-        "Quantize the vectors into unique semantic ids.",
+        "Turn the vectors into unique semantic ids, and into continuous latents.",
     ),
     Stage(
         "instruct",
@@ -58,6 +65,7 @@ STAGES = (
         1,
         ("instruct",),
         "Write the examples that teach the language model the ids.",
+        routes=(DISCRETE,),
     ),
     Stage(
         "finetune",
@@ -67,20 +75,39 @@ STAGES = (
         ("finetune", "instruct", "prepare.history", "recommend.exclude_seen"),
         "Train the language model and its LoRA adapter on the examples.",
         ("finetune.pretrained",),
+        routes=(DISCRETE,),
+    ),
+    Stage(
+        "diffuse",
+        "06_preference",
+        ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune"),
+        1,
+        ("diffuse", "instruct.window", "prepare.history", "recommend.exclude_seen"),
+        "Train the diffusion preference module on the language model's hidden states.",
+        routes=(DISCRETE, CONTINUOUS),
+    ),
+    Stage(
+        "index",
+        "07_index",
+        ("tokenize/continuous", "diffuse"),
+        1,
+        ("index",),
+        "Build the FAISS index over the items' latents and tune it to its recall.",
+        routes=(CONTINUOUS,),
     ),
     Stage(
         "recommend",
         "08_recommendations",
-        ("prepare", "embed", "tokenize/discrete", "finetune"),
-        1,
+        ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index"),
+        2,
         ("recommend", "prepare.history", "embed.collaborative"),
-        "Rank items for every user, with the baselines and the language model.",
+        "Rank items for every user: the baselines, both routes, and their fusion.",
     ),
     Stage(
         "evaluate",
         "09_report",
-        ("prepare", "embed", "tokenize", "finetune", "recommend"),
-        1,
+        ("prepare", "embed", "tokenize", "finetune", "diffuse", "recommend"),
+        2,
         ("evaluate",),
         "Measure the rankings against what users did next, and write the report.",
     ),
@@ -88,3 +115,17 @@ STAGES = (
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 FOLDERS = {stage.name: stage.folder for stage in STAGES}
+
+
+def stages_of(routes: Collection[str]) -> tuple[Stage, ...]:
+    """The stages of a run with the given routes, in flow order, each reading only what such a run has."""
+    present = [stage for stage in STAGES if set(stage.routes) <= set(routes)]
+    names = {stage.name for stage in present}
+    return tuple(
+        stage._replace(reads=tuple(name for name in stage.reads if _is_there(name, names, routes))) for stage in present
+    )
+
+
+def _is_there(name: str, stages: Collection[str], routes: Collection[str]) -> bool:
+    stage, _, part = name.partition("/")
+    return stage in stages and (part not in ROUTES or part in routes)

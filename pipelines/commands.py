@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,9 @@ from pipelines.runner import status as stage_status
 from recsys.artifacts import RunDirectory, write_text
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
+
+if TYPE_CHECKING:
+    from recsys.recommender import Recommender
 
 CONFIG = "config.yaml"
 STATE_STYLES = {"current": "green", "stale": "yellow", "missing": "dim", "damaged": "red"}
@@ -42,7 +46,13 @@ def run(
 def stage(name: str, path: Path, *, force: bool, tracking: bool) -> None:
     """`recsys STAGE`: one stage of an existing run, with the run's own configuration."""
     directory = RunDirectory(path, FOLDERS)
-    _execute(_stored_config(directory), directory, [name], force=force, tracking=tracking)
+    config = _stored_config(directory)
+    if name not in (stage.name for stage in config.stages):
+        raise ConfigError(
+            f"tokenize.kind={config.tokenize.kind} leaves the stage '{name}' out; "
+            f"run it with `recsys run --config ... --set tokenize.kind=both --out {path}`"
+        )
+    _execute(config, directory, [name], force=force, tracking=tracking)
 
 
 def configs() -> None:
@@ -57,7 +67,8 @@ def status(path: Path) -> None:
     """`recsys status`."""
     directory = RunDirectory(path, FOLDERS)
     table = Table("stage", "folder", "state", "seconds", "why", box=None, header_style="bold")
-    for entry in stage_status(_stored_config(directory), directory, STAGES):
+    config = _stored_config(directory)
+    for entry in stage_status(config, directory, config.stages):
         seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
         state = Text(entry.state, STATE_STYLES[entry.state])
         table.add_row(entry.stage.name, entry.stage.folder, state, seconds, Text(entry.reason))
@@ -67,17 +78,33 @@ def status(path: Path) -> None:
 def recommend(path: Path, history: list[str], *, k: int) -> None:
     """`recsys recommend --history`: answer one query."""
     from recsys.data.dataset import Dataset
-    from recsys.recommender import Recommender, excludes_seen
+    from recsys.rankers.generative import excludes_seen
 
     directory = RunDirectory(path, FOLDERS)
     config = _stored_config(directory)
-    folders = [directory.verified(name) for name in ("prepare", "tokenize/discrete", "finetune")]
-    recommender = Recommender.load(*folders, history=config.prepare.history)
-    exclude_seen = excludes_seen(config.recommend.exclude_seen, Dataset.load(folders[0]).interactions)
-    table = Table("rank", "item_id", "title", "score", box=None, header_style="bold")
-    for rank, found in enumerate(recommender.recommend(history, k, exclude_seen=exclude_seen), start=1):
-        table.add_row(str(rank), Text(found.item_id), Text(found.title), f"{found.score:.3f}")
+    interactions = Dataset.load(directory.verified("prepare")).interactions
+    exclude_seen = excludes_seen(config.recommend.exclude_seen, interactions)
+    table = Table("rank", "item_id", "title", "score", "from", box=None, header_style="bold")
+    answer = _recommender(config, directory).recommend(history, k, exclude_seen=exclude_seen)
+    for rank, found in enumerate(answer, start=1):
+        sources = ", ".join(f"{name} {score:.2f}" for name, score in found.sources.items() if name != "fused")
+        table.add_row(str(rank), Text(found.item_id), Text(found.title), f"{found.score:.3f}", sources)
     Console().print(table)
+
+
+def _recommender(config: RunConfig, directory: RunDirectory) -> Recommender:
+    from recsys.fusion import TUNED
+    from recsys.rankers.loading import Folders
+    from recsys.recommender import Recommender
+
+    history = config.prepare.history
+    if config.tokenize.kind == "discrete":
+        parts = [directory.verified(name) for name in ("prepare", "tokenize/discrete", "finetune")]
+        return Recommender.load(*parts, history=history)
+    names = ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
+    folders = Folders(*(directory.verified(name) for name in names))
+    tuned = directory.verified("recommend") / TUNED
+    return Recommender.load_both(folders, tuned, config.recommend, history=history, seed=config.seed)
 
 
 def _execute(
@@ -86,10 +113,10 @@ def _execute(
     console = Console(stderr=True)
     with _logging_to(console), directory.lock():
         write_text(directory.path / CONFIG, dump_yaml(config))
-        states = stage_status(config, directory, STAGES)
+        states = stage_status(config, directory, config.stages)
         idle = not force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
         with _tracker(config, directory, tracking and not idle) as tracker, ProgressTracker(tracker, console) as shown:
-            run_stages(config, directory, STAGES, selected=selected, tracker=shown, force=force)
+            run_stages(config, directory, config.stages, selected=selected, tracker=shown, force=force)
 
 
 @contextmanager

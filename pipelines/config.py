@@ -14,15 +14,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines import STAGES
+from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, stages_of
 from recsys.config import Config
 from recsys.data.config import PrepareConfig
-from recsys.decoding.config import RecommendConfig
+from recsys.diffusion.config import DiffuseConfig
 from recsys.embeddings.config import EmbedConfig
 from recsys.errors import ConfigError
 from recsys.evaluation.config import EvaluateConfig
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
+from recsys.rankers.config import RecommendConfig
+from recsys.retrieval.config import IndexConfig
 from recsys.tokenization.config import TokenizeConfig
 
 
@@ -35,8 +37,16 @@ class RunConfig(Config):
     tokenize: TokenizeConfig = TokenizeConfig()
     instruct: InstructConfig = InstructConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    diffuse: DiffuseConfig = DiffuseConfig()
+    index: IndexConfig = IndexConfig()
     recommend: RecommendConfig = RecommendConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of this run's routes, in flow order."""
+        kind = self.tokenize.kind
+        return stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
 
 
 def recipes() -> dict[str, str]:

@@ -11,7 +11,7 @@ from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.embeddings.text import text_vectors
-from recsys.recommender import excludes_seen
+from recsys.rankers.generative import excludes_seen
 from recsys.tables import VALIDATION, ItemVectors
 from recsys.tracking import Tracker
 

@@ -19,6 +19,7 @@ from recsys.evaluation.evaluation import evaluate
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.report import Report, render_report
+from recsys.fusion import TUNED
 from recsys.tables import TEST, Catalog, Interactions, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
@@ -28,8 +29,12 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     interactions = Interactions.load(folders["prepare"] / "interactions.parquet")
     catalog = Catalog.load(folders["prepare"] / "items.parquet")
     rankings = Rankings.load(folders["recommend"] / "rankings.parquet")
-    ids = SemanticIds.load(folders["tokenize"] / "discrete" / "semantic_ids.parquet")
-    quality = _json(folders["tokenize"] / "discrete" / "token_quality.json")
+    tokens = folders["tokenize"]
+    ids = tokens / "discrete" / "semantic_ids.parquet"
+    semantic_ids = SemanticIds.load(ids) if ids.exists() else None
+    quality = _json(tokens / "discrete" / "token_quality.json")
+    if semantic_ids is not None:
+        quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
     # Whole histories, whatever part of them the systems saw: slices and lift are about the users.
     asked = queries(interactions, catalog, split=TEST, history=len(interactions))
     training = training_histories(interactions, catalog)
@@ -55,15 +60,18 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         evaluation=evaluation,
         examples=examples,
         curves=training_curves(folder / "training_log.jsonl" for folder in folders.values()),
-        token_quality={"unique_ids": len(np.unique(ids.codes, axis=0)) / len(ids), **quality},
-        semantic_ids=ids,
+        token_quality=quality or None,
+        semantic_ids=semantic_ids,
+        latent_quality=_json(tokens / "continuous" / "latent_quality.json") or None,
+        fusion=_json(folders["recommend"] / TUNED) or None,
         data_card=_json(folders["prepare"] / "data_card.json"),
         configuration=dump_yaml(config),
         versions=package_versions(),
         seconds={stage: run.record(stage).seconds for stage in run.reads},
         timings=_json(folders["recommend"] / "timings.json"),
     )
-    write_json(run.out / "metrics.json", {**evaluation.to_json(), "tokens": report.token_quality})
+    tokens_and_fusion = {"tokens": quality, "latents": report.latent_quality, "fusion": report.fusion}
+    write_json(run.out / "metrics.json", {**evaluation.to_json(), **tokens_and_fusion})
     write_text(run.out / "report.html", render_report(report))
     _say(report, run, tracker)
 

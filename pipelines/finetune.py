@@ -12,7 +12,7 @@ from recsys.data.histories import queries
 from recsys.embeddings.text import item_texts
 from recsys.instructions.examples import load_examples
 from recsys.llm.finetuning import FinetuneData, finetune
-from recsys.recommender import Validator, excludes_seen
+from recsys.rankers.generative import Validator, excludes_seen
 from recsys.tables import VALIDATION, SemanticIds
 from recsys.tokenization.tokenizer import RqVaeTokenizer
 from recsys.tracking import Tracker

@@ -1,16 +1,21 @@
-"""The tokenize stage: item vectors become unique semantic ids.
+"""The tokenize stage: item vectors become unique semantic ids, and continuous latents.
 
-Reads 01_dataset and 02_embeddings; writes `discrete/`: `semantic_ids.parquet`, `tokenizer.safetensors`,
-`tokenizer.json` and `token_quality.json`.
+Reads 01_dataset and 02_embeddings; writes `discrete/` (`semantic_ids.parquet`, `tokenizer.safetensors`,
+`tokenizer.json`, `token_quality.json`) and `continuous/` (`latents.parquet`, `continuous.safetensors`,
+`continuous.json`, `latent_quality.json`), each where the run has that route.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun, write_json
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
 from recsys.tables import ItemVectors
+from recsys.tokenization.continuous import fit_sigma_vae
+from recsys.tokenization.continuous_quality import latent_quality
 from recsys.tokenization.inputs import combine
 from recsys.tokenization.quality import item_categories, token_quality
 from recsys.tokenization.tokenizer import fit_rqvae
@@ -23,11 +28,20 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     text = ItemVectors.load(embeddings / "text.parquet")
     behaviour = embeddings / "collaborative.parquet"
     collaborative = ItemVectors.load(behaviour) if behaviour.exists() else None
-    vectors, scale = combine(text, collaborative, config.tokenize)
+    if config.tokenize.kind in ("discrete", "both"):
+        _discrete(config, run, tracker, dataset, (text, collaborative))
+    if config.tokenize.kind in ("continuous", "both"):
+        _continuous(config, run, tracker, (text, collaborative))
+
+
+def _discrete(
+    config: RunConfig, run: StageRun, tracker: Tracker, dataset: Dataset, blocks: tuple[ItemVectors, ItemVectors | None]
+) -> None:
+    vectors, scale = combine(*blocks, config.tokenize)
     tokenizer = fit_rqvae(
         vectors, config.tokenize, seed=config.seed, scale=scale, work=run.work / "rqvae", tracker=tracker
     )
-    ids = tokenizer.assign(vectors, text.item_ids)
+    ids = tokenizer.assign(vectors, blocks[0].item_ids)
     quality = token_quality(
         tokenizer,
         vectors,
@@ -36,8 +50,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         categories=item_categories(dataset.catalog),
         histories=training_histories(dataset.interactions, dataset.catalog),
     )
-    out = run.out / "discrete"
-    out.mkdir()
+    out = _made(run.out / "discrete")
     ids.save(out / "semantic_ids.parquet")
     tokenizer.save(out)
     write_json(out / "token_quality.json", quality.to_dict())
@@ -47,3 +60,23 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         displaced=round(quality.displaced, 4),
         perplexity=[round(level.perplexity, 1) for level in quality.levels],
     )
+
+
+def _continuous(
+    config: RunConfig, run: StageRun, tracker: Tracker, blocks: tuple[ItemVectors, ItemVectors | None]
+) -> None:
+    tokenizer = fit_sigma_vae(
+        *blocks, config.tokenize.continuous, seed=config.seed, work=run.work / "sigma_vae", tracker=tracker
+    )
+    latents = tokenizer.latents(*blocks)
+    quality = latent_quality(tokenizer, *blocks, seed=config.seed)
+    out = _made(run.out / "continuous")
+    latents.save(out / "latents.parquet")
+    tokenizer.save(out)
+    write_json(out / "latent_quality.json", quality.to_dict())
+    run.note(latent_dimensions=latents.vectors.shape[1], active=round(quality.active, 4))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

@@ -22,7 +22,7 @@ from recsys.tables import FloatArray, IntArray
 Floats = npt.NDArray[np.float64]
 Method = Literal["reciprocal-rank", "weighted-sum"]
 METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum")
-NOT_LISTED = -1
+TUNED = "fusion.json"  # where a run keeps what validation chose
 CUTOFF = 10  # weights are chosen by validation NDCG at this length
 
 
@@ -30,7 +30,7 @@ class FusionConfig(Config):
     """How rankings become one. `auto` takes the method that does better on validation users."""
 
     method: Literal["auto", "reciprocal-rank", "weighted-sum"] = "auto"
-    depth: int = Field(default=100, ge=1, le=1024, description="places of each ranking that take part")
+    depth: int = Field(default=50, ge=1, le=1024, description="places of each ranking that take part")
     constant: float = Field(default=60.0, gt=0, description="of reciprocal rank: 1 / (constant + rank)")
     grid: int = Field(default=20, ge=1, le=100, description="weights tried are multiples of 1 / grid that sum to 1")
 

@@ -3,53 +3,20 @@
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from recsys.data.dataset import Dataset
 from recsys.embeddings.text import item_texts
 from recsys.errors import DataError, ModelError
 from recsys.llm.backbone import train_text_tokenizer
-from recsys.llm.config import FinetuneConfig, LoraConfig, ScratchConfig, TrainingConfig
+from recsys.llm.config import FinetuneConfig, LoraConfig, TrainingConfig
 from recsys.llm.storage import load_language_model
-from recsys.recommender import Recommender, excludes_seen
-from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Interactions, SemanticIds
+from recsys.rankers.generative import excludes_seen
+from recsys.recommender import Recommender
+from recsys.tables import Interactions
 from tests.llm.fakes import llama
-
-SCRATCH = ScratchConfig(hidden=32, layers=2, heads=2, head_dim=16, intermediate=48, vocabulary=300, dropout=0)
-NUM_ITEMS = 12
-
-
-def cycle() -> Dataset:
-    """Every user walks the same circle of twelve items, so that the next one is known by construction."""
-    rows = [
-        {
-            "user_id": f"u{user}",
-            "item_id": f"item {(user + step) % NUM_ITEMS}",
-            "timestamp": step,
-            "split": {5: VALIDATION, 6: TEST}.get(step, TRAIN),
-        }
-        for user in range(60)
-        for step in range(7)
-    ]
-    schema = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "split": pl.Int8}
-    titles = {"item_id": [f"item {i}" for i in range(NUM_ITEMS)], "title": [f"Thing {i}" for i in range(NUM_ITEMS)]}
-    return Dataset(Interactions(pl.DataFrame(rows, schema=schema)), Catalog(pl.DataFrame(titles)), {})
-
-
-def ids(dataset: Dataset) -> SemanticIds:
-    codes = np.array([[i // 4, i % 4] for i in range(NUM_ITEMS)])
-    return SemanticIds(dataset.catalog.item_ids, codes, 4)
-
-
-CODEBOOKS = np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)
-CONFIG = FinetuneConfig(
-    scratch=SCRATCH,
-    training=TrainingConfig(epochs=12, lr=1e-2, batch_tokens=512, validate_every=4),
-    lora=LoraConfig(epochs=1, batch_tokens=512),
-)
+from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, SCRATCH, cycle, ids
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +65,7 @@ def test_an_empty_history_is_answered(recommender: Recommender) -> None:
 
 def test_what_lies_beyond_the_window_is_not_looked_at_and_stays_out(recommender: Recommender, folder: Path) -> None:
     dataset = cycle()
-    short = Recommender(dataset.catalog, ids(dataset), load_language_model(folder), history=2)
+    short = Recommender.generative(dataset.catalog, ids(dataset), load_language_model(folder), history=2)
     found = short.recommend(["item 9", "item 1", "item 2"], k=50)
     recent = recommender.recommend(["item 1", "item 2"], k=50)
     assert [r.item_id for r in found] == [r.item_id for r in recent if r.item_id != "item 9"]

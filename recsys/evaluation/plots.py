@@ -60,6 +60,9 @@ STYLES = (
     Style("#c0566f", "D", "◆"),
     Style("#4b9a7c", "v", "▼"),
     Style("#8877bd", "P", "✚"),
+    Style("#3f9aa5", "X", "✖"),
+    Style("#9a7b5c", "<", "◀"),
+    Style("#d4653b", "*", "★"),
 )
 
 

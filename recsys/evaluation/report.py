@@ -49,6 +49,8 @@ class Report:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     token_quality: Mapping[str, Any] | None = None
     semantic_ids: SemanticIds | None = None
+    latent_quality: Mapping[str, Any] | None = None
+    fusion: Mapping[str, Any] | None = None
     data_card: Mapping[str, Any] | None = None
     configuration: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -126,7 +126,7 @@ def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Comman
     assert [stage.folder for stage in STAGES] == sorted(p.name for p in out.iterdir() if p.name[0].isdigit())
     for expected in ("0.2500", "0.1250", "A [red] pan", "report.html", "recsys recommend --run", "--history a -k 10"):
         assert expected in shown
-    assert "[1/7] prepare" in log
+    assert "[1/9] prepare" in log
     code, shown, log = recsys(*arguments)
     assert (code, log.count(": current")) == (0, len(STAGES))
 
@@ -136,13 +136,25 @@ def test_status_and_single_stages(recsys: Command, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert recsys("run", "--config", "demo", "--out", out, "--to", "embed", "--no-tracking")[0] == 0
     code, _, log = recsys("instruct", "--run", out, "--no-tracking")
-    assert (code, "[4/7] instruct" in log) == (0, True)
+    assert (code, "[4/9] instruct" in log) == (0, True)
     code, _, log = recsys("finetune", "--run", out, "--no-tracking")
     assert (code, "finetune reads tokenize, which is missing" in log) == (2, True)
     code, shown, _ = recsys("status", out)
     assert code == 0
     states = [line.split()[2] for line in shown.splitlines()[1:] if line.strip()]
-    assert states == ["current", "current", "missing", "current", "missing", "missing", "missing"]
+    assert states == ["current", "current", "missing", "current"] + ["missing"] * 5
+
+
+@pytest.mark.usefixtures("_fake_stages")
+def test_a_run_of_one_route_has_no_stages_of_the_other(recsys: Command, tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    assert recsys("run", "--config", "demo", "--out", out, "--set", "tokenize.kind=discrete", "--no-tracking")[0] == 0
+    code, shown, _ = recsys("status", out)
+    assert (code, "06_preference" in shown, "08_recommendations" in shown) == (0, False, True)
+    assert not (tmp_path / "run" / "06_preference").exists()
+    code, _, err = recsys("diffuse", "--run", out, "--no-tracking")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "tokenize.kind=discrete leaves the stage 'diffuse' out" in err
 
 
 @pytest.mark.usefixtures("_fake_stages")

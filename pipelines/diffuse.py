@@ -1,0 +1,147 @@
+"""The diffuse stage: the diffusion preference module learns to imagine the next item's latent.
+
+Reads 01_dataset, 03_tokens and 05_language_model; writes the averaged denoiser (`preference.*`), the plain heads that
+it is measured against (`regression.*`, `cross_entropy.*`), `validation_samples.parquet` and, where `diffuse.joint` is
+set, the adapter that serves both rankings (see `recsys.diffusion.joint`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pipelines.config import RunConfig
+from recsys.artifacts import StageRun
+from recsys.data.dataset import Dataset
+from recsys.data.histories import queries, training_histories
+from recsys.diffusion.heads import KINDS, fit_head
+from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint
+from recsys.diffusion.joint_batches import JointData
+from recsys.diffusion.preference import PreferenceModel
+from recsys.diffusion.training import Run, fit_preference
+from recsys.llm.conditions import Conditions, query_conditions, training_conditions
+from recsys.llm.continuous import ContinuousTexts
+from recsys.llm.storage import load_language_model
+from recsys.rankers.generative import excludes_seen
+from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, interaction_counts, save_samples
+from recsys.tables import VALIDATION, FloatArray, ItemVectors, SemanticIds
+from recsys.tokenization.continuous import ContinuousTokenizer
+from recsys.tokenization.quality import item_categories
+from recsys.tracking import Tracker
+
+
+class _Trained(NamedTuple):
+    """A head, and the language model's states that it is conditioned on: in training, and of validation users."""
+
+    preference: PreferenceModel
+    training: Conditions
+    validation: FloatArray
+
+
+def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+    dataset = Dataset.load(run.read("prepare"))
+    latents = ItemVectors.load(run.read("tokenize/continuous") / "latents.parquet")
+    histories = training_histories(dataset.interactions, dataset.catalog)
+    validator = HeadValidator.sample(
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
+        latents.vectors,
+        interaction_counts(histories.items, len(dataset.catalog)),
+        users=config.diffuse.validation_users,
+        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
+        seed=config.seed,
+    )
+    train = _joint if config.diffuse.joint else _frozen
+    trained = train(config, run, tracker, dataset, latents, validator)
+    trained.preference.save(run.out)
+    asked = validator.asked(trained.validation).take(slice(INDEX_USERS))
+    drawn = trained.preference.sample(asked.states, asked.keys, seed=config.seed, samples=INDEX_SAMPLES)
+    save_samples(drawn, run.out)
+    scores = {"preference": validator.preference(trained.preference, trained.validation)}
+    states, targets = trained.training.states.numpy(), trained.training.targets.numpy()
+    for kind in KINDS:
+        head = fit_head(
+            kind,
+            states,
+            targets,
+            latents.vectors,
+            config.diffuse,
+            run=Run(kind, config.seed, run.work / kind, tracker),
+            validate=lambda found: validator.head(found, trained.validation),
+        )
+        head.save(run.out)
+        scores[kind] = validator.head(head, trained.validation)
+    run.note(**{f"ndcg@10_{name}": score for name, score in scores.items()})
+
+
+def _frozen(
+    config: RunConfig,
+    run: StageRun,
+    tracker: Tracker,
+    dataset: Dataset,
+    latents: ItemVectors,
+    validator: HeadValidator,
+) -> _Trained:
+    """On the states of the finished language model, computed once."""
+    language_model = load_language_model(run.read("finetune"))
+    ids = SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet")
+    histories = training_histories(dataset.interactions, dataset.catalog)
+    training = training_conditions(language_model, ids, histories, window=config.instruct.window, tracker=tracker)
+    asked = validator.queries.histories
+    states: FloatArray = query_conditions(language_model, ids, asked, window=config.prepare.history).numpy()
+    preference = fit_preference(
+        training.states.numpy(),
+        training.targets.numpy(),
+        latents.vectors,
+        config.diffuse,
+        seed=config.seed,
+        validate=lambda model: validator.preference(model, states),
+        work=run.work / "preference",
+        tracker=tracker,
+    )
+    return _Trained(preference, training, states)
+
+
+def _joint(
+    config: RunConfig,
+    run: StageRun,
+    tracker: Tracker,
+    dataset: Dataset,
+    latents: ItemVectors,
+    validator: HeadValidator,
+) -> _Trained:
+    """Together with the language model's adapter; the plain heads then learn on the states of the result."""
+    data = _joint_data(config, run, dataset, latents)
+    asked, window = validator.queries.histories, config.prepare.history
+
+    def states(joint: JointPreference) -> FloatArray:
+        found: FloatArray = joint.query_conditions(asked, window=window).numpy()
+        return found
+
+    joint = fit_joint(
+        data,
+        config.diffuse,
+        folders=JointFolders(run.read("finetune"), run.out, run.work / "joint"),
+        seed=config.seed,
+        validate=lambda present: validator.preference(present.preference, states(present)),
+        tracker=tracker,
+    )
+    return _Trained(
+        joint.preference, joint.training_conditions(data.histories, window=data.window, tracker=tracker), states(joint)
+    )
+
+
+def _joint_data(config: RunConfig, run: StageRun, dataset: Dataset, latents: ItemVectors) -> JointData:
+    """What prompts and answers are made of, as the configuration says."""
+    catalog, settings = dataset.catalog, config.diffuse
+    answers = {"title": catalog.titles(), "category": item_categories(catalog), "none": None}[settings.answers]
+    return JointData(
+        SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet"),
+        training_histories(dataset.interactions, catalog),
+        config.instruct.window,
+        latents.vectors,
+        ContinuousTokenizer.load(run.read("tokenize/continuous")).config.tokens,
+        ContinuousTexts(
+            titles=catalog.titles() if settings.titles else None,
+            answers=None if answers is None else [answer or "" for answer in answers],
+        ),
+        settings.text_first,
+    )

@@ -1,0 +1,124 @@
+"""Both routes on the same requests, and their fusion: how it is chosen on validation users, and how it ranks.
+
+Writes and reads `fusion.json`: the scoring of samples, the fusion's method and weights, and what validation said of
+each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recsys.baselines.base import TopItems
+from recsys.errors import ArtifactError, DataError
+from recsys.files import read_json, write_json
+from recsys.fusion import Fusion, FusionConfig, tune_fusion
+from recsys.metrics import top_k_metrics
+from recsys.rankers.generative import GenerativeRanker
+from recsys.rankers.preference import Asked, PreferenceRanker
+from recsys.retrieval.scoring import Scoring
+from recsys.tables import FloatArray, Histories, Queries
+from recsys.tracking import Tracker
+
+GENERATIVE, DENSE, ONE_SAMPLE, FUSED = "generative", "dense", "one sample", "fused"
+CUTOFF = 10
+
+States = Callable[[Histories], FloatArray]
+
+
+class Tuned(NamedTuple):
+    """What validation users chose; `validation` is the NDCG@10 of each ranking there."""
+
+    scoring: Scoring
+    single: Scoring
+    fusion: Fusion
+    validation: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        """Write `fusion.json`."""
+        values = {
+            "scoring": self.scoring.to_json(),
+            "single": self.single.to_json(),
+            "fusion": self.fusion.to_json(),
+            "validation": self.validation,
+        }
+        write_json(path, values)
+
+    @classmethod
+    def load(cls, path: Path) -> Tuned:
+        """What `save` wrote.
+
+        Raises:
+            ArtifactError: the file is missing or damaged.
+        """
+        values: dict[str, Any] = read_json(path)
+        try:
+            scoring, single = (Scoring(**values[name]) for name in ("scoring", "single"))
+            return cls(scoring, single, Fusion.from_json(values["fusion"]), dict(values["validation"]))
+        except (KeyError, TypeError, ValueError, DataError) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}); run `recommend` again") from error
+
+
+class Ensemble:
+    """The generative ranking, the dense one, and one made of both.
+
+    Args:
+        states: the condition [U, d_h] of histories that are cut to the window already.
+        depth: places of each ranking that fusion looks at.
+    """
+
+    def __init__(
+        self, generative: GenerativeRanker, preference: PreferenceRanker, *, states: States, window: int, depth: int
+    ) -> None:
+        self._generative, self.preference = generative, preference
+        self._states, self._window, self._depth = states, window, depth
+
+    def generate(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
+        """The language model's ranking, deep enough to be fused."""
+        depth = max(k, self._depth)
+        return self._generative.rank(
+            histories, k=depth, exclude_seen=exclude_seen, window=self._window, tracker=tracker
+        )
+
+    def ask(self, histories: Histories, names: Sequence[str], *, exclude_seen: bool) -> Asked:
+        """What the preference module is asked for these histories; equal names draw equal samples."""
+        seen = [histories[user] for user in range(len(histories))] if exclude_seen else None
+        return Asked.of(self._states(histories.last(self._window)), names, seen)
+
+    def imagine(
+        self, asked: Asked, scoring: Scoring, generated: TopItems, *, k: int, tracker: Tracker | None = None
+    ) -> TopItems:
+        """The dense ranking by all samples, deep enough to be fused."""
+        return self.preference.rank(asked, scoring, k=max(k, self._depth), generated=generated, tracker=tracker)
+
+    def tune(self, queries: Queries, config: FusionConfig, *, exclude_seen: bool, tracker: Tracker) -> Tuned:
+        """Choose scoring and fusion by the NDCG@10 of validation queries."""
+        histories, targets = queries.histories, queries.targets
+        generated = self.generate(histories, k=self._depth, exclude_seen=exclude_seen, tracker=tracker)
+        asked = self.ask(histories, queries.user_ids, exclude_seen=exclude_seen)
+        single = self.preference.tune(asked, targets, samples=1, generated=generated)[0]
+        scored = self.preference.tune(asked, targets, generated=generated, tracker=tracker)[0]
+        dense = self.imagine(asked, scored.scoring, generated, k=self._depth, tracker=tracker)
+        fused = tune_fusion({GENERATIVE: generated, DENSE: dense}, targets, config)[0]
+        validation = {
+            GENERATIVE: top_k_metrics(generated.items, targets, k=CUTOFF).ndcg,
+            ONE_SAMPLE: single.ndcg,
+            DENSE: scored.ndcg,
+            FUSED: fused.ndcg,
+        }
+        return Tuned(scored.scoring, single.scoring, fused.fusion, validation)
+
+    def rank(
+        self, histories: Histories, names: Sequence[str], tuned: Tuned, *, k: int, exclude_seen: bool
+    ) -> dict[str, TopItems]:
+        """The generative, the dense and the fused ranking of histories, the last one `k` long."""
+        generated = self.generate(histories, k=k, exclude_seen=exclude_seen)
+        dense = self.imagine(self.ask(histories, names, exclude_seen=exclude_seen), tuned.scoring, generated, k=k)
+        return {GENERATIVE: generated, DENSE: dense, FUSED: self.fuse(tuned, generated, dense, k=k)}
+
+    def fuse(self, tuned: Tuned, generated: TopItems, dense: TopItems, *, k: int) -> TopItems:
+        """One ranking of two; only their first `depth` places take part."""
+        pair = {GENERATIVE: generated, DENSE: dense}
+        depth = self._depth
+        return tuned.fusion.fuse({n: TopItems(r.items[:, :depth], r.scores[:, :depth]) for n, r in pair.items()}, k)
