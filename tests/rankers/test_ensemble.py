@@ -1,0 +1,156 @@
+"""Both routes on a circle of items whose next one is known: trained for real, ranked, fused, loaded from folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from recsys.data.histories import queries, training_histories
+from recsys.diffusion.config import DiffuseConfig
+from recsys.diffusion.heads import QueryHead, fit_head
+from recsys.diffusion.training import Run, fit_preference
+from recsys.errors import ArtifactError
+from recsys.fusion import Fusion, FusionConfig
+from recsys.llm.conditions import query_conditions, training_conditions
+from recsys.llm.storage import load_language_model
+from recsys.metrics import top_k_metrics
+from recsys.rankers.config import RecommendConfig
+from recsys.rankers.ensemble import DENSE, FUSED, GENERATIVE, Ensemble, Tuned
+from recsys.rankers.loading import Folders, load_ensemble
+from recsys.rankers.preference import Agreement, Asked
+from recsys.rankers.validation import HeadValidator, interaction_counts, load_samples, save_samples
+from recsys.recommender import Recommender
+from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.scoring import Scoring
+from recsys.tables import VALIDATION, ItemVectors
+from recsys.tracking import NullTracker
+from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of
+
+DIFFUSE = DiffuseConfig(width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8)
+RECOMMEND = RecommendConfig(k=5, beams=12, nearest=4)
+
+
+class Made(NamedTuple):
+    folders: Folders
+    ensemble: Ensemble
+    tuned: Tuned
+    regression: QueryHead
+    validator: HeadValidator
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("run")
+    folders = Folders(*(root / name for name in ("data", "discrete", "continuous", "model", "preference", "index")))
+    for folder in folders:
+        folder.mkdir()
+    dataset = cycle()
+    dataset.save(folders.dataset)
+    ids(dataset).save(folders.discrete / "semantic_ids.parquet")
+    latents = np.random.default_rng(0).standard_normal((NUM_ITEMS, 6)).astype(np.float32)
+    ItemVectors(dataset.catalog.item_ids, latents).save(folders.continuous / "latents.parquet")
+    Recommender.fit(dataset, ids(dataset), CODEBOOKS, folder=folders.language_model, config=CONFIG)
+    language_model = load_language_model(folders.language_model)
+    training = training_histories(dataset.interactions, dataset.catalog)
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
+    counts = interaction_counts(training.items, NUM_ITEMS)
+    validator = HeadValidator.sample(asked, latents, counts, users=30, exclude_seen=True, seed=0)
+    conditions = training_conditions(language_model, ids(dataset), training, window=50)
+    rows = conditions.states.numpy(), conditions.targets.numpy(), latents, DIFFUSE
+    states = query_conditions(language_model, ids(dataset), validator.queries.histories, window=20).numpy()
+    preference = fit_preference(*rows, seed=0, validate=lambda model: validator.preference(model, states))
+    preference.save(folders.preference)
+    regression = fit_head("regression", *rows, run=Run("regression", 0))
+    save_samples(preference.sample(states, range(len(states)), seed=0, samples=2), folders.preference)
+    ItemIndex.build(latents, queries=load_samples(folders.preference)).save(folders.item_index)
+    ensemble = load_ensemble(folders, RECOMMEND, window=20, seed=0)
+    tuned = ensemble.tune(asked, FusionConfig(), exclude_seen=True, tracker=NullTracker())
+    return Made(folders, ensemble, tuned, regression, validator)
+
+
+def test_every_ranking_knows_the_next_item(made: Made) -> None:
+    histories, targets = made.validator.queries.histories, made.validator.queries.targets
+    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, exclude_seen=True)
+    assert list(found) == [GENERATIVE, DENSE, FUSED]
+    for name, ranking in found.items():
+        assert top_k_metrics(ranking.items, targets, k=5).ndcg > 0.6, f"{name}: by chance it would be about .25"
+    assert made.tuned.validation[FUSED] >= max(made.tuned.validation[name] for name in (GENERATIVE, DENSE)) - 1e-9
+
+
+def test_seen_items_are_in_no_ranking(made: Made) -> None:
+    histories = made.validator.queries.histories
+    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=8, exclude_seen=True)
+    for ranking in found.values():
+        for user in range(len(histories)):
+            assert not set(ranking.items[user]) & set(histories[user])
+            kept = ranking.items[user][ranking.items[user] >= 0]
+            assert len(set(kept.tolist())) == len(kept)
+
+
+def test_the_same_request_gives_the_same_list_alone_and_among_others(made: Made) -> None:
+    histories = made.validator.queries.histories
+    together = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, exclude_seen=True)
+    for user in (0, 7):
+        one = histories.take(np.array([user]))
+        alone = made.ensemble.rank(one, one.user_ids, made.tuned, k=5, exclude_seen=True)
+        assert np.array_equal(alone[FUSED].items[0], together[FUSED].items[user])
+
+
+@pytest.mark.parametrize("source", [GENERATIVE, DENSE])
+def test_all_the_weight_on_one_route_gives_back_its_ranking(made: Made, source: str) -> None:
+    histories = made.validator.queries.histories
+    weights = {name: float(name == source) for name in (GENERATIVE, DENSE)}
+    tuned = made.tuned._replace(fusion=Fusion("reciprocal-rank", weights))
+    found = made.ensemble.rank(histories, histories.user_ids, tuned, k=5, exclude_seen=True)
+    assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
+
+
+def test_a_regression_ranks_by_the_nearest_latent(made: Made) -> None:
+    queries_ = made.validator.queries
+    asked = made.ensemble.ask(queries_.histories, queries_.user_ids, exclude_seen=True)
+    ranked = made.ensemble.preference.rank_points(made.regression.predict(asked.states), asked.excluded, k=5)
+    assert top_k_metrics(ranked.items, queries_.targets, k=5).ndcg > 0.8
+    assert (np.diff(ranked.scores, axis=1) <= 0).all()
+
+
+def test_a_recommendation_names_its_sources(made: Made, tmp_path: Path) -> None:
+    made.tuned.save(tmp_path / "fusion.json")
+    recommender = Recommender.load_both(made.folders, tmp_path / "fusion.json", RECOMMEND)
+    history = [f"item {i}" for i in (3, 4, 5, 6)]
+    found = recommender.recommend(history, k=3, user="u3")
+    assert found[0].item_id == next_of(history)
+    assert found[0].sources.keys() == {GENERATIVE, DENSE, FUSED}
+    assert found[0].score == found[0].sources[FUSED]
+    assert recommender.recommend(history, k=3, user="u3") == found
+    assert len(recommender.recommend([], k=3)) == 3
+
+
+def test_what_was_tuned_survives_its_file_and_a_broken_one_is_refused(made: Made, tmp_path: Path) -> None:
+    path = tmp_path / "fusion.json"
+    made.tuned.save(path)
+    assert Tuned.load(path) == made.tuned
+    for broken in ("{", "{}", '{"scoring": {}, "single": {}, "fusion": {}, "validation": {}}'):
+        path.write_text(broken)
+        with pytest.raises(ArtifactError, match=r"fusion\.json"):
+            Tuned.load(path)
+
+
+def test_agreement_needs_two_categories() -> None:
+    assert Agreement.of_labels(None) is None
+    assert Agreement.of_labels(["a", "a", None]) is None
+    found = Agreement.of_labels(["b", None, "a"])
+    assert found is not None
+    assert (found.categories.tolist(), found.num_categories) == ([1, -1, 0], 2)
+
+
+def test_requests_are_cut_as_a_whole() -> None:
+    asked = Asked.of(np.zeros((3, 2), np.float32), ["a", "b", "a"], [np.array([u]) for u in range(3)])
+    assert asked.keys[0] == asked.keys[2] != asked.keys[1]
+    part = asked.take(slice(1, 3))
+    assert (len(part), part.keys) == (2, asked.keys[1:])
+    assert part.excluded is not None
+    assert [e.tolist() for e in part.excluded] == [[1], [2]]
+    assert Scoring(1.0).to_json() == {"bandwidth": 1.0, "popularity": 0.0, "agreement": 0.0}
