@@ -84,11 +84,14 @@ def recommend(path: Path, history: list[str], *, k: int) -> None:
     config = _stored_config(directory)
     interactions = Dataset.load(directory.verified("prepare")).interactions
     exclude_seen = excludes_seen(config.recommend.exclude_seen, interactions)
-    table = Table("rank", "item_id", "title", "score", "from", box=None, header_style="bold")
     answer = _recommender(config, directory).recommend(history, k, exclude_seen=exclude_seen)
+    # The ranking that is served lists every item, and comes last in its sources.
+    served = [list(found.sources)[-1] for found in answer[:1]]
+    parts = sorted({name for found in answer for name in found.sources} - set(served))
+    table = Table("rank", "item_id", "title", *served, *parts, box=None, header_style="bold")
     for rank, found in enumerate(answer, start=1):
-        sources = ", ".join(f"{name} {score:.2f}" for name, score in found.sources.items() if name != "fused")
-        table.add_row(str(rank), Text(found.item_id), Text(found.title), f"{found.score:.3f}", sources)
+        scores = (f"{found.sources[name]:.3f}" if name in found.sources else "-" for name in (*served, *parts))
+        table.add_row(str(rank), Text(found.item_id), Text(found.title), *scores)
     Console().print(table)
 
 

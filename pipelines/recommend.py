@@ -23,9 +23,9 @@ from recsys.baselines.sasrec import Sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.diffusion.heads import KINDS, QueryHead
-from recsys.fusion import TUNED
+from recsys.fusion import DENSE, FUSED, GENERATIVE, TUNED
 from recsys.llm.storage import load_language_model
-from recsys.rankers.ensemble import DENSE, FUSED, GENERATIVE, ONE_SAMPLE, Ensemble, Tuned
+from recsys.rankers.ensemble import ONE_SAMPLE, Ensemble, Tuned
 from recsys.rankers.generative import GenerativeRanker, excludes_seen, sampled_users
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.tables import TEST, VALIDATION, Rankings, SemanticIds

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.artifacts import RunDirectory
+from recsys.fusion import GENERATIVE
 from recsys.tables import TEST, Catalog, Interactions, Rankings
 
 SHOWN = 10
@@ -47,6 +48,8 @@ def show(directory: RunDirectory, console: Console) -> None:
     run = shlex.quote(str(directory.path))
     ids = shlex.quote(",".join(history))
     console.print(f"\nreport: {report / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    if GENERATIVE not in rankings.sources:
+        return
     console.print(
         f"try:    {_program()} recommend --run {run} --history {ids} -k {SHOWN}",
         markup=False,

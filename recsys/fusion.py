@@ -22,6 +22,7 @@ from recsys.tables import FloatArray, IntArray
 Floats = npt.NDArray[np.float64]
 Method = Literal["reciprocal-rank", "weighted-sum"]
 METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum")
+GENERATIVE, DENSE, FUSED = "generative", "dense", "fused"  # the routes' rankings, and theirs together
 TUNED = "fusion.json"  # where a run keeps what validation chose
 CUTOFF = 10  # weights are chosen by validation NDCG at this length
 

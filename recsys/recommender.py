@@ -15,13 +15,14 @@ from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.embeddings.text import item_texts
 from recsys.errors import DataError
+from recsys.fusion import GENERATIVE
 from recsys.instructions.config import InstructConfig
 from recsys.instructions.tasks import TaskSource, make_examples
 from recsys.llm.config import FinetuneConfig
 from recsys.llm.finetuning import FinetuneData, finetune
 from recsys.llm.storage import LanguageModel, load_language_model
 from recsys.rankers.config import RecommendConfig
-from recsys.rankers.ensemble import GENERATIVE, Tuned
+from recsys.rankers.ensemble import Tuned
 from recsys.rankers.generative import GenerativeRanker, Validator, excludes_seen
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, SemanticIds

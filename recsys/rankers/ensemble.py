@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from recsys.baselines.base import TopItems
 from recsys.errors import ArtifactError, DataError
 from recsys.files import read_json, write_json
-from recsys.fusion import Fusion, FusionConfig, tune_fusion
+from recsys.fusion import DENSE, FUSED, GENERATIVE, Fusion, FusionConfig, tune_fusion
 from recsys.metrics import top_k_metrics
 from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.preference import Asked, PreferenceRanker
@@ -21,7 +21,7 @@ from recsys.retrieval.scoring import Scoring
 from recsys.tables import FloatArray, Histories, Queries
 from recsys.tracking import Tracker
 
-GENERATIVE, DENSE, ONE_SAMPLE, FUSED = "generative", "dense", "one sample", "fused"
+ONE_SAMPLE = "one sample"
 CUTOFF = 10
 
 States = Callable[[Histories], FloatArray]

@@ -89,7 +89,12 @@ def ours(data: Data, kind: str, folder: Path) -> Contender:
     config = IndexConfig.model_validate(settings)
     built = timed(folder, lambda: ItemIndex.build(data.items, None, config, queries=data.tuning).save(folder))
     index = ItemIndex.load(folder)
-    facts = {"factory": index.snapshot.base.factory, "tuned_recall": index.recall, **built}
+    facts = {
+        "version": faiss.__version__,
+        "factory": index.snapshot.base.factory,
+        "tuned_recall": index.recall,
+        **built,
+    }
     return Contender(lambda query, _: index.search(query, K).labels, index.effort, facts)
 
 

@@ -13,12 +13,12 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import QueryHead, fit_head
 from recsys.diffusion.training import Run, fit_preference
 from recsys.errors import ArtifactError
-from recsys.fusion import Fusion, FusionConfig
+from recsys.fusion import DENSE, FUSED, GENERATIVE, Fusion, FusionConfig
 from recsys.llm.conditions import query_conditions, training_conditions
 from recsys.llm.storage import load_language_model
 from recsys.metrics import top_k_metrics
 from recsys.rankers.config import RecommendConfig
-from recsys.rankers.ensemble import DENSE, FUSED, GENERATIVE, Ensemble, Tuned
+from recsys.rankers.ensemble import Ensemble, Tuned
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.rankers.preference import Agreement, Asked
 from recsys.rankers.validation import HeadValidator, interaction_counts, load_samples, save_samples
