@@ -91,8 +91,8 @@ def test_new_items_get_latents_near_their_kind() -> None:
 
 
 def test_an_item_that_nobody_met_yet_is_placed_by_its_text() -> None:
-    latents = fitted().latents(TEXT, BEHAVIOUR).vectors
-    cold = fitted().latents(TEXT, None).vectors
+    tokenizer = fit_sigma_vae(TEXT, BEHAVIOUR, tiny_config(text_weight=1), seed=0)
+    latents, cold = tokenizer.latents(TEXT, BEHAVIOUR).vectors, tokenizer.latents(TEXT, None).vectors
     assert np.isfinite(cold).all()
     nearest = np.square(cold[:, None] - latents[None]).sum(axis=2).argmin(axis=1)
     assert (nearest % 10 == np.arange(NUM_ITEMS) % 10).mean() > 0.5
