@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -21,6 +21,7 @@ from recsys.evaluation.plots import Curve
 from recsys.tables import SemanticIds
 
 SIGNIFICANT = 0.05
+LISTED = 4  # systems whose comparisons are listed; those of more stand in a matrix
 VALIDATION = "validation_ndcg@10"
 METRIC_NAMES = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR"}
 BEYOND = {
@@ -79,6 +80,7 @@ def render_report(report: Report) -> str:
         significant=SIGNIFICANT,
         best={name: max(s.metrics[name].value for s in evaluation.systems.values()) for name in _columns(evaluation)},
         leader=max(evaluation.systems, key=lambda s: evaluation.systems[s].metrics[f"ndcg@{evaluation.slice_cutoff}"]),
+        matrices=_matrices(evaluation),
         by_cutoff={metric: plots.metric_by_cutoff(evaluation, metric) for metric in METRICS},
         slices=_slices(evaluation),
         slice_metric=f"ndcg@{evaluation.slice_cutoff}",
@@ -95,6 +97,28 @@ def render_report(report: Report) -> str:
 
 def _columns(evaluation: Evaluation) -> list[str]:
     return [f"{metric}@{k}" for metric in METRICS for k in evaluation.cutoffs]
+
+
+class Cell(NamedTuple):
+    """By how much a row's system is ahead of a column's, and the corrected p-value of the difference."""
+
+    difference: float
+    p_holm: float
+
+
+def _matrices(evaluation: Evaluation) -> dict[str, dict[str, list[Cell | None]]]:
+    """Metric -> system -> its difference to every system; where there are few, the list of comparisons says it all."""
+    if len(evaluation.systems) <= LISTED:
+        return {}
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for c in evaluation.comparisons:
+        cells[c.metric, c.better, c.worse] = Cell(c.difference.value, c.p_holm)
+        cells[c.metric, c.worse, c.better] = Cell(-c.difference.value, c.p_holm)
+    names = list(evaluation.systems)
+    metrics = dict.fromkeys(c.metric for c in evaluation.comparisons)
+    return {
+        metric: {row: [cells.get((metric, row, column)) for column in names] for row in names} for metric in metrics
+    }
 
 
 def _slices(evaluation: Evaluation) -> dict[str, tuple[str, list[Slice]]]:

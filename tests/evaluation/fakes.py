@@ -37,12 +37,16 @@ def queries() -> Queries:
     return Queries(Histories.from_lists(USERS, [[0], [0, 1], [1, 2, 3], []]), np.array([1, 3, 5, 0]))
 
 
-def rankings() -> Rankings:
-    """`good` finds b at 1, d at 2, f at 3 and nothing for u4; `wild` repeats and leaves the catalogue."""
+def rankings(*, more: int = 0) -> Rankings:
+    """`good` finds b at 1, d at 2, f at 3 and nothing for u4; `wild` repeats and leaves the catalogue.
+
+    `more` further systems do as `popular` does.
+    """
     lists = {
         "popular": dict.fromkeys(USERS, "ab"),
         "good": {"u1": "bc", "u2": "cd", "u3": "abf"},
         "wild": {"u1": "aa", "u2": "zd"},
+        **{f"popular {number}": dict.fromkeys(USERS, "ab") for number in range(more)},
     }
     rows = [
         (user, rank, item, -float(rank), source)
@@ -53,9 +57,9 @@ def rankings() -> Rankings:
     return Rankings(pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row"))
 
 
-def evaluation() -> Evaluation:
+def evaluation(*, more: int = 0) -> Evaluation:
     return evaluate(
-        rankings(),
+        rankings(more=more),
         queries=queries(),
         catalog=catalog(),
         popularity=POPULARITY,

@@ -67,6 +67,8 @@ def full() -> str:
             },
             token_quality={"unique_ids": 1.0, "levels": [{"perplexity": 2.5, "prefixes": 3}], "category_purity": None},
             semantic_ids=SemanticIds(list("abcdef"), codes, 3),
+            latent_quality={"active": 0.975},
+            fusion={"fusion": {"method": "weighted-sum", "weights": {"generative": 0.35}}},
             data_card={"users": 4, "dropped": {"duplicates": 0}, "files": [{"name": "<x>"}]},
             configuration="seed: 0 # <script>\n",
             versions={"recsys": "0.1.0"},
@@ -81,7 +83,7 @@ def test_every_section_is_there_and_reachable(full: str) -> None:
     sections = [str(a["id"]) for tag, a in page.tags if tag == "section"]
     assert sections == [
         *("systems", "significance", "slices", "beyond", "tokens", "training"),
-        *("examples", "speed", "data", "configuration"),
+        *("fusion", "examples", "speed", "data", "configuration"),
     ]
     links = [a["href"] for tag, a in page.tags if tag == "a"]
     assert links == [f"#{name}" for name in sections]
@@ -131,6 +133,28 @@ def test_figures_of_the_evaluation_are_shown(full: str) -> None:
     assert f"{good.value:.4f}" in full
     assert f"{good.low:.4f}–{good.high:.4f}" in full
     assert "0.0333" in full  # validation after LoRA
+
+
+def test_many_systems_are_compared_in_a_matrix(full: str) -> None:
+    assert "matrix" not in re.sub(r"<style>.*?</style>", "", full, flags=re.DOTALL)
+    evaluation = fakes.evaluation(more=3)
+    page = render_report(Report("Many", evaluation))
+    assert Page(page).open == []
+    tables = re.findall(r'<table class="matrix">.*?</table>', page, flags=re.DOTALL)
+    assert len(tables) == 2
+    found = next(c for c in evaluation.comparisons if (c.metric, c.better, c.worse) == ("ndcg@2", "good", "wild"))
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in tables[1].split("<tr>")[2:]]
+    assert [len(row) for row in cells] == [6] * 6
+    names = list(evaluation.systems)
+    good, wild = names.index("good"), names.index("wild")
+    assert cells[good][wild].startswith(f"{found.difference.value:+.4f}")
+    assert cells[wild][good].startswith(f"{-found.difference.value:+.4f}")
+    assert cells[good][good] == ""
+
+
+def test_latents_and_fusion_are_shown(full: str) -> None:
+    assert "0.975" in full
+    assert "weighted-sum" in full
 
 
 def test_the_same_input_gives_the_same_page() -> None:
