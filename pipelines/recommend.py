@@ -22,8 +22,8 @@ from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec import Sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
-from recsys.diffusion.heads import KINDS, QueryHead
-from recsys.fusion import DENSE, FUSED, GENERATIVE, TUNED
+from recsys.diffusion.heads import QueryHead
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, TUNED
 from recsys.llm.storage import load_language_model
 from recsys.rankers.ensemble import ONE_SAMPLE, Ensemble, Tuned
 from recsys.rankers.generative import GenerativeRanker, excludes_seen, sampled_users
@@ -31,7 +31,7 @@ from recsys.rankers.loading import Folders, load_ensemble
 from recsys.tables import TEST, VALIDATION, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
-LADDER = ("popularity", "item-knn", "sasrec", "regression", "cross-entropy", ONE_SAMPLE, DENSE, GENERATIVE, FUSED)
+LADDER = ("popularity", "item-knn", "sasrec", "regression", CROSS_ENTROPY, ONE_SAMPLE, DENSE, GENERATIVE, FUSED)
 
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
@@ -81,16 +81,16 @@ def _both_routes(ranked: _Ranked) -> None:
         GENERATIVE, lambda: ensemble.generate(histories, k=k, exclude_seen=exclude_seen, tracker=tracker)
     )
     asked = ensemble.ask(histories, histories.user_ids, exclude_seen=exclude_seen)
-    regression, cross_entropy = (QueryHead.load(folders.preference, kind) for kind in KINDS)
-    points = regression.predict(asked.states)
+    points = QueryHead.load(folders.preference, "regression").predict(asked.states)
     ranked.add("regression", lambda: ensemble.preference.rank_points(points, asked.excluded, k=k))
-    ranked.add("cross-entropy", lambda: ensemble.preference.rank_scores(cross_entropy, asked, k=k))
+    classified = ranked.add(CROSS_ENTROPY, lambda: ensemble.classify(asked, k=k))
     ranked.add(
         ONE_SAMPLE,
         lambda: ensemble.preference.rank(asked, tuned.single, k=k, samples=1, generated=generated, tracker=tracker),
     )
     dense = ranked.add(DENSE, lambda: ensemble.imagine(asked, tuned.scoring, generated, k=k, tracker=tracker))
-    ranked.add(FUSED, lambda: ensemble.fuse(tuned, generated, dense, k=k))
+    parts = {GENERATIVE: generated, DENSE: dense, CROSS_ENTROPY: classified}
+    ranked.add(FUSED, lambda: ensemble.fuse(tuned, parts, k=k))
 
 
 def _tuned(ranked: _Ranked, ensemble: Ensemble) -> Tuned:

@@ -22,14 +22,21 @@ from recsys.tables import FloatArray, IntArray
 Floats = npt.NDArray[np.float64]
 Method = Literal["reciprocal-rank", "weighted-sum"]
 METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum")
-GENERATIVE, DENSE, FUSED = "generative", "dense", "fused"  # the routes' rankings, and theirs together
+Source = Literal["generative", "dense", "cross-entropy"]
+SOURCES: tuple[Source, ...] = ("generative", "dense", "cross-entropy")  # rankings that can be fused
+GENERATIVE, DENSE, CROSS_ENTROPY = SOURCES
+FUSED = "fused"
 TUNED = "fusion.json"  # where a run keeps what validation chose
 CUTOFF = 10  # weights are chosen by validation NDCG at this length
 
 
 class FusionConfig(Config):
-    """How rankings become one. `auto` takes the method that does better on validation users."""
+    """How rankings become one. `auto` takes the method that does better on validation users.
 
+    `sources` may take part; the weights that validation users give them say what is served, 0 leaves one out.
+    """
+
+    sources: tuple[Source, ...] = Field(default=SOURCES, min_length=1)
     method: Literal["auto", "reciprocal-rank", "weighted-sum"] = "auto"
     depth: int = Field(default=50, ge=1, le=1024, description="places of each ranking that take part")
     constant: float = Field(default=60.0, gt=0, description="of reciprocal rank: 1 / (constant + rank)")

@@ -6,14 +6,15 @@ each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recsys.baselines.base import TopItems
+from recsys.diffusion.heads import QueryHead
 from recsys.errors import ArtifactError, DataError
 from recsys.files import read_json, write_json
-from recsys.fusion import DENSE, FUSED, GENERATIVE, Fusion, FusionConfig, tune_fusion
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, Fusion, FusionConfig, tune_fusion
 from recsys.metrics import top_k_metrics
 from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.preference import Asked, PreferenceRanker
@@ -61,24 +62,31 @@ class Tuned(NamedTuple):
 
 
 class Ensemble:
-    """The generative ranking, the dense one, and one made of both.
+    """Our rankings of the same requests, and one made of them.
 
     Args:
+        cross_entropy: the plain head on the same states; where it beats the diffusion module, fusion serves it.
         states: the condition [U, d_h] of histories that are cut to the window already.
         depth: places of each ranking that fusion looks at.
     """
 
     def __init__(
-        self, generative: GenerativeRanker, preference: PreferenceRanker, *, states: States, window: int, depth: int
+        self,
+        generative: GenerativeRanker,
+        preference: PreferenceRanker,
+        cross_entropy: QueryHead,
+        *,
+        states: States,
+        window: int,
+        depth: int,
     ) -> None:
-        self._generative, self.preference = generative, preference
+        self._generative, self.preference, self._cross_entropy = generative, preference, cross_entropy
         self._states, self._window, self._depth = states, window, depth
 
     def generate(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
         """The language model's ranking, deep enough to be fused."""
-        depth = max(k, self._depth)
         return self._generative.rank(
-            histories, k=depth, exclude_seen=exclude_seen, window=self._window, tracker=tracker
+            histories, k=max(k, self._depth), exclude_seen=exclude_seen, window=self._window, tracker=tracker
         )
 
     def ask(self, histories: Histories, names: Sequence[str], *, exclude_seen: bool) -> Asked:
@@ -92,6 +100,10 @@ class Ensemble:
         """The dense ranking by all samples, deep enough to be fused."""
         return self.preference.rank(asked, scoring, k=max(k, self._depth), generated=generated, tracker=tracker)
 
+    def classify(self, asked: Asked, *, k: int) -> TopItems:
+        """The ranking of the cross-entropy head, deep enough to be fused."""
+        return self.preference.rank_scores(self._cross_entropy, asked, k=max(k, self._depth))
+
     def tune(self, queries: Queries, config: FusionConfig, *, exclude_seen: bool, tracker: Tracker) -> Tuned:
         """Choose scoring and fusion by the NDCG@10 of validation queries."""
         histories, targets = queries.histories, queries.targets
@@ -99,26 +111,31 @@ class Ensemble:
         asked = self.ask(histories, queries.user_ids, exclude_seen=exclude_seen)
         single = self.preference.tune(asked, targets, samples=1, generated=generated)[0]
         scored = self.preference.tune(asked, targets, generated=generated, tracker=tracker)[0]
-        dense = self.imagine(asked, scored.scoring, generated, k=self._depth, tracker=tracker)
-        fused = tune_fusion({GENERATIVE: generated, DENSE: dense}, targets, config)[0]
-        validation = {
-            GENERATIVE: top_k_metrics(generated.items, targets, k=CUTOFF).ndcg,
-            ONE_SAMPLE: single.ndcg,
-            DENSE: scored.ndcg,
-            FUSED: fused.ndcg,
+        parts = {
+            GENERATIVE: generated,
+            DENSE: self.imagine(asked, scored.scoring, generated, k=self._depth, tracker=tracker),
+            CROSS_ENTROPY: self.classify(asked, k=self._depth),
         }
+        fused = tune_fusion({source: parts[source] for source in config.sources}, targets, config)[0]
+        validation = {name: top_k_metrics(found.items, targets, k=CUTOFF).ndcg for name, found in parts.items()}
+        validation |= {ONE_SAMPLE: single.ndcg, FUSED: fused.ndcg}
         return Tuned(scored.scoring, single.scoring, fused.fusion, validation)
 
     def rank(
         self, histories: Histories, names: Sequence[str], tuned: Tuned, *, k: int, exclude_seen: bool
     ) -> dict[str, TopItems]:
-        """The generative, the dense and the fused ranking of histories, the last one `k` long."""
+        """Every part's ranking of the histories, and last the fused one, `k` long."""
         generated = self.generate(histories, k=k, exclude_seen=exclude_seen)
-        dense = self.imagine(self.ask(histories, names, exclude_seen=exclude_seen), tuned.scoring, generated, k=k)
-        return {GENERATIVE: generated, DENSE: dense, FUSED: self.fuse(tuned, generated, dense, k=k)}
+        asked = self.ask(histories, names, exclude_seen=exclude_seen)
+        parts = {
+            GENERATIVE: generated,
+            DENSE: self.imagine(asked, tuned.scoring, generated, k=k),
+            CROSS_ENTROPY: self.classify(asked, k=k),
+        }
+        return {**parts, FUSED: self.fuse(tuned, parts, k=k)}
 
-    def fuse(self, tuned: Tuned, generated: TopItems, dense: TopItems, *, k: int) -> TopItems:
-        """One ranking of two; only their first `depth` places take part."""
-        pair = {GENERATIVE: generated, DENSE: dense}
+    def fuse(self, tuned: Tuned, parts: Mapping[str, TopItems], *, k: int) -> TopItems:
+        """One ranking of several; only their first `depth` places take part."""
         depth = self._depth
-        return tuned.fusion.fuse({n: TopItems(r.items[:, :depth], r.scores[:, :depth]) for n, r in pair.items()}, k)
+        cut = {name: TopItems(r.items[:, :depth], r.scores[:, :depth]) for name, r in parts.items()}
+        return tuned.fusion.fuse(cut, k)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
+from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.joint import JointPreference, is_joint
 from recsys.diffusion.preference import PreferenceModel
 from recsys.llm.conditions import query_conditions
@@ -67,7 +68,10 @@ def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, see
         nearest=config.nearest,
         seed=seed,
     )
-    return Ensemble(generative, preference, states=parts.states, window=window, depth=config.fusion.depth)
+    cross_entropy = QueryHead.load(folders.preference, "cross_entropy")
+    return Ensemble(
+        generative, preference, cross_entropy, states=parts.states, window=window, depth=config.fusion.depth
+    )
 
 
 def _frozen(folders: Folders, ids: SemanticIds, window: int) -> _Parts:

@@ -13,7 +13,7 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import QueryHead, fit_head
 from recsys.diffusion.training import Run, fit_preference
 from recsys.errors import ArtifactError
-from recsys.fusion import DENSE, FUSED, GENERATIVE, Fusion, FusionConfig
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, Fusion, FusionConfig
 from recsys.llm.conditions import query_conditions, training_conditions
 from recsys.llm.storage import load_language_model
 from recsys.metrics import top_k_metrics
@@ -64,6 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     preference = fit_preference(*rows, seed=0, validate=lambda model: validator.preference(model, states))
     preference.save(folders.preference)
     regression = fit_head("regression", *rows, run=Run("regression", 0))
+    fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(folders.preference)
     save_samples(preference.sample(states, range(len(states)), seed=0, samples=2), folders.preference)
     ItemIndex.build(latents, queries=load_samples(folders.preference)).save(folders.item_index)
     ensemble = load_ensemble(folders, RECOMMEND, window=20, seed=0)
@@ -74,10 +75,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_every_ranking_knows_the_next_item(made: Made) -> None:
     histories, targets = made.validator.queries.histories, made.validator.queries.targets
     found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, exclude_seen=True)
-    assert list(found) == [GENERATIVE, DENSE, FUSED]
+    assert list(found) == [GENERATIVE, DENSE, CROSS_ENTROPY, FUSED]
     for name, ranking in found.items():
         assert top_k_metrics(ranking.items, targets, k=5).ndcg > 0.6, f"{name}: by chance it would be about .25"
-    assert made.tuned.validation[FUSED] >= max(made.tuned.validation[name] for name in (GENERATIVE, DENSE)) - 1e-9
+    assert (
+        made.tuned.validation[FUSED]
+        >= max(made.tuned.validation[name] for name in (GENERATIVE, DENSE, CROSS_ENTROPY)) - 1e-9
+    )
 
 
 def test_seen_items_are_in_no_ranking(made: Made) -> None:
@@ -99,10 +103,10 @@ def test_the_same_request_gives_the_same_list_alone_and_among_others(made: Made)
         assert np.array_equal(alone[FUSED].items[0], together[FUSED].items[user])
 
 
-@pytest.mark.parametrize("source", [GENERATIVE, DENSE])
+@pytest.mark.parametrize("source", [GENERATIVE, DENSE, CROSS_ENTROPY])
 def test_all_the_weight_on_one_route_gives_back_its_ranking(made: Made, source: str) -> None:
     histories = made.validator.queries.histories
-    weights = {name: float(name == source) for name in (GENERATIVE, DENSE)}
+    weights = {name: float(name == source) for name in (GENERATIVE, DENSE, CROSS_ENTROPY)}
     tuned = made.tuned._replace(fusion=Fusion("reciprocal-rank", weights))
     found = made.ensemble.rank(histories, histories.user_ids, tuned, k=5, exclude_seen=True)
     assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
@@ -122,7 +126,7 @@ def test_a_recommendation_names_its_sources(made: Made, tmp_path: Path) -> None:
     history = [f"item {i}" for i in (3, 4, 5, 6)]
     found = recommender.recommend(history, k=3, user="u3")
     assert found[0].item_id == next_of(history)
-    assert found[0].sources.keys() == {GENERATIVE, DENSE, FUSED}
+    assert found[0].sources.keys() == {GENERATIVE, DENSE, CROSS_ENTROPY, FUSED}
     assert found[0].score == found[0].sources[FUSED]
     assert recommender.recommend(history, k=3, user="u3") == found
     assert len(recommender.recommend([], k=3)) == 3
