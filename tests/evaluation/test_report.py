@@ -140,7 +140,7 @@ def test_many_systems_are_compared_in_a_matrix(full: str) -> None:
     evaluation = fakes.evaluation(more=3)
     page = render_report(Report("Many", evaluation))
     assert Page(page).open == []
-    tables = re.findall(r'<table class="matrix">.*?</table>', page, flags=re.DOTALL)
+    tables = re.findall(r'<table class="matrix wide">.*?</table>', page, flags=re.DOTALL)
     assert len(tables) == 2
     found = next(c for c in evaluation.comparisons if (c.metric, c.better, c.worse) == ("ndcg@2", "good", "wild"))
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in tables[1].split("<tr>")[2:]]
