@@ -40,6 +40,7 @@ def dispersive_loss(hidden: Tensor, temperature: float) -> Tensor:
         centred = hidden.float() - hidden.float().mean(dim=0)  # distances stay; cancellation shrinks
         squares = centred.square().sum(dim=1)
         distances = (squares[:, None] + squares - 2 * centred @ centred.T).clamp(min=0)
+        distances = distances.masked_fill(torch.eye(rows, dtype=torch.bool, device=hidden.device), 0)  # not by rounding
         return torch.logsumexp(-distances.flatten() / (width * temperature), dim=0) - 2 * math.log(rows)
 
 
