@@ -23,7 +23,7 @@ from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
 from recsys.rankers.generative import excludes_seen
 from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, interaction_counts, save_samples
-from recsys.tables import VALIDATION, FloatArray, ItemVectors, SemanticIds
+from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
 from recsys.tokenization.quality import item_categories
 from recsys.tracking import Tracker
@@ -37,20 +37,20 @@ class _Trained(NamedTuple):
     validation: FloatArray
 
 
+class _Data(NamedTuple):
+    """What both ways of training learn from, and who they are judged by."""
+
+    catalog: Catalog
+    histories: Histories
+    semantic_ids: SemanticIds
+    latents: FloatArray
+    validator: HeadValidator
+
+
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
-    dataset = Dataset.load(run.read("prepare"))
-    latents = ItemVectors.load(run.read("tokenize/continuous") / "latents.parquet")
-    histories = training_histories(dataset.interactions, dataset.catalog)
-    validator = HeadValidator.sample(
-        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
-        latents.vectors,
-        interaction_counts(histories.items, len(dataset.catalog)),
-        users=config.diffuse.validation_users,
-        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
-        seed=config.seed,
-    )
-    train = _joint if config.diffuse.joint else _frozen
-    trained = train(config, run, tracker, dataset, latents, validator)
+    data = _data(config, run)
+    validator = data.validator
+    trained = (_joint if config.diffuse.joint else _frozen)(config, run, tracker, data)
     trained.preference.save(run.out)
     asked = validator.asked(trained.validation).take(slice(INDEX_USERS))
     drawn = trained.preference.sample(asked.states, asked.keys, seed=config.seed, samples=INDEX_SAMPLES)
@@ -62,7 +62,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
             kind,
             states,
             targets,
-            latents.vectors,
+            data.latents,
             config.diffuse,
             run=Run(kind, config.seed, run.work / kind, tracker),
             validate=lambda found: validator.head(found, trained.validation),
@@ -72,25 +72,33 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     run.note(**{f"ndcg@10_{name}": score for name, score in scores.items()})
 
 
-def _frozen(
-    config: RunConfig,
-    run: StageRun,
-    tracker: Tracker,
-    dataset: Dataset,
-    latents: ItemVectors,
-    validator: HeadValidator,
-) -> _Trained:
+def _data(config: RunConfig, run: StageRun) -> _Data:
+    dataset = Dataset.load(run.read("prepare"))
+    ids = SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet")
+    latents = ItemVectors.load(run.read("tokenize/continuous") / "latents.parquet").vectors
+    histories = training_histories(dataset.interactions, dataset.catalog)
+    validator = HeadValidator.sample(
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
+        latents,
+        interaction_counts(histories.items, len(dataset.catalog)),
+        users=config.diffuse.validation_users,
+        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
+        seed=config.seed,
+    )
+    return _Data(dataset.catalog, histories, ids, latents, validator)
+
+
+def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
     """On the states of the finished language model, computed once."""
     language_model = load_language_model(run.read("finetune"))
-    ids = SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet")
-    histories = training_histories(dataset.interactions, dataset.catalog)
-    training = training_conditions(language_model, ids, histories, window=config.instruct.window, tracker=tracker)
+    ids, validator = data.semantic_ids, data.validator
+    training = training_conditions(language_model, ids, data.histories, window=config.instruct.window, tracker=tracker)
     asked = validator.queries.histories
     states: FloatArray = query_conditions(language_model, ids, asked, window=config.prepare.history).numpy()
     preference = fit_preference(
         training.states.numpy(),
         training.targets.numpy(),
-        latents.vectors,
+        data.latents,
         config.diffuse,
         seed=config.seed,
         validate=lambda model: validator.preference(model, states),
@@ -100,16 +108,9 @@ def _frozen(
     return _Trained(preference, training, states)
 
 
-def _joint(
-    config: RunConfig,
-    run: StageRun,
-    tracker: Tracker,
-    dataset: Dataset,
-    latents: ItemVectors,
-    validator: HeadValidator,
-) -> _Trained:
+def _joint(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
     """Together with the language model's adapter; the plain heads then learn on the states of the result."""
-    data = _joint_data(config, run, dataset, latents)
+    validator, learned = data.validator, _joint_data(config, run, data)
     asked, window = validator.queries.histories, config.prepare.history
 
     def states(joint: JointPreference) -> FloatArray:
@@ -117,7 +118,7 @@ def _joint(
         return found
 
     joint = fit_joint(
-        data,
+        learned,
         config.diffuse,
         folders=JointFolders(run.read("finetune"), run.out, run.work / "joint"),
         seed=config.seed,
@@ -125,19 +126,21 @@ def _joint(
         tracker=tracker,
     )
     return _Trained(
-        joint.preference, joint.training_conditions(data.histories, window=data.window, tracker=tracker), states(joint)
+        joint.preference,
+        joint.training_conditions(data.histories, window=learned.window, tracker=tracker),
+        states(joint),
     )
 
 
-def _joint_data(config: RunConfig, run: StageRun, dataset: Dataset, latents: ItemVectors) -> JointData:
+def _joint_data(config: RunConfig, run: StageRun, data: _Data) -> JointData:
     """What prompts and answers are made of, as the configuration says."""
-    catalog, settings = dataset.catalog, config.diffuse
+    catalog, settings = data.catalog, config.diffuse
     answers = {"title": catalog.titles(), "category": item_categories(catalog), "none": None}[settings.answers]
     return JointData(
-        SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet"),
-        training_histories(dataset.interactions, catalog),
+        data.semantic_ids,
+        data.histories,
         config.instruct.window,
-        latents.vectors,
+        data.latents,
         ContinuousTokenizer.load(run.read("tokenize/continuous")).config.tokens,
         ContinuousTexts(
             titles=catalog.titles() if settings.titles else None,
