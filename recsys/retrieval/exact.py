@@ -44,13 +44,12 @@ def checked_vectors(values: npt.ArrayLike, *, name: str, metric: Metric, width: 
         DataError: another shape or width, NaN, infinite or larger than 1e15, or of length zero under `cosine`.
     """
     try:
-        with np.errstate(over="ignore"):
-            vectors = np.array(values, dtype=np.float32, order="C", ndmin=1)
+        vectors = _float32(values)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name}: numbers [N, D] are needed, got {type(values).__name__} ({error})") from error
     if vectors.ndim != 2 or vectors.shape[1] == 0 or (width is not None and vectors.shape[1] != width):
         raise DataError(f"{name}: shape {vectors.shape}, needed is [N, {width or 'D'}]")
-    if not (np.abs(vectors) <= _LARGEST).all():
+    if vectors.size and not np.abs(vectors).max() <= _LARGEST:  # a NaN is the maximum, and not below anything
         raise DataError(f"{name}: NaN, infinite or larger than {_LARGEST:.0e} in size; every value must be a number")
     if metric == "cosine":
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
@@ -58,6 +57,14 @@ def checked_vectors(values: npt.ArrayLike, *, name: str, metric: Metric, width: 
             raise DataError(f"{name}: row {int(lengths.argmin())} is all zeros and has no cosine; leave it out")
         vectors /= lengths[:, None]
     return vectors
+
+
+def _float32(values: npt.ArrayLike) -> FloatArray:
+    """An own copy; the guard against numbers too large for float32 costs as much as the copy of one query."""
+    if isinstance(values, np.ndarray) and values.dtype == np.float32:
+        return np.array(values, order="C", ndmin=1)
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float32, order="C", ndmin=1)
 
 
 def checked_labels(values: npt.ArrayLike, *, count: int | None = None) -> IntArray:
@@ -99,7 +106,9 @@ def distances_to(queries: FloatArray, vectors: FloatArray, positions: IntArray, 
         np.negative(out, out=out)
     elif metric == "cosine":
         out /= 2
-    out[positions < 0] = np.inf
+    empty = positions < 0
+    if empty.any():
+        out[empty] = np.inf
     return out
 
 
