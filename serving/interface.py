@@ -1,6 +1,7 @@
 """What the endpoint needs of an engine: one loaded bundle that answers requests in the user's own item ids.
 
-`serving.engine.BundleEngine` is the real one; tests put a fake in its place. Item ids are checked by the engine; a request that cannot be answered raises `DataError` with one line for the person who sent it.
+`serving.engine.BundleEngine` is the real one; tests put a fake in its place. The engine checks item ids: a request that
+cannot be answered raises `DataError` with one line for the person who sent it.
 """
 
 from __future__ import annotations
