@@ -6,7 +6,7 @@ source of weight 0 takes no part at all, so that a weight of 1 for one source gi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement, pairwise, product
 from typing import Any, Literal, NamedTuple
 
@@ -65,6 +65,13 @@ class Fusion(NamedTuple):
             raise DataError(f"fusion: no ranking of {', '.join(missing)}; there are {', '.join(rankings) or 'none'}")
         pool = _pool({source: rankings[source] for source in used}, [self.method], self.constant)
         return _best(pool, _combine(pool, self.method, [used[source] for source in pool.sources]), k)
+
+    def among(self, rankings: Collection[str]) -> Fusion:
+        """The same over those of its sources that there are; all alike where none of them has a weight."""
+        kept = {source: self.weights.get(source, 0.0) for source in rankings}
+        if not any(kept.values()):
+            kept = dict.fromkeys(rankings, 1.0)
+        return self._replace(weights=kept)
 
     def to_json(self) -> dict[str, Any]:
         return self._asdict()

@@ -25,6 +25,7 @@ from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import Tuned
 from recsys.rankers.generative import GenerativeRanker, Validator, excludes_seen
 from recsys.rankers.loading import Folders, load_ensemble
+from recsys.rankers.permits import Permits
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, SemanticIds
 
 Ranks = Callable[[Histories, int, bool], dict[str, TopItems]]
@@ -90,7 +91,8 @@ class Recommender:
         chosen = Tuned.load(tuned)
 
         def ranks(histories: Histories, k: int, exclude_seen: bool) -> dict[str, TopItems]:
-            return ensemble.rank(histories, histories.user_ids, chosen, k=k, exclude_seen=exclude_seen)
+            permits = Permits.unseen(histories) if exclude_seen else Permits()
+            return ensemble.rank(histories, histories.user_ids, chosen, k=k, permits=permits)
 
         return cls(catalog, ranks)
 

@@ -65,11 +65,17 @@ def beam_search(
     """
     if model.training:
         raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval() first")
-    batch, size = len(prompts), trie.num_codes
+    return search_tree(Tree(model, prompts, lengths), trie=trie, base=base, beams=beams, allowed=allowed)
+
+
+@torch.inference_mode()
+def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tensor | None = None) -> BeamResult:
+    """`beam_search` from prompts that have been read already; the tree cannot be searched again."""
+    root, size = tree.root, trie.num_codes
+    batch = len(root)
     bitmaps = None if allowed is None else [live.expand(batch, -1) for live in trie.live(allowed)]
-    tree = Tree(model, prompts, lengths)
-    hidden = tree.root
-    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=prompts.device)
+    hidden = root
+    nodes = torch.zeros(batch, 1, dtype=torch.int64, device=root.device)
     found = _Beams(nodes, torch.zeros_like(nodes, dtype=torch.float32), nodes, nodes)
     for level in range(trie.num_levels):
         if level:

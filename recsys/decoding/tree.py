@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from recsys.llm.attention import layer_windows
+from recsys.tables import FloatArray
 
 
 class Tree:
@@ -36,6 +37,11 @@ class Tree:
         hidden = self._forward(prompts, positions, None)
         rows = torch.arange(len(prompts), device=prompts.device)
         self.root = hidden[rows, lengths - 1].unsqueeze(1)  # hidden state [B, 1, D] behind the whole prompt
+
+    def states(self) -> FloatArray:
+        """The hidden state [B, D] behind each whole prompt, float32."""
+        found: FloatArray = self.root[:, 0].float().cpu().numpy()
+        return found
 
     def grow(self, token_ids: Tensor, parents: Tensor) -> Tensor:
         """Feed a level of the tree.

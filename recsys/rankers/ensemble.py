@@ -17,7 +17,9 @@ from recsys.files import read_json, write_json
 from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, Fusion, FusionConfig, tune_fusion
 from recsys.metrics import top_k_metrics
 from recsys.rankers.generative import GenerativeRanker
+from recsys.rankers.permits import Permits
 from recsys.rankers.preference import Asked, PreferenceRanker
+from recsys.rankers.stopwatch import Stopwatch
 from recsys.retrieval.scoring import Scoring
 from recsys.tables import FloatArray, Histories, Queries
 from recsys.tracking import Tracker
@@ -61,12 +63,23 @@ class Tuned(NamedTuple):
             raise ArtifactError(f"{path} cannot be read ({error}); run `recommend` again") from error
 
 
+class Effort(NamedTuple):
+    """How hard `Ensemble.rank` tries: the beam's width (None = as configured, 0 = nothing is generated) and samples."""
+
+    beams: int | None = None
+    samples: int | None = None
+
+
+FULL = Effort()
+
+
 class Ensemble:
     """Our rankings of the same requests, and one made of them.
 
     Args:
         cross_entropy: the plain head on the same states; where it beats the diffusion module, fusion serves it.
-        states: the condition [U, d_h] of histories that are cut to the window already.
+        conditions: the condition [U, d_h] of histories that are cut to the window already.
+        own_prompts: it is not the state behind the generative ranker's prompt, but behind one of its own.
         depth: places of each ranking that fusion looks at.
     """
 
@@ -76,12 +89,14 @@ class Ensemble:
         preference: PreferenceRanker,
         cross_entropy: QueryHead,
         *,
-        states: States,
+        conditions: States,
+        own_prompts: bool = False,
         window: int,
         depth: int,
     ) -> None:
         self._generative, self.preference, self._cross_entropy = generative, preference, cross_entropy
-        self._states, self._window, self._depth = states, window, depth
+        self._conditions, self._own_prompts = conditions, own_prompts
+        self._window, self._depth = window, depth
 
     def generate(self, histories: Histories, *, k: int, exclude_seen: bool, tracker: Tracker | None = None) -> TopItems:
         """The language model's ranking, deep enough to be fused."""
@@ -92,7 +107,7 @@ class Ensemble:
     def ask(self, histories: Histories, names: Sequence[str], *, exclude_seen: bool) -> Asked:
         """What the preference module is asked for these histories; equal names draw equal samples."""
         seen = [histories[user] for user in range(len(histories))] if exclude_seen else None
-        return Asked.of(self._states(histories.last(self._window)), names, seen)
+        return Asked.of(self._conditions(histories.last(self._window)), names, seen)
 
     def imagine(
         self, asked: Asked, scoring: Scoring, generated: TopItems, *, k: int, tracker: Tracker | None = None
@@ -122,20 +137,40 @@ class Ensemble:
         return Tuned(scored.scoring, single.scoring, fused.fusion, validation)
 
     def rank(
-        self, histories: Histories, names: Sequence[str], tuned: Tuned, *, k: int, exclude_seen: bool
+        self,
+        histories: Histories,
+        names: Sequence[str],
+        tuned: Tuned,
+        *,
+        k: int,
+        permits: Permits,
+        effort: Effort = FULL,
+        stopwatch: Stopwatch | None = None,
     ) -> dict[str, TopItems]:
-        """Every part's ranking of the histories, and last the fused one, `k` long."""
-        generated = self.generate(histories, k=k, exclude_seen=exclude_seen)
-        asked = self.ask(histories, names, exclude_seen=exclude_seen)
-        parts = {
-            GENERATIVE: generated,
-            DENSE: self.imagine(asked, tuned.scoring, generated, k=k),
-            CROSS_ENTROPY: self.classify(asked, k=k),
-        }
-        return {**parts, FUSED: self.fuse(tuned, parts, k=k)}
+        """A few requests at once: every part's ranking, and last the fused one, `k` long.
+
+        The prompts are read once for both routes where both ask the same ones.
+        """
+        watch, deep = stopwatch or Stopwatch(), max(k, self._depth)
+        parts: dict[str, TopItems] = {}
+        with watch("prefill"):
+            tree = self._generative.read(histories, window=self._window)
+            states = self._conditions(histories.last(self._window)) if self._own_prompts else tree.states()
+        if effort.beams != 0:
+            with watch("decode"):
+                wide = deep if effort.beams is None else k
+                parts[GENERATIVE] = self._generative.write(tree, permits, k=wide, beams=effort.beams)
+        asked = Asked.of(states, names, permits.excluded, permits.allowed)
+        with watch("retrieve"):
+            parts[DENSE] = self.preference.rank(
+                asked, tuned.scoring, k=deep, samples=effort.samples, generated=parts.get(GENERATIVE)
+            )
+            parts[CROSS_ENTROPY] = self.classify(asked, k=deep)
+        with watch("fuse"):
+            return {**parts, FUSED: self.fuse(tuned, parts, k=k)}
 
     def fuse(self, tuned: Tuned, parts: Mapping[str, TopItems], *, k: int) -> TopItems:
         """One ranking of several; only their first `depth` places take part."""
         depth = self._depth
         cut = {name: TopItems(r.items[:, :depth], r.scores[:, :depth]) for name, r in parts.items()}
-        return tuned.fusion.fuse(cut, k)
+        return tuned.fusion.among(cut).fuse(cut, k)

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
+import torch
 
 from recsys.baselines.base import TopItems
 from recsys.data.histories import has_repeats
-from recsys.decoding.beam import all_but, decode_all
+from recsys.decoding.beam import all_but, decode_all, search_tree
 from recsys.decoding.check import check_backbone
+from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
 from recsys.llm.storage import LanguageModel
 from recsys.metrics import top_k_metrics
+from recsys.rankers.permits import Permits
 from recsys.tables import Histories, Interactions, Queries, SemanticIds
 from recsys.tracking import Tracker
 
@@ -68,6 +71,30 @@ class GenerativeRanker:
             tracker=tracker,
         )
         return TopItems(found.items[:, :k].numpy(), found.scores[:, :k].numpy())
+
+    @torch.inference_mode()
+    def read(self, histories: Histories, *, window: int) -> Tree:
+        """The prompts of a few requests, read together; `write` goes on from there."""
+        prompts = [self._renderer.prompt(histories[user][-window:]) for user in range(len(histories))]
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            padded[row, : len(prompt)] = torch.tensor(prompt)
+        model = self._language_model.model
+        return Tree(model, padded.to(model.device), lengths.to(model.device))
+
+    def write(self, tree: Tree, permits: Permits, *, k: int, beams: int | None = None) -> TopItems:
+        """The `k` best permitted items behind what was read, from a beam of at least `k`."""
+        device = tree.root.device
+        mask = permits.mask(len(tree.root), self._num_items)
+        found = search_tree(
+            tree,
+            trie=self._trie.to(device),
+            base=self._language_model.layout.base,
+            beams=max(beams or self._beams, k),
+            allowed=None if mask is None else mask.to(device),
+        )
+        return TopItems(found.items[:, :k].cpu().numpy(), found.scores[:, :k].cpu().numpy())
 
 
 @dataclass(frozen=True)

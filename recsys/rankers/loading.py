@@ -13,12 +13,12 @@ from recsys.diffusion.preference import PreferenceModel
 from recsys.llm.conditions import query_conditions
 from recsys.llm.storage import LanguageModel, load_language_model
 from recsys.rankers.config import RecommendConfig
-from recsys.rankers.ensemble import Ensemble, States
+from recsys.rankers.ensemble import Ensemble
 from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.preference import Agreement, PreferenceRanker
 from recsys.rankers.validation import interaction_counts
 from recsys.retrieval.index import ItemIndex
-from recsys.tables import Catalog, FloatArray, Histories, ItemVectors, SemanticIds
+from recsys.tables import Catalog, FloatArray, Histories, IntArray, ItemVectors, SemanticIds
 from recsys.tokenization.quality import item_categories
 
 
@@ -33,10 +33,40 @@ class Folders(NamedTuple):
     item_index: Path
 
 
-class _Parts(NamedTuple):
+class Models(NamedTuple):
+    """What was trained: `joint` is set where the adapter was trained together with the diffusion module."""
+
     language_model: LanguageModel
     preference: PreferenceModel
-    states: States
+    cross_entropy: QueryHead
+    joint: JointPreference | None
+
+    @classmethod
+    def load(cls, language_model: Path, preference: Path, items: Items) -> Models:
+        """From the folders 05 and 06 of a run.
+
+        Raises:
+            ArtifactError: a part is missing or damaged.
+            ModelError: the pretrained backbone cannot be loaded any more.
+        """
+        cross_entropy = QueryHead.load(preference, "cross_entropy")
+        if not is_joint(preference):
+            return cls(load_language_model(language_model), PreferenceModel.load(preference), cross_entropy, None)
+        titles = items.catalog.titles() if PreferenceModel.load(preference).config.titles else None
+        joint = JointPreference.load(
+            preference, items.semantic_ids, items.latents, finetuned=language_model, titles=titles
+        )
+        return cls(joint.language_model, joint.preference, cross_entropy, joint)
+
+
+class Items(NamedTuple):
+    """The catalogue, and what is known of each item in its order."""
+
+    catalog: Catalog
+    semantic_ids: SemanticIds
+    latents: FloatArray  # [N, D]
+    counts: IntArray  # [N] training interactions
+    index: ItemIndex
 
 
 def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, seed: int) -> Ensemble:
@@ -51,47 +81,47 @@ def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, see
         ModelError: the backbone cannot be decoded as a tree.
     """
     dataset = Dataset.load(folders.dataset)
-    ids = SemanticIds.load(folders.discrete / "semantic_ids.parquet")
-    latents = ItemVectors.load(folders.continuous / "latents.parquet")
-    if is_joint(folders.preference):
-        parts = _joint(folders, dataset.catalog, ids, latents, window)
-    else:
-        parts = _frozen(folders, ids, window)
-    generative = GenerativeRanker(parts.language_model, ids, beams=config.beams, batch_size=config.batch_size)
     training = training_histories(dataset.interactions, dataset.catalog)
+    items = Items(
+        dataset.catalog,
+        SemanticIds.load(folders.discrete / "semantic_ids.parquet"),
+        ItemVectors.load(folders.continuous / "latents.parquet").vectors,
+        interaction_counts(training.items, len(dataset.catalog)),
+        ItemIndex.load(folders.item_index),
+    )
+    models = Models.load(folders.language_model, folders.preference, items)
+    return assemble(models, items, config, window=window, seed=seed)
+
+
+def assemble(models: Models, items: Items, config: RecommendConfig, *, window: int, seed: int) -> Ensemble:
+    """Models and items -> rankers of histories; arguments and errors as `load_ensemble` has them."""
+    generative = GenerativeRanker(
+        models.language_model, items.semantic_ids, beams=config.beams, batch_size=config.batch_size
+    )
     preference = PreferenceRanker(
-        parts.preference,
-        latents=latents.vectors,
-        index=ItemIndex.load(folders.item_index),
-        counts=interaction_counts(training.items, len(dataset.catalog)),
-        agreement=Agreement.of_labels(item_categories(dataset.catalog)),
+        models.preference,
+        latents=items.latents,
+        index=items.index,
+        counts=items.counts,
+        agreement=Agreement.of_labels(item_categories(items.catalog)),
         nearest=config.nearest,
         seed=seed,
     )
-    cross_entropy = QueryHead.load(folders.preference, "cross_entropy")
+
+    def conditions(histories: Histories) -> FloatArray:
+        if models.joint is not None:
+            found: FloatArray = models.joint.query_conditions(histories, window=window).numpy()
+        else:
+            found = query_conditions(models.language_model, items.semantic_ids, histories, window=window).numpy()
+        return found
+
+    own_prompts = models.joint is not None and models.joint.continuous is not None
     return Ensemble(
-        generative, preference, cross_entropy, states=parts.states, window=window, depth=config.fusion.depth
+        generative,
+        preference,
+        models.cross_entropy,
+        conditions=conditions,
+        own_prompts=own_prompts,
+        window=window,
+        depth=config.fusion.depth,
     )
-
-
-def _frozen(folders: Folders, ids: SemanticIds, window: int) -> _Parts:
-    language_model = load_language_model(folders.language_model)
-
-    def states(histories: Histories) -> FloatArray:
-        found: FloatArray = query_conditions(language_model, ids, histories, window=window).numpy()
-        return found
-
-    return _Parts(language_model, PreferenceModel.load(folders.preference), states)
-
-
-def _joint(folders: Folders, catalog: Catalog, ids: SemanticIds, latents: ItemVectors, window: int) -> _Parts:
-    titles = catalog.titles() if PreferenceModel.load(folders.preference).config.titles else None
-    joint = JointPreference.load(
-        folders.preference, ids, latents.vectors, finetuned=folders.language_model, titles=titles
-    )
-
-    def states(histories: Histories) -> FloatArray:
-        found: FloatArray = joint.query_conditions(histories, window=window).numpy()
-        return found
-
-    return _Parts(joint.language_model, joint.preference, states)

@@ -11,6 +11,7 @@ from recsys.baselines.base import TopItems, join, top_items
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.sampling import sample_key
+from recsys.retrieval.base import BoolArray
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import (
     Candidates,
@@ -29,22 +30,30 @@ USERS_A_BATCH = 128  # whose samples and candidates are in memory at once
 
 
 class Asked(NamedTuple):
-    """Requests: the language model's state behind each history, a key that names its user, and what may not return."""
+    """Requests: the language model's state behind each history, a key that names its user, and what may be found."""
 
     states: FloatArray  # [U, d_h]
     keys: list[int]
-    excluded: list[IntArray] | None
+    excluded: Sequence[IntArray] | None
+    allowed: BoolArray | None = None  # [N]
 
     @classmethod
-    def of(cls, states: FloatArray, names: Sequence[str], excluded: list[IntArray] | None) -> Asked:
+    def of(
+        cls,
+        states: FloatArray,
+        names: Sequence[str],
+        excluded: Sequence[IntArray] | None,
+        allowed: BoolArray | None = None,
+    ) -> Asked:
         """Keys are made of `names`, user ids or histories: the same name draws the same samples."""
-        return cls(states, [sample_key(name) for name in names], excluded)
+        return cls(states, [sample_key(name) for name in names], excluded, allowed)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def take(self, rows: slice) -> Asked:
-        return Asked(self.states[rows], self.keys[rows], None if self.excluded is None else self.excluded[rows])
+        excluded = None if self.excluded is None else self.excluded[rows]
+        return Asked(self.states[rows], self.keys[rows], excluded, self.allowed)
 
 
 class Agreement(NamedTuple):
@@ -129,7 +138,7 @@ class PreferenceRanker:
         batches = self._batches(asked, self._sampler(samples), max(self._nearest, k), generated, tracker)
         return join([best_items(found, scoring.score(found), k) for _, found in batches], k)
 
-    def rank_points(self, points: FloatArray, excluded: list[IntArray] | None, *, k: int) -> TopItems:
+    def rank_points(self, points: FloatArray, excluded: Sequence[IntArray] | None, *, k: int) -> TopItems:
         """The `k` items nearest to a point [U, D] each, such as a regression's."""
         asked = Asked(points, [0] * len(points), excluded)
         batches = self._batches(asked, lambda part: part.states[:, None], k, None, None)
@@ -160,7 +169,7 @@ class PreferenceRanker:
                 rows,
                 find_candidates(
                     draw(part),
-                    search=lambda queries, k: self._index.search(queries, k).labels,
+                    search=lambda queries, k: self._index.search(queries, k, asked.allowed).labels,
                     latents=self._latents,
                     neighbours=nearest,
                     excluded=part.excluded,
@@ -176,6 +185,8 @@ def rank_by_scores(head: QueryHead, latents: FloatArray, asked: Asked, *, k: int
     for start in range(0, len(asked), USERS_A_BATCH):
         part = asked.take(slice(start, start + USERS_A_BATCH))
         scores = head.scores(part.states, latents).astype(np.float32)
+        if part.allowed is not None:
+            scores[:, ~part.allowed] = -np.inf
         if part.excluded is not None:
             for row, items in enumerate(part.excluded):
                 scores[row, items] = -np.inf

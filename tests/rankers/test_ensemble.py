@@ -20,6 +20,7 @@ from recsys.metrics import top_k_metrics
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import Ensemble, Tuned
 from recsys.rankers.loading import Folders, load_ensemble
+from recsys.rankers.permits import Permits
 from recsys.rankers.preference import Agreement, Asked
 from recsys.rankers.validation import HeadValidator, interaction_counts, load_samples, save_samples
 from recsys.recommender import Recommender
@@ -74,7 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_every_ranking_knows_the_next_item(made: Made) -> None:
     histories, targets = made.validator.queries.histories, made.validator.queries.targets
-    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, exclude_seen=True)
+    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits.unseen(histories))
     assert list(found) == [GENERATIVE, DENSE, CROSS_ENTROPY, FUSED]
     for name, ranking in found.items():
         assert top_k_metrics(ranking.items, targets, k=5).ndcg > 0.6, f"{name}: by chance it would be about .25"
@@ -86,7 +87,7 @@ def test_every_ranking_knows_the_next_item(made: Made) -> None:
 
 def test_seen_items_are_in_no_ranking(made: Made) -> None:
     histories = made.validator.queries.histories
-    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=8, exclude_seen=True)
+    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=8, permits=Permits.unseen(histories))
     for ranking in found.values():
         for user in range(len(histories)):
             assert not set(ranking.items[user]) & set(histories[user])
@@ -96,10 +97,10 @@ def test_seen_items_are_in_no_ranking(made: Made) -> None:
 
 def test_the_same_request_gives_the_same_list_alone_and_among_others(made: Made) -> None:
     histories = made.validator.queries.histories
-    together = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, exclude_seen=True)
+    together = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits.unseen(histories))
     for user in (0, 7):
         one = histories.take(np.array([user]))
-        alone = made.ensemble.rank(one, one.user_ids, made.tuned, k=5, exclude_seen=True)
+        alone = made.ensemble.rank(one, one.user_ids, made.tuned, k=5, permits=Permits.unseen(one))
         assert np.array_equal(alone[FUSED].items[0], together[FUSED].items[user])
 
 
@@ -108,7 +109,7 @@ def test_all_the_weight_on_one_route_gives_back_its_ranking(made: Made, source: 
     histories = made.validator.queries.histories
     weights = {name: float(name == source) for name in (GENERATIVE, DENSE, CROSS_ENTROPY)}
     tuned = made.tuned._replace(fusion=Fusion("reciprocal-rank", weights))
-    found = made.ensemble.rank(histories, histories.user_ids, tuned, k=5, exclude_seen=True)
+    found = made.ensemble.rank(histories, histories.user_ids, tuned, k=5, permits=Permits.unseen(histories))
     assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
 
 
