@@ -14,6 +14,11 @@ import polars as pl
 
 PATH, PATHS, LIST = " > ", "; ", ", "
 PATH_COLUMNS = ("category", "categories")
+_SPACES = r"[\p{Z}\t\r\n]+"
+# Control, private and unassigned characters, and of the format ones all but the joiners that scripts and emoji need.
+_UNSEEN = (
+    r"[\p{Cc}\p{Co}\p{Cn}\x{61c}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{206f}\x{feff}\x{e0000}-\x{e007f}]"
+)
 _MARKUP = re.compile(r"<[^>]*>")
 
 
@@ -65,6 +70,15 @@ def strip_markup(text: str | None) -> str | None:
     if text is None:
         return None
     return " ".join(html.unescape(_MARKUP.sub(" ", text)).split()) or None
+
+
+def clean(text: pl.Expr, *, longest: int) -> pl.Expr:
+    """Text that is safe to show: NFKC, without control and direction characters, white space folded, cut; null if empty.
+
+    For what leaves through an endpoint; the characters taken out can make a page or a log read as something else.
+    """
+    kept = text.str.normalize("NFKC").str.replace_all(_SPACES, " ").str.replace_all(_UNSEEN, "")
+    return _filled(kept.str.slice(0, longest))
 
 
 def _separator(parts: Sequence[str], *, path: bool) -> str:

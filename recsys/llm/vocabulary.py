@@ -45,6 +45,10 @@ class TokenLayout:
         level, code = divmod(token_id - self.base, self.num_codes)
         return f"<{chr(ord('a') + level)}_{code}>"
 
+    def tokens(self, codes: IntArray) -> tuple[str, ...]:
+        """The strings of one semantic id [L]."""
+        return tuple(self.token(int(token_id)) for token_id in self.token_ids(codes))
+
     def to_json(self) -> dict[str, int]:
         return asdict(self)
 

@@ -51,6 +51,40 @@ def unique_codes(latents: FloatArray, codebooks: FloatArray) -> IntArray:
     return codes
 
 
+def free_codes(latents: FloatArray, codebooks: FloatArray, taken: IntArray) -> IntArray:
+    """Codes for new rows beside those that are in use, which stay as they are; the first row chooses first.
+
+    Each level takes the nearest code whose prefix still has room, so that a free nearest id is always the one chosen.
+
+    Args:
+        latents: [M, d].
+        codebooks: [L, K, d].
+        taken: [N, L], rows distinct.
+
+    Returns:
+        [M, L], rows distinct and none of them taken.
+
+    Raises:
+        DataError: there are more items than tuples of codes, K^L.
+    """
+    levels, num_codes, _ = codebooks.shape
+    if len(latents) + len(taken) > num_codes**levels:
+        raise DataError(
+            f"{len(latents)} new items beside {len(taken)} do not fit {levels} levels of {num_codes} codes; "
+            "train a tokenizer with more levels or codes"
+        )
+    found = np.empty((len(latents), levels), dtype=np.int64)
+    for row, latent in enumerate(latents):
+        residual, alike = latent.astype(np.float32), np.concatenate([taken, found[:row]])
+        for level, codebook in enumerate(codebooks):
+            used = np.bincount(alike[:, level], minlength=num_codes)
+            costs = np.where(used < num_codes ** (levels - level - 1), _costs(residual[None], codebook)[0], np.inf)
+            code = found[row, level] = int(costs.argmin())
+            residual = residual - codebook[code]
+            alike = alike[alike[:, level] == code]
+    return found
+
+
 def nearest_codes(residual: FloatArray, codebook: FloatArray) -> IntArray:
     """The nearest of a codebook's [K, d] rows for each residual [N, d], in bounded memory."""
     parts = [_costs(residual[i : i + _CHUNK], codebook).argmin(axis=1) for i in range(0, len(residual), _CHUNK)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import DataError
 from recsys.tables import FloatArray
-from recsys.tokenization.assignment import nearest_codes, unique_codes
+from recsys.tokenization.assignment import free_codes, nearest_codes, unique_codes
 
 
 def gaussian(seed: int, *shape: int) -> FloatArray:
@@ -63,3 +63,23 @@ def test_nearest_codes_agree_with_the_plain_distance() -> None:
     residual, codebook = gaussian(5, 50, 3), gaussian(6, 8, 3)
     plain = np.square(residual[:, None] - codebook[None]).sum(axis=2).argmin(axis=1)
     np.testing.assert_array_equal(nearest_codes(residual, codebook), plain)
+
+
+@settings(deadline=None, max_examples=40)
+@given(levels=st.integers(1, 3), num_codes=st.integers(1, 4), share=st.floats(0, 1), seed=st.integers(0, 999))
+def test_new_rows_get_free_codes_beside_those_in_use(levels: int, num_codes: int, share: float, seed: int) -> None:
+    total = num_codes**levels
+    codebooks = gaussian(seed, levels, num_codes, 2)
+    taken = unique_codes(gaussian(seed + 1, round(share * total), 2), codebooks)
+    found = free_codes(gaussian(seed + 2, total - len(taken), 2), codebooks, taken)
+    together = np.concatenate([taken, found])
+    assert len(np.unique(together, axis=0)) == len(together) == total
+
+
+def test_a_new_row_gets_its_nearest_codes_where_they_are_free() -> None:
+    codebooks = np.array([[[0, 0], [10, 0]], [[0, 0], [0, 3]]], dtype=np.float32)
+    points = np.array([[10, 3], [0, 0], [0, 0], [0, 0]], dtype=np.float32)
+    nothing = np.empty((0, 2), dtype=np.int64)
+    np.testing.assert_array_equal(free_codes(points, codebooks, nothing), [[1, 1], [0, 0], [0, 1], [1, 0]])
+    with pytest.raises(DataError, match="1 new items beside 4 do not fit 2 levels of 2 codes"):
+        free_codes(points[:1], codebooks, unique_codes(points, codebooks))

@@ -1,0 +1,250 @@
+"""The engine speaks item ids, keeps to what is permitted at every effort, and takes changes at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import DataError
+from recsys.retrieval.index import ItemIndex
+from serving.engine import BundleEngine
+from serving.interface import Effort, NewItem, Request, Retrieval
+from serving.parts import Parts
+from tests.rankers.fakes import NUM_ITEMS
+from tests.serving.trained import train
+
+EVERY = [f"item {i}" for i in range(NUM_ITEMS)]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return train(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="module")
+def engine(parts: Parts) -> BundleEngine:
+    """Not changed by any test."""
+    return BundleEngine(parts)
+
+
+@pytest.fixture
+def live(parts: Parts) -> BundleEngine:
+    """With an index of its own, to be changed."""
+    items = parts.shelf.items._replace(index=ItemIndex.build(parts.shelf.items.latents))
+    return BundleEngine(parts._replace(shelf=replace(parts.shelf, items=items)))
+
+
+@pytest.fixture
+def discrete(parts: Parts) -> BundleEngine:
+    """A bundle of the discrete route alone."""
+    newcomers = replace(parts.newcomers, continuous=None)
+    shelf = replace(parts.shelf, models=None)
+    points = parts.newcomers.discrete.quantized(shelf.items.semantic_ids.codes)
+    shelf = replace(shelf, items=shelf.items._replace(latents=points, index=ItemIndex.build(points)))
+    return BundleEngine(Parts(shelf, None, newcomers, replace(parts.info, routes=("discrete",))))
+
+
+def walk(start: int, length: int = 4) -> tuple[str, ...]:
+    return tuple(f"item {(start + step) % NUM_ITEMS}" for step in range(length))
+
+
+def ids(engine: BundleEngine, request: Request, effort: Effort = "full") -> list[str]:
+    return [item.item_id for item in engine.recommend([request], effort)[0].items]
+
+
+@pytest.mark.parametrize("effort", ["full", "narrow"])
+def test_the_next_item_comes_first_with_its_sources_and_tokens(engine: BundleEngine, effort: Effort) -> None:
+    hits = 0
+    for start in range(NUM_ITEMS):
+        answer = engine.recommend([Request(walk(start), k=3)], effort)[0]
+        first = answer.items[0]
+        hits += first.item_id == walk(start, 5)[-1]
+        assert first.title == first.item_id.replace("item", "Thing")
+        assert {"dense", "cross-entropy"} <= first.sources.keys() | {"dense", "cross-entropy"}
+        assert [token[:3] for token in first.tokens] == ["<a_", "<b_"]
+        assert all(a.score >= b.score for a, b in pairwise(answer.items))
+        assert answer.seconds.keys() == {"prefill", "decode", "retrieve", "fuse"}
+    assert hits >= 10
+
+
+def test_a_bundle_offers_its_efforts(engine: BundleEngine, discrete: BundleEngine) -> None:
+    assert engine.efforts == ("full", "narrow", "dense", "popularity")
+    assert discrete.efforts == ("full", "narrow", "popularity")
+    for effort in discrete.efforts:
+        assert len(ids(discrete, Request(walk(0), k=5), effort)) == 5
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, NUM_ITEMS - 1), st.integers(0, 6), st.integers(1, 60), st.sampled_from(["", "even"])),
+        min_size=1,
+        max_size=6,
+    ),
+    effort=st.sampled_from(["full", "narrow", "dense", "popularity"]),
+)
+def test_a_request_gets_among_others_what_it_gets_alone(
+    engine: BundleEngine, rows: list[tuple[int, int, int, str]], effort: Effort
+) -> None:
+    requests = [
+        Request(walk(start, length), k=k, where=(("category", (value,)),) if value else ())
+        for start, length, k, value in rows
+    ]
+    together = engine.recommend(requests, effort)
+    for request, answer in zip(requests, together, strict=True):
+        alone = engine.recommend([request], effort)[0]
+        assert {i.item_id: pytest.approx(i.score, abs=1e-4) for i in alone.items} == {
+            i.item_id: i.score for i in answer.items
+        }
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    history=st.lists(st.sampled_from([*EVERY, "nothing"]), max_size=8),
+    exclude=st.lists(st.sampled_from([*EVERY, "nobody"]), max_size=8),
+    seen=st.sampled_from([None, True, False]),
+    values=st.sampled_from([(), ("even",), ("odd",), ("even", "odd"), ("neither",)]),
+    effort=st.sampled_from(["full", "narrow", "dense", "popularity"]),
+    k=st.integers(1, 15),
+)
+def test_only_what_is_permitted_is_recommended(
+    engine: BundleEngine,
+    history: list[str],
+    exclude: list[str],
+    seen: bool | None,
+    values: tuple[str, ...],
+    effort: Effort,
+    k: int,
+) -> None:
+    where = (("category", values),) if values else ()
+    request = Request(tuple(history), k, exclude=tuple(exclude), exclude_seen=seen, where=where)
+    answer = engine.recommend([request], effort)[0]
+    got = [item.item_id for item in answer.items]
+    allowed = {i for i in EVERY if not values or ("even", "odd")[int(i.split()[1]) % 2] in values}
+    allowed -= set(exclude)
+    if seen is not False:
+        allowed -= set(history)
+    assert len(set(got)) == len(got) <= k
+    assert set(got) <= allowed
+    assert answer.ignored == tuple(i for i in history if i == "nothing")
+    if effort == "popularity":
+        assert len(got) == min(k, len(allowed))
+
+
+def test_the_same_user_gets_the_same_list(engine: BundleEngine) -> None:
+    request = Request(walk(2), k=5, user="u")
+    assert ids(engine, request) == ids(engine, request)
+
+
+def test_impossible_requests_are_refused_before_they_wait(engine: BundleEngine) -> None:
+    with pytest.raises(DataError, match="k=0"):
+        engine.check(Request(k=0))
+    with pytest.raises(DataError, match=r"'colour' is no column to filter by; there are: category"):
+        engine.check(Request(where=(("colour", ("red",)),)))
+    with pytest.raises(DataError, match="'nothing' is not in the catalogue"):
+        engine.similar("nothing", 3)
+
+
+def test_retrieval_alone_agrees_with_plain_distances(engine: BundleEngine, parts: Parts) -> None:
+    latents = parts.shelf.items.latents
+    query = latents[3] + np.float32(0.01)
+    plain = np.square(latents - query).sum(axis=1)
+    found = engine.retrieve(Retrieval(k=4, vector=tuple(query.tolist())))
+    assert [item.item_id for item in found] == [EVERY[i] for i in np.argsort(plain, kind="stable")[:4]]
+    assert [-item.score for item in found] == pytest.approx(np.sort(plain)[:4].tolist(), rel=1e-4)
+    near = engine.similar("item 3", 4)
+    assert "item 3" not in [item.item_id for item in near]
+    assert engine.retrieve(Retrieval(k=4, item_id="item 3")) == near
+    assert (
+        engine.retrieve(Retrieval(k=4, history=walk(1))) == engine.recommend([Request(walk(1), k=4)], "dense")[0].items
+    )
+    even = engine.similar("item 3", 4, (("category", ("even",)),))
+    assert all(int(item.item_id.split()[1]) % 2 == 0 for item in even)
+
+
+@pytest.mark.parametrize("vector", [(float("nan"),) * 8, (1.0,) * 3, (float("inf"),) * 8])
+def test_vectors_that_cannot_be_searched_are_refused(engine: BundleEngine, vector: tuple[float, ...]) -> None:
+    with pytest.raises(DataError, match="queries"):
+        engine.retrieve(Retrieval(vector=vector))
+
+
+def test_exactly_one_thing_is_retrieved_by(engine: BundleEngine, discrete: BundleEngine) -> None:
+    with pytest.raises(DataError, match="exactly one"):
+        engine.retrieve(Retrieval())
+    with pytest.raises(DataError, match="exactly one"):
+        engine.retrieve(Retrieval(history=(), item_id="item 1"))
+    with pytest.raises(DataError, match="no continuous route"):
+        discrete.retrieve(Retrieval(history=walk(0)))
+
+
+def test_an_added_item_is_found_everywhere_at_once(live: BundleEngine) -> None:
+    new = NewItem("new", {"title": "Thing 99\u202e <b>", "category": "even"})
+    live.add([new])
+    assert live.info.items == NUM_ITEMS + 1
+    facts = live.item("new")
+    assert (facts.title, facts.interactions, facts.withdrawn) == ("Thing 99 <b>", 0, False)
+    assert len(facts.tokens) == 2
+    assert [item.item_id for item in live.search("thing 99", 5)] == ["new"]
+    for effort in live.efforts:
+        found = ids(live, Request(k=50, exclude_seen=False), effort)
+        assert effort in ("narrow", "dense") or "new" in found
+    assert ids(live, Request(k=20, where=(("category", ("even",)),)), "popularity")[-1] == "new"
+    assert "new" in [item.item_id for item in live.similar("item 1", 50)]
+    assert ids(live, Request(("new",), k=3))
+
+
+def test_adding_changes_no_token_of_another_item(live: BundleEngine) -> None:
+    before = {item_id: live.item(item_id).tokens for item_id in EVERY}
+    live.add([NewItem(f"new {i}", {"title": "Thing 3", "category": "odd"}) for i in range(10)])
+    assert {item_id: live.item(item_id).tokens for item_id in EVERY} == before
+    assert len({live.item(f"new {i}").tokens for i in range(10)} | set(before.values())) == NUM_ITEMS + 10
+
+
+def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngine) -> None:
+    target = walk(0, 5)[-1]
+    assert target in ids(live, Request(walk(0), k=3))
+    live.withdraw([target])
+    assert live.info.items == NUM_ITEMS - 1
+    assert live.item(target).withdrawn
+    for effort in live.efforts:
+        assert target not in ids(live, Request(walk(0), k=50, exclude_seen=False), effort)
+    assert target not in [item.item_id for item in live.similar("item 1", 50)]
+    assert target not in [item.item_id for item in live.search("thing", 50)]
+    assert live.recommend([Request((target,), k=3)], "full")[0].ignored == ()
+    with pytest.raises(DataError, match="withdrawn already"):
+        live.withdraw([target])
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([NewItem("item 1", {})], "in the catalogue already"),
+        ([NewItem("a", {}), NewItem("a", {})], "given twice"),
+        ([NewItem("a", {"colour": "red"})], "'colour' is no text column"),
+        ([NewItem("a", {}, (1.0, 2.0))], "text vectors of new items: got 2 numbers"),
+        ([NewItem("a", {}, (float("nan"),) * 16)], "NaN or infinite"),
+        ([NewItem(f"n{i}", {}) for i in range(30)], "do not fit"),
+    ],
+)
+def test_items_that_cannot_be_added_change_nothing(live: BundleEngine, items: list[NewItem], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        live.add(items)
+    assert live.info.items == NUM_ITEMS
+    assert len(ids(live, Request(k=50), "popularity")) == NUM_ITEMS
+
+
+def test_without_an_encoder_a_new_item_needs_a_vector(parts: Parts) -> None:
+    newcomers = replace(parts.newcomers, encoder=None)
+    engine = BundleEngine(parts._replace(newcomers=newcomers))
+    with pytest.raises(DataError, match="'new' has no vector"):
+        engine.add([NewItem("new", {"title": "Thing 99"})])
+
+
+def test_a_discrete_bundle_takes_new_items_too(discrete: BundleEngine) -> None:
+    discrete.add([NewItem("new", {"title": "Thing 5", "category": "odd"})])
+    assert "new" in ids(discrete, Request(k=50), "full")

@@ -1,0 +1,39 @@
+"""Columns with few, shared values can be filtered by; paths also under their beginnings."""
+
+import polars as pl
+import pytest
+
+from recsys.errors import DataError
+from recsys.tables import Catalog
+from serving.facets import Facets
+
+CATALOG = Catalog(
+    pl.DataFrame(
+        {
+            "item_id": [str(i) for i in range(6)],
+            "title": ["same"] * 6,
+            "categories": ["A > B", "A > B > C", "A", "D; A > B", None, "D"],
+            "genres": ["x|y", "x", "y", "x", "y", ""],
+            "description": [f"text {i}" for i in range(6)],
+        }
+    )
+)
+
+
+def test_free_text_and_titles_are_no_filters() -> None:
+    assert Facets(CATALOG).columns == ("categories", "genres")
+
+
+def test_a_path_is_found_under_each_beginning() -> None:
+    facets = Facets(CATALOG)
+    assert facets.mask("categories", ["A"]).nonzero()[0].tolist() == [0, 1, 2, 3]
+    assert facets.mask("categories", ["A > B"]).nonzero()[0].tolist() == [0, 1, 3]
+    assert facets.mask("categories", ["D", "A > B > C"]).nonzero()[0].tolist() == [1, 3, 5]
+    assert not facets.mask("categories", ["B"]).any()
+    assert facets.values("categories", 2) == (("A", 4), ("A > B", 3))
+    assert facets.values("genres", 9) == (("x", 3), ("y", 3))
+
+
+def test_an_unknown_column_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match=r"'colour' is no column to filter by; there are: categories, genres"):
+        Facets(CATALOG).mask("colour", ["red"])

@@ -1,0 +1,70 @@
+"""A circle of twelve items with everything a bundle has, trained for real and small: what engine tests are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from recsys.data.dataset import Dataset
+from recsys.data.histories import queries, training_histories
+from recsys.diffusion.config import DiffuseConfig
+from recsys.diffusion.heads import fit_head
+from recsys.diffusion.training import Run, fit_preference
+from recsys.embeddings.encoder import TfidfEncoder
+from recsys.embeddings.text import item_texts
+from recsys.fusion import FusionConfig
+from recsys.llm.conditions import training_conditions
+from recsys.llm.storage import load_language_model
+from recsys.rankers.config import RecommendConfig
+from recsys.rankers.loading import Items, Models, assemble
+from recsys.rankers.validation import interaction_counts
+from recsys.recommender import Recommender
+from recsys.retrieval.index import ItemIndex
+from recsys.tables import VALIDATION, ItemVectors
+from recsys.tokenization.config import TokenizeConfig
+from recsys.tokenization.continuous import fit_sigma_vae
+from recsys.tokenization.continuous_config import ContinuousConfig
+from recsys.tokenization.tokenizer import fit_rqvae
+from recsys.tracking import NullTracker
+from serving.interface import EngineInfo
+from serving.newcomers import Newcomers
+from serving.parts import Parts
+from serving.shelf import Settings, Shelf
+from tests.rankers.fakes import CONFIG, cycle
+
+TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12)
+CONTINUOUS = ContinuousConfig(tokens=2, token_dim=4, epochs=10, batch=12)
+DIFFUSE = DiffuseConfig(width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8)
+SETTINGS = Settings(20, 0, exclude_seen=True, recommend=RecommendConfig(beams=12, nearest=4))
+
+
+def train(root: Path) -> Parts:
+    """Both routes, fused."""
+    dataset = cycle()
+    texts = item_texts(dataset.catalog)
+    encoder, vectors = TfidfEncoder.fit(texts, dimensions=16, seed=0)
+    discrete = fit_rqvae(vectors, TOKENIZE, seed=0)
+    ids = discrete.assign(vectors, dataset.catalog.item_ids)
+    text = ItemVectors(dataset.catalog.item_ids, vectors)
+    continuous = fit_sigma_vae(text, None, CONTINUOUS, seed=0)
+    latents = continuous.latents(text, None).vectors
+    Recommender.fit(dataset, ids, discrete.codebooks, folder=root / "model", config=CONFIG)
+    training = training_histories(dataset.interactions, dataset.catalog)
+    conditions = training_conditions(load_language_model(root / "model"), ids, training, window=50)
+    rows = conditions.states.numpy(), conditions.targets.numpy(), latents, DIFFUSE
+    fit_preference(*rows, seed=0).save(root / "preference")
+    fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(root / "preference")
+    counts = interaction_counts(training.items, len(dataset.catalog))
+    items = Items(dataset.catalog, ids, latents, counts, ItemIndex.build(latents))
+    models = Models.load(root / "model", root / "preference", items)
+    return _parts(dataset, items, models, Newcomers(discrete, continuous, encoder))
+
+
+def _parts(dataset: Dataset, items: Items, models: Models, newcomers: Newcomers) -> Parts:
+    ensemble = assemble(models, items, SETTINGS.recommend, window=SETTINGS.window, seed=SETTINGS.seed)
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
+    tuned = ensemble.tune(asked, FusionConfig(), exclude_seen=True, tracker=NullTracker())
+    shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
+    info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
+    return Parts(shelf, tuned, newcomers, info)
