@@ -1,0 +1,173 @@
+"""A load generator in one process: HTTP/1.1 over kept-alive connections, closed loop or at a rate, counted honestly.
+
+Latency of a request at a rate counts from when it was due, so that a stalled server cannot hide its queue (coordinated
+omission). Run by `tests.benchmarks.serving` on a core of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Send = Callable[[bytes], Awaitable[tuple[int, bytes]]]
+
+
+@dataclass
+class Counted:
+    """What came of a load: seconds of the answers that were 200, status codes (0 = no answer), and seconds in all."""
+
+    seconds: list[float] = field(default_factory=list)
+    codes: Counter[int] = field(default_factory=Counter)
+    degraded: Counter[str] = field(default_factory=Counter)
+    bundles: Counter[str] = field(default_factory=Counter)
+    elapsed: float = 0.0
+
+    def within(self, deadline: float) -> float:
+        """Answers a second that came in time."""
+        return sum(s <= deadline for s in self.seconds) / self.elapsed if self.elapsed else 0.0
+
+    def facts(self, deadline: float) -> dict[str, Any]:
+        """Figures for one JSON line."""
+        quantiles = np.percentile(self.seconds, [50, 95, 99]) * 1e3 if self.seconds else np.full(3, np.nan)
+        return {
+            "goodput": self.within(deadline),
+            **dict(zip(("p50_ms", "p95_ms", "p99_ms"), map(float, quantiles), strict=True)),
+            "codes": {str(code): count for code, count in sorted(self.codes.items())},
+            "efforts": dict(self.degraded),
+        }
+
+
+class Connection(asyncio.Protocol):
+    """One kept-alive connection with at most one request on it."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head_end = self._buffer.find(b"\r\n\r\n")
+        if head_end < 0 or self._answer is None:
+            return
+        head = bytes(self._buffer[:head_end]).lower()
+        start = head.find(b"content-length:")
+        length = int(head[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
+        if len(self._buffer) < head_end + 4 + length:
+            return
+        body = bytes(self._buffer[head_end + 4 : head_end + 4 + length])
+        self._buffer.clear()
+        answer, self._answer = self._answer, None
+        if b"connection: close" in head and self.transport is not None:
+            self.transport.close()
+        if not answer.done():
+            answer.set_result((int(head[9:12]), body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((0, b""))
+        self._answer = None
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        assert self.transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return await self._answer
+
+
+class Pool:
+    """Connections to one server, as many as are needed at once."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._idle = port, deque[Connection]()
+
+    async def send(self, request: bytes) -> tuple[int, bytes]:
+        """Status and body; status 0 where there was no answer."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.transport is not None and not connection.transport.is_closing():
+                break
+        else:
+            try:
+                _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self._port)
+            except OSError:
+                return 0, b""
+        found = await connection.send(request)
+        if connection.transport is not None and not connection.transport.is_closing():
+            self._idle.append(connection)
+        return found
+
+
+def post(path: str, body: dict[str, Any]) -> bytes:
+    """A whole request."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+    )
+    return head.encode() + b"\r\n" + content
+
+
+async def closed(port: int, requests: Sequence[bytes], *, clients: int, seconds: float) -> Counted:
+    """So many clients, each asking again as soon as it is answered, also when it was refused."""
+    pool, counted = Pool(port), Counted()
+    started = time.perf_counter()
+    turns = iter_forever(requests)
+
+    async def client() -> None:
+        while time.perf_counter() - started < seconds:
+            await _once(pool, next(turns), time.perf_counter(), counted)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    counted.elapsed = time.perf_counter() - started
+    return counted
+
+
+async def at_rate(port: int, requests: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> Counted:
+    """Requests that arrive by a Poisson process, whatever becomes of those before them."""
+    pool, counted, random = Pool(port), Counted(), np.random.default_rng(seed)
+    turns, running = iter_forever(requests), set[asyncio.Task[None]]()
+    started = due = time.perf_counter()
+    while due - started < seconds:
+        now = time.perf_counter()
+        if due > now:
+            await asyncio.sleep(due - now)
+        task = asyncio.create_task(_once(pool, next(turns), due, counted))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        due += float(random.exponential(1 / rate))
+        if len(running) % 64 == 0:
+            await asyncio.sleep(0)
+    elapsed = time.perf_counter() - started
+    _, late = await asyncio.wait(running, timeout=10) if running else (set(), set())
+    for task in late:
+        task.cancel()
+    counted.codes[0] += len(late)
+    counted.elapsed = elapsed
+    return counted
+
+
+async def _once(pool: Pool, request: bytes, due: float, counted: Counted) -> None:
+    status, body = await pool.send(request)
+    counted.codes[status] += 1
+    if status == 200:
+        counted.seconds.append(time.perf_counter() - due)
+        said = json.loads(body) if body[:1] == b"{" else {}
+        counted.degraded[str(said.get("effort", "full"))] += 1
+        counted.bundles[str(said.get("bundle", ""))] += 1
+
+
+def iter_forever(values: Sequence[bytes]) -> Iterator[bytes]:
+    while True:
+        yield from values
