@@ -104,7 +104,7 @@ class BundleEngine:
         watch = Stopwatch()
         if effort == POPULARITY:
             with watch("retrieve"):
-                rankings = {POPULARITY: _popular(shelf, permits, len(group), max(request.k for request in group))}
+                rankings: dict[str, TopItems] = {POPULARITY: _popular(shelf, permits, len(group), max(request.k for request in group))}
         else:
             names = [r.user if r.user is not None else "\0".join(r.history) for r in group]
             rankings = self._rank(shelf, Histories.from_lists(names, known), permits, effort, watch)
@@ -187,7 +187,7 @@ class BundleEngine:
             made = self._newcomers.tokens(items, shelf.items.catalog, shelf.items.semantic_ids.codes)
             changed = shelf.adding(made.rows, made.codes, made.latents).prepared()
             labels = np.arange(len(shelf), len(changed))
-            shelf.items.index.add(labels, made.latents)
+            shelf.items.item_index.add(labels, made.latents)
             self._change(changed)
 
     def withdraw(self, item_ids: Sequence[str]) -> None:
@@ -200,7 +200,7 @@ class BundleEngine:
             if len(gone):
                 raise DataError(f"item {shelf.items.catalog.item_ids[gone[0]]!r} has been withdrawn already")
             self._change(shelf.withdrawing(positions).prepared())
-            shelf.items.index.remove(positions)
+            shelf.items.item_index.remove(positions)
 
     def _change(self, shelf: Shelf) -> None:
         facts = self._info.__dict__ | {"items": int(shelf.visible.sum())}
@@ -222,7 +222,7 @@ def _popular(shelf: Shelf, permits: Permits, num_requests: int, k: int) -> TopIt
 
 
 def _found(shelf: Shelf, query: FloatArray, k: int, allowed: BoolArray | None) -> tuple[RankedItem, ...]:
-    labels, distances = shelf.items.index.search(query, k, allowed)
+    labels, distances = shelf.items.item_index.search(query, k, allowed)
     near = [(int(i), float(d)) for i, d in zip(labels[0], distances[0], strict=True) if i >= 0]
     return tuple(_item(shelf, item, -distance) for item, distance in near)
 

@@ -87,7 +87,7 @@ def _info(bundle: Bundle, shelf: Shelf) -> EngineInfo:
         "history": str(shelf.settings.window),
         "beams": str(recommend.beams),
         "exclude_seen": str(shelf.settings.exclude_seen).lower(),
-        "index": repr(shelf.items.index),
+        "index": repr(shelf.items.item_index),
     }
     return EngineInfo(
         bundle.id, len(shelf), tuple(bundle.settings["routes"]), shelf.facets.columns, dict(bundle.versions), settings

@@ -127,7 +127,7 @@ class Shelf:
             ),
             np.concatenate([before.latents, latents]),
             np.concatenate([before.counts, np.zeros(len(rows), np.int64)]),
-            before.index,
+            before.item_index,
         )
         return replace(self, items=items, visible=np.concatenate([self.visible, np.ones(len(rows), np.bool_)]))
 

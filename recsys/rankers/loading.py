@@ -66,7 +66,7 @@ class Items(NamedTuple):
     semantic_ids: SemanticIds
     latents: FloatArray  # [N, D]
     counts: IntArray  # [N] training interactions
-    index: ItemIndex
+    item_index: ItemIndex
 
 
 def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, seed: int) -> Ensemble:
@@ -101,7 +101,7 @@ def assemble(models: Models, items: Items, config: RecommendConfig, *, window: i
     preference = PreferenceRanker(
         models.preference,
         latents=items.latents,
-        index=items.index,
+        index=items.item_index,
         counts=items.counts,
         agreement=Agreement.of_labels(item_categories(items.catalog)),
         nearest=config.nearest,

@@ -35,7 +35,7 @@ def engine(parts: Parts) -> BundleEngine:
 @pytest.fixture
 def live(parts: Parts) -> BundleEngine:
     """With an index of its own, to be changed."""
-    items = parts.shelf.items._replace(index=ItemIndex.build(parts.shelf.items.latents))
+    items = parts.shelf.items._replace(item_index=ItemIndex.build(parts.shelf.items.latents))
     return BundleEngine(parts._replace(shelf=replace(parts.shelf, items=items)))
 
 
@@ -45,7 +45,7 @@ def discrete(parts: Parts) -> BundleEngine:
     newcomers = replace(parts.newcomers, continuous=None)
     shelf = replace(parts.shelf, models=None)
     points = parts.newcomers.discrete.quantized(shelf.items.semantic_ids.codes)
-    shelf = replace(shelf, items=shelf.items._replace(latents=points, index=ItemIndex.build(points)))
+    shelf = replace(shelf, items=shelf.items._replace(latents=points, item_index=ItemIndex.build(points)))
     return BundleEngine(Parts(shelf, None, newcomers, replace(parts.info, routes=("discrete",))))
 
 

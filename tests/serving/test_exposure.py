@@ -43,7 +43,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 def fresh(parts: Parts, catalog: Catalog | None = None) -> BundleEngine:
     """An engine with an index of its own, over a catalogue with other texts where one is given."""
     items = parts.shelf.items
-    items = items._replace(index=ItemIndex.build(items.latents), catalog=catalog or items.catalog)
+    items = items._replace(item_index=ItemIndex.build(items.latents), catalog=catalog or items.catalog)
     return BundleEngine(parts._replace(shelf=replace(parts.shelf, items=items)))
 
 
