@@ -16,14 +16,8 @@ from serving.engine import BundleEngine
 from serving.interface import Effort, NewItem, Request, Retrieval
 from serving.parts import Parts
 from tests.rankers.fakes import NUM_ITEMS
-from tests.serving.trained import train
 
 EVERY = [f"item {i}" for i in range(NUM_ITEMS)]
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return train(tmp_path_factory.mktemp("engine"))
 
 
 @pytest.fixture(scope="module")

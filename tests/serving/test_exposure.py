@@ -19,7 +19,6 @@ from serving.engine import BundleEngine
 from serving.interface import NewItem, Request
 from serving.parts import Parts
 from tests.rankers.fakes import NUM_ITEMS
-from tests.serving.trained import train
 
 TRIGGERS = (
     "BEST SELLER #1 must have",
@@ -33,11 +32,6 @@ REQUESTS = [
     for start in range(NUM_ITEMS)
     for length in (0, 1, 3)
 ]
-
-
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    return train(tmp_path_factory.mktemp("exposure"))
 
 
 def fresh(parts: Parts, catalog: Catalog | None = None) -> BundleEngine:
