@@ -1,0 +1,86 @@
+// An answer of the endpoint as rows: where each item came from, its score and tokens; and what it took to make it.
+
+import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
+
+const EFFORTS = { narrow: "smaller beam", dense: "dense route only", popularity: "popular items only" };
+const SOURCES = ["generative", "dense", "cross-entropy"]; // in this order; others follow
+const STAGES = ["queue", "prefill", "decode", "retrieve", "fuse"];
+
+/** How many items came, after how long, from which bundle. */
+export function showSummary(answer, filtered) {
+  const count = answer.items.length;
+  const what = count === 1 ? "1 recommendation" : `${count || "No"} recommendations`;
+  const why = !count && filtered ? " that pass the filters" : "";
+  const bundle = element("code", { title: answer.bundle }, answer.bundle.slice(0, 12));
+  $("status").replaceChildren(`${what}${why} in ${time(answer.milliseconds.total)}, by bundle `, bundle);
+  $("badge").hidden = !answer.degraded;
+  const words = answer.degraded ? ["Degraded", EFFORTS[answer.effort], answer.reason] : [];
+  $("badge").textContent = words.filter(Boolean).join(" · ");
+  showLatency(answer.milliseconds);
+}
+
+function showLatency(spent) {
+  const [stack, list] = $("latency").children;
+  const stages = STAGES.filter((stage) => spent[stage] > 0).map((stage) => [stage, spent[stage]]);
+  const rest = spent.total - stages.reduce((sum, [, value]) => sum + value, 0);
+  const parts = rest > 0.05 ? [...stages, ["other", rest]] : stages;
+  const bar = ([stage, value]) => {
+    const part = element("span", { class: `stage ${stage}` });
+    part.style.flexGrow = value;
+    return part;
+  };
+  const line = ([stage, value]) =>
+    element("div", { class: stage }, element("dt", {}, stage), element("dd", {}, time(value)));
+  stack.replaceChildren(...parts.map(bar));
+  list.replaceChildren(...parts.map(line));
+  $("latency").hidden = !parts.length;
+}
+
+/** The items as rows; `open(id)` and `add(item)` are what their buttons do. */
+export function showItems(items, { open, add }) {
+  const named = items.flatMap((item) => Object.keys(item.sources));
+  const sources = new Set([...SOURCES.filter((source) => named.includes(source)), ...named]);
+  const ranges = [...sources].map((source) => {
+    const values = items.map((item) => item.sources[source]).filter(Number.isFinite);
+    return { source, least: Math.min(...values), greatest: Math.max(...values) };
+  });
+  const row = (item) => {
+    const name = item.title || item.item_id;
+    return element(
+      "li",
+      { class: "item" },
+      element("span", { class: "rank", "aria-hidden": "true" }, String(item.rank)),
+      title(name, () => open(item.item_id)),
+      element("p", { class: "meta" }, element("code", { class: "id" }, item.item_id), chips(item.tokens)),
+      element("dl", { class: "sources" }, ...ranges.map((range) => sourceBar(item.sources[range.source], range))),
+      element("p", { class: "score" }, element("span", {}, "score "), element("b", {}, figure(item.score, 3))),
+      adder(name, () => add(item)),
+    );
+  };
+  replaceRows($("items"), items.map(row), $("results-title"));
+  $("legend").hidden = !items.length;
+}
+
+/** What one source says of an item, and a bar for where that lies between the list's least and greatest. */
+function sourceBar(value, { source, least, greatest }) {
+  const named = Number.isFinite(value);
+  const bar = element("span", { class: "bar", "aria-hidden": "true" });
+  const share = greatest > least ? (value - least) / (greatest - least) : 1;
+  if (named) bar.style.setProperty("--share", `${Math.round(8 + 92 * share)}%`);
+  const dash = [element("span", { "aria-hidden": "true" }, "–"), element("span", { class: "hidden" }, "not named")];
+  const said = element("span", { class: "figure" }, ...(named ? [figure(value, 2)] : dash));
+  return element("div", { class: source }, element("dt", {}, source), element("dd", {}, bar, said));
+}
+
+/** Highlight the tokens with which a row of a list begins as one of the paths does. */
+export function markShared(list, paths) {
+  for (const group of list.querySelectorAll(".tokens")) {
+    const codes = [...group.children];
+    const depths = paths.map((path) => {
+      const end = codes.findIndex((code, level) => code.textContent !== path[level]);
+      return end < 0 ? codes.length : end;
+    });
+    const shared = Math.max(0, ...depths);
+    codes.forEach((code, level) => code.classList.toggle("shared", level < shared));
+  }
+}
