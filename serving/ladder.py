@@ -1,0 +1,232 @@
+"""The fallback ladder: how much effort a batch gets, from what each effort has cost and how much time is left.
+
+`Cost` learns the seconds of a batch from its size, `Arrivals` how many requests come; `Ladder` chooses the best effort
+that answers in time, counts failures, and leaves out an effort that fails again and again. One ladder belongs to one
+engine and to one thread. Reads and writes no files.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pydantic import Field
+
+from recsys.config import Config
+from serving.interface import Effort
+
+WEIGHT = 0.2  # of the newest observation
+STALL = 4.0  # one batch that takes more than so many times the estimate counts as this many: it may have been a stall
+STALL_SECONDS = 0.05  # and by how much more, so that estimates of nearly nothing can grow
+SPREADS = 2.0  # mean deviations that are added to the estimate of a batch that has a deadline
+STRAIN = 2.0  # times the usual cost is expected while a ladder is strained
+PATIENCE = 32  # times the configured number of skips, at most
+FASTER = 1.5  # times a batch's own size must arrive during it before it counts as too slow for what comes
+WORTH = 10  # so many answers may be made cheaper to save one that waits from expiring
+
+
+class LadderConfig(Config):
+    """When a cheaper effort is used."""
+
+    reserve_ms: float = Field(default=5.0, ge=0, description="kept of every deadline to send the answer")
+    backlog_share: float = Field(
+        default=0.25, gt=0, le=1, description="share of the time left in which those who wait should be answered"
+    )
+    retry_skips: int = Field(
+        default=32, ge=1, description="batches after which an effort thought too slow is retried, if nobody waits"
+    )
+    retry_seconds: float = Field(default=5.0, ge=0, description="and the time that must have passed since it was used")
+    failures: int = Field(default=3, ge=1, description="failures in a row after which an effort is left out")
+    pause_seconds: float = Field(default=10.0, gt=0, description="for how long; then one batch tries it again")
+
+
+class Cost:
+    """A running estimate of the seconds of a batch as a line over its size; zero, which is hope, before the first.
+
+    Mean, variance and covariance are exponentially weighted. Where the sizes have hardly varied, half of the time is
+    taken to be fixed and half to grow with the size.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._size = self._seconds = self._variance = self._covariance = self._deviation = 0.0
+
+    def observe(self, size: int, seconds: float) -> None:
+        """Learn from one batch."""
+        if not self.seen:
+            self.seen, self._size, self._seconds = True, float(size), seconds
+            return
+        expected = self.mean(size)
+        believed = min(seconds, STALL * expected + STALL_SECONDS)
+        self._deviation += WEIGHT * (abs(believed - expected) - self._deviation)
+        by_size, by_seconds = size - self._size, believed - self._seconds
+        self._size += WEIGHT * by_size
+        self._seconds += WEIGHT * by_seconds
+        self._variance = (1 - WEIGHT) * (self._variance + WEIGHT * by_size**2)
+        self._covariance = (1 - WEIGHT) * (self._covariance + WEIGHT * by_size * by_seconds)
+
+    def mean(self, size: int) -> float:
+        """Expected seconds of a batch."""
+        if not self.seen:
+            return 0.0
+        proportional = self._seconds / self._size
+        prior = (0.25 * self._size) ** 2  # a variance; it outweighs sizes that differ by less
+        slope = (self._covariance + prior * proportional / 2) / (self._variance + prior)
+        return self._seconds + min(max(slope, 0.0), proportional) * (size - self._size)
+
+    def cautious(self, size: int) -> float:
+        """Seconds that a batch seldom exceeds."""
+        return self.mean(size) + SPREADS * self._deviation
+
+
+class Arrivals:
+    """Requests a second, about the last second; `count` is written by one thread and `rate` called by another one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._count, self._told, self._rate = clock, 0, 0, 0.0
+        self._since = clock()
+
+    def count(self) -> None:
+        """A request came."""
+        self._count += 1
+
+    def rate(self) -> float:
+        """How many a second come at present."""
+        count, now = self._count, self._clock()
+        if now > self._since:
+            weight = -math.expm1(self._since - now)
+            self._rate += weight * ((count - self._told) / (now - self._since) - self._rate)
+            self._told, self._since = count, now
+        return self._rate
+
+
+class Choice(NamedTuple):
+    """What to do next: these members of the batch (their places) at this effort, and why it is not the best one."""
+
+    effort: Effort
+    members: list[int]
+    reason: str | None
+
+
+class _Rung:
+    """What is known of one effort."""
+
+    def __init__(self) -> None:
+        self.cost = Cost()
+        self.used = float("-inf")  # when, by the ladder's clock
+        self.skips = 0
+        self.patience = 1  # a multiple of the configured skips; every retry in vain doubles it
+        self.retrying = False
+        self.failures = 0
+        self.paused_until = float("-inf")
+        self.error = ""
+
+
+class Ladder:
+    """Chooses efforts, the best first; the last one always answers, whatever it costs.
+
+    `room` is how many requests may wait; more would be refused. Set `strained`, from any thread, while something else
+    competes for the processors: costs are then taken for higher.
+    """
+
+    def __init__(
+        self,
+        efforts: Sequence[Effort],
+        config: LadderConfig | None = None,
+        *,
+        room: int = 256,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config, self._room, self._clock = config or LadderConfig(), room, clock
+        self._rungs: dict[Effort, _Rung] = {effort: _Rung() for effort in efforts}
+        self._last = efforts[-1]
+        self.strained = False
+
+    def choose(self, left: Sequence[float], waiting: Sequence[Sequence[float]], *, rate: float = 0.0) -> Choice:
+        """The next part of a batch and its effort; ask again for the members that are not in it.
+
+        Members with little time left are answered first and more cheaply, the others after them.
+
+        Args:
+            left: seconds that each member of the batch has.
+            waiting: seconds that each request behind the batch has, in the batches that they will make.
+            rate: requests a second that come.
+        """
+        members, reason = list(range(len(left))), None
+        for effort, rung in self._rungs.items():
+            if effort == self._last:
+                break
+            if rung.paused_until > self._clock():
+                reason = reason or f"failure: {rung.error}"
+                continue
+            if self._keeps_up(effort, [left[member] for member in members], waiting, rate):
+                why, tight = "deadline", self._tight(rung, members, left)
+            else:
+                why, tight = "queue", members
+            if not tight or self._retries(rung, alone=not waiting):
+                return Choice(effort, members, reason)
+            members = tight
+            reason = reason or why
+        return Choice(self._last, members, reason)
+
+    def observe(self, effort: Effort, size: int, seconds: float) -> None:
+        """A batch was answered."""
+        rung = self._rungs[effort]
+        if not rung.retrying:
+            rung.patience = 1
+        elif seconds < rung.cost.mean(size) / 2:
+            rung.cost = Cost()  # what made it slow is over; its memory would keep it out for long
+        else:
+            rung.patience = min(2 * rung.patience, PATIENCE)
+        rung.cost.observe(size, seconds)
+        rung.used, rung.skips, rung.retrying, rung.failures = self._clock(), 0, False, 0
+
+    def failed(self, effort: Effort, error: Exception) -> None:
+        """An effort failed; after several in a row it is left out for some seconds, then one batch tries it."""
+        rung = self._rungs[effort]
+        rung.failures, rung.retrying, rung.error = rung.failures + 1, False, type(error).__name__
+        if rung.failures >= self._config.failures:
+            rung.paused_until = self._clock() + self._config.pause_seconds
+
+    def below(self, effort: Effort) -> Effort | None:
+        """The next cheaper effort that is not left out, None below the last."""
+        efforts = list(self._rungs)
+        for cheaper in efforts[efforts.index(effort) + 1 :]:
+            if cheaper == self._last or self._rungs[cheaper].paused_until <= self._clock():
+                return cheaper
+        return None
+
+    def _tight(self, rung: _Rung, members: Sequence[int], left: Sequence[float]) -> list[int]:
+        """Members that the rung would answer too late."""
+        if not rung.cost.seen:
+            return []
+        need = rung.cost.cautious(len(members)) * self._strain() + self._config.reserve_ms / 1000
+        return [member for member in members if left[member] < need]
+
+    def _retries(self, rung: _Rung, *, alone: bool) -> bool:
+        """Whether it is time to find out if a rung is still too slow; never while others wait."""
+        rung.skips += 1
+        rested = self._clock() - rung.used >= self._config.retry_seconds
+        rung.retrying = alone and rested and rung.skips > self._config.retry_skips * rung.patience
+        return rung.retrying
+
+    def _keeps_up(self, effort: Effort, left: Sequence[float], waiting: Sequence[Sequence[float]], rate: float) -> bool:
+        """Whether too few of those who wait or will come would suffer to make this batch cheaper for them."""
+        cost, cheapest = self._rungs[effort].cost, self._rungs[self._last].cost
+        size, behind = len(left), sum(map(len, waiting))
+        share = self._config.backlog_share / self._strain()
+        seconds, fast = cost.mean(size), cheapest.mean(size)
+        coming = rate * seconds
+        late = max(0.0, behind + coming - self._room)
+        if coming > FASTER * size and sorted(left)[size // 2] * share < seconds:
+            late = max(late, coming)
+        for batch in waiting:
+            seconds += cost.mean(len(batch))
+            fast += cheapest.mean(len(batch))
+            late += sum(fast <= each and each * share < seconds for each in batch)
+        return late * WORTH <= size + behind + coming
+
+    def _strain(self) -> float:
+        return STRAIN if self.strained else 1.0
