@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from recsys.errors import ArtifactError, ConfigError, DataError
+from serving.changes import Changes
 from serving.interface import Answer, Effort, Engine, Request
 from serving.ladder import Ladder, LadderConfig
 
@@ -61,7 +62,7 @@ class _State(NamedTuple):
 
 
 class Deployment:
-    """The engine in use and its predecessor. What `add` and `withdraw` changed belongs to one engine, not to all."""
+    """The engine in use and its predecessor. Live changes of items are made to whichever comes to answer."""
 
     def __init__(
         self,
@@ -69,17 +70,19 @@ class Deployment:
         load: Callable[[str | None], Engine],
         *,
         warm_requests: int,
+        changes: Changes,
         room: int = 256,
         ladder: LadderConfig | None = None,
     ) -> None:
-        """Test and warm the first engine; at most `room` requests may wait for it.
+        """Test and warm the first engine, then make the changes to it; at most `room` requests may wait for it.
 
         Raises:
             ArtifactError: it fails its test.
         """
         self._load, self._warm_requests, self._room, self._ladder = load, warm_requests, room, ladder
         self._changing = threading.Lock()
-        self._state = _State(self._prepared(lambda: engine, "the first bundle"), None)
+        self._changes = changes
+        self._state = self._settled(self._prepared(lambda: engine, "the first bundle"), None)
 
     @property
     def current(self) -> Live:
@@ -98,7 +101,8 @@ class Deployment:
         before.ladder.strained = True  # the new bundle's test competes with its batches
         try:
             fresh = self._prepared(lambda: self._load(source), "the present source" if source is None else source)
-            self._state = _State(fresh, before)
+            with self._changes.lock:
+                self._state = self._settled(fresh, before)
             return fresh
         finally:
             before.ladder.strained = False
@@ -116,10 +120,17 @@ class Deployment:
             previous = self._state.previous
             if previous is None:
                 raise DataError("there is no previous bundle to roll back to; reload the one that is wanted")
-            self._state = _State(previous, None)
+            with self._changes.lock:
+                self._state = self._settled(previous, None)
             return previous
         finally:
             self._changing.release()
+
+    def _settled(self, live: Live, previous: Live | None) -> _State:
+        """With the changes of items that came before; none comes between this and the swap while the lock is held."""
+        self._changes.replay(live.engine)
+        live.changed()
+        return _State(live, previous)
 
     def _begin(self) -> None:
         if not self._changing.acquire(blocking=False):

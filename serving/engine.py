@@ -104,7 +104,9 @@ class BundleEngine:
         watch = Stopwatch()
         if effort == POPULARITY:
             with watch("retrieve"):
-                rankings: dict[str, TopItems] = {POPULARITY: _popular(shelf, permits, len(group), max(request.k for request in group))}
+                rankings: dict[str, TopItems] = {
+                    POPULARITY: _popular(shelf, permits, len(group), max(request.k for request in group))
+                }
         else:
             names = [r.user if r.user is not None else "\0".join(r.history) for r in group]
             rankings = self._rank(shelf, Histories.from_lists(names, known), permits, effort, watch)
@@ -191,16 +193,28 @@ class BundleEngine:
             self._change(changed)
 
     def withdraw(self, item_ids: Sequence[str]) -> None:
+        self._show(item_ids, False)
+
+    def restore(self, item_ids: Sequence[str]) -> None:
+        self._show(item_ids, True)
+
+    def _show(self, item_ids: Sequence[str], visible: bool) -> None:
         if not item_ids:
             return
         with self._changing:
             shelf = self._shelf
             positions = np.unique([shelf.position(item_id) for item_id in item_ids])
-            gone = positions[~shelf.visible[positions]]
-            if len(gone):
-                raise DataError(f"item {shelf.items.catalog.item_ids[gone[0]]!r} has been withdrawn already")
-            self._change(shelf.withdrawing(positions).prepared())
-            shelf.items.item_index.remove(positions)
+            already = positions[shelf.visible[positions] == visible]
+            if len(already):
+                said = "is not withdrawn" if visible else "has been withdrawn already"
+                raise DataError(f"item {shelf.items.catalog.item_ids[already[0]]!r} {said}")
+            changed, index = shelf.showing(positions, visible).prepared(), shelf.items.item_index
+            if visible:
+                index.add(positions, shelf.items.latents[positions])
+                self._change(changed)
+            else:
+                self._change(changed)
+                index.remove(positions)
 
     def _change(self, shelf: Shelf) -> None:
         facts = self._info.__dict__ | {"items": int(shelf.visible.sum())}

@@ -136,3 +136,6 @@ class Engine(Protocol):
 
     def withdraw(self, item_ids: Sequence[str]) -> None:
         """Take items out of every answer from the next request on; all or none."""
+
+    def restore(self, item_ids: Sequence[str]) -> None:
+        """Let withdrawn items be recommended again; all or none."""

@@ -17,6 +17,7 @@ from pydantic import Field
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, RecsysError
 from serving.batching import Batcher, Job, Outcome, Unavailable, deliver, living, log_failure
+from serving.changes import Changes, ItemChange
 from serving.deployment import Deployment, Live
 from serving.interface import Answer, Effort, Engine, EngineInfo, Request
 from serving.ladder import Arrivals, Choice, LadderConfig
@@ -60,7 +61,13 @@ class Runtime:
     """Answers requests with the bundle that is deployed; `close` it in the end. Its coroutines may be cancelled."""
 
     def __init__(
-        self, engine: Engine, config: RuntimeConfig, *, metrics: Metrics, load: Callable[[str | None], Engine]
+        self,
+        engine: Engine,
+        config: RuntimeConfig,
+        *,
+        metrics: Metrics,
+        load: Callable[[str | None], Engine],
+        changes: Changes | None = None,
     ) -> None:
         """Test and warm the engine, and start the inference thread.
 
@@ -69,14 +76,21 @@ class Runtime:
             config: of batches and of the ladder.
             metrics: is told what happens.
             load: makes the engine of a source (None: the source it had from the start) for `reload`.
+            changes: live changes of items, made to every engine that comes to answer.
 
         Raises:
             ArtifactError: the engine fails its test.
         """
         self._metrics = metrics
         self._arrivals = Arrivals()
+        self._changes = changes or Changes()
         self._deployment = Deployment(
-            engine, load, warm_requests=config.warm_requests, room=config.max_queue, ladder=config.ladder
+            engine,
+            load,
+            warm_requests=config.warm_requests,
+            changes=self._changes,
+            room=config.max_queue,
+            ladder=config.ladder,
         )
         self._batcher = Batcher(
             self._run,
@@ -122,20 +136,21 @@ class Runtime:
 
         return cast(tuple[T, str], await self._waiting(called, deadline))
 
-    async def change(self, work: Callable[[Engine], None]) -> EngineInfo:
-        """Change the current engine (add, withdraw) between two batches, before whatever waits.
+    async def change(self, change: ItemChange) -> EngineInfo:
+        """Add, withdraw and restore items between two batches, before whatever waits; the next bundle gets it too.
 
         Raises:
-            Unavailable: the runtime drains, or the work raises anything but a `RecsysError`.
-            RecsysError: what the work raises.
+            Unavailable: the runtime drains, or the engine fails.
+            DataError: the engine refuses.
         """
 
         def changed() -> EngineInfo:
-            live = self._deployment.current
-            try:
-                work(live.engine)
-            finally:
-                live.changed()
+            with self._changes.lock:
+                live = self._deployment.current
+                try:
+                    self._changes.apply(live.engine, change)
+                finally:
+                    live.changed()
             self._metrics.bundle(live.engine.info)
             return live.engine.info
 

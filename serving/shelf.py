@@ -131,8 +131,8 @@ class Shelf:
         )
         return replace(self, items=items, visible=np.concatenate([self.visible, np.ones(len(rows), np.bool_)]))
 
-    def withdrawing(self, positions: IntArray) -> Self:
-        """Without some items."""
-        visible = self.visible.copy()
-        visible[positions] = False
-        return replace(self, visible=visible)
+    def showing(self, positions: IntArray, visible: bool) -> Self:
+        """With some items withdrawn, or shown again."""
+        changed = self.visible.copy()
+        changed[positions] = visible
+        return replace(self, visible=changed)

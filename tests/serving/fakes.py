@@ -138,6 +138,12 @@ class FakeEngine:
             self.item(item_id)
         self._withdrawn.update(item_ids)
 
+    def restore(self, item_ids: Sequence[str]) -> None:
+        for item_id in item_ids:
+            if not self.item(item_id).withdrawn:
+                raise DataError(f"item {item_id!r} is not withdrawn")
+        self._withdrawn.difference_update(item_ids)
+
     def _check_filters(self, where: Filters) -> None:
         for column, _ in where:
             if column != "categories":

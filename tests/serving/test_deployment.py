@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from recsys.errors import ArtifactError, ConfigError, DataError
+from serving.changes import Changes
 from serving.deployment import Deployment
 from serving.interface import EFFORTS, Answer, Effort, Engine, RankedItem, Request
 from tests.serving.fakes import PATIENCE, FakeEngine
@@ -60,7 +61,7 @@ def refusing(source: str | None) -> Engine:
 
 
 def deployed(load: Callable[[str | None], Engine], *, first: FakeEngine | None = None, warm: int = 3) -> Deployment:
-    return Deployment(first or FakeEngine("first"), load, warm_requests=warm)
+    return Deployment(first or FakeEngine("first"), load, warm_requests=warm, changes=Changes())
 
 
 BAD: dict[str, tuple[Callable[[str | None], Engine], str]] = {
@@ -97,7 +98,7 @@ def test_a_bundle_that_is_bad_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(BAD) - {"cannot be read", "is refused"}))
 def test_the_first_bundle_is_tested_as_well(name: str) -> None:
     with pytest.raises(ArtifactError):
-        Deployment(BAD[name][0](None), missing, warm_requests=3)
+        Deployment(BAD[name][0](None), missing, warm_requests=3, changes=Changes())
 
 
 def test_a_bundle_is_tested_at_every_effort_and_its_costs_are_learned() -> None:

@@ -201,7 +201,8 @@ def test_adding_changes_no_token_of_another_item(live: BundleEngine) -> None:
 
 def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngine) -> None:
     target = walk(0, 5)[-1]
-    assert target in ids(live, Request(walk(0), k=3))
+    before = ids(live, Request(walk(0), k=3))
+    assert target in before
     live.withdraw([target])
     assert live.info.items == NUM_ITEMS - 1
     assert live.item(target).withdrawn
@@ -212,6 +213,11 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
     assert live.recommend([Request((target,), k=3)], "full")[0].ignored == ()
     with pytest.raises(DataError, match="withdrawn already"):
         live.withdraw([target])
+    live.restore([target])
+    assert ids(live, Request(walk(0), k=3)) == before
+    assert target in [item.item_id for item in live.similar("item 1", 50)]
+    with pytest.raises(DataError, match="is not withdrawn"):
+        live.restore([target])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import ArtifactError, ConfigError, DataError
 from serving.batching import Reason
+from serving.changes import ItemChange
 from serving.interface import EFFORTS, Effort, Engine, Request
 from serving.ladder import LadderConfig
 from serving.metrics import Metrics
@@ -251,14 +252,14 @@ def test_a_withdrawn_item_is_in_no_later_answer() -> None:
         with case.engine.hold():
             first = await case.inside()
             waiting = [case.ask() for _ in range(10)]
-            change = asyncio.create_task(case.runtime.change(lambda engine: engine.withdraw(["i0"])))
+            change = asyncio.create_task(case.runtime.change(ItemChange(withdraw=("i0",))))
             await asyncio.sleep(0)
         assert (await change).items == 29
         assert (await first).answer.items[0].item_id == "i0"
         assert {(await task).answer.items[0].item_id for task in waiting} == {"i1"}
         assert case.value("items") == 29
         with pytest.raises(DataError, match="does not have"):
-            await case.runtime.change(lambda engine: engine.withdraw(["nowhere"]))
+            await case.runtime.change(ItemChange(withdraw=("nowhere",)))
 
     with serving() as case:
         asyncio.run(main())
@@ -347,7 +348,7 @@ def test_a_drain_answers_what_was_admitted_and_refuses_the_rest() -> None:
             with pytest.raises(Unavailable, match="draining"):
                 await case.runtime.reload(None)
             with pytest.raises(Unavailable, match="draining"):
-                await case.runtime.change(lambda engine: engine.withdraw(["i0"]))
+                await case.runtime.change(ItemChange(withdraw=("i0",)))
             assert not drain.done()
         await drain
         assert all(task.done() and task.result().effort == "full" for task in (first, *waiting))

@@ -1,0 +1,93 @@
+"""Live changes outlive the bundle and the process, and fit themselves to what another bundle has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recsys.errors import ArtifactError, DataError
+from serving.changes import Changes, ItemChange
+from serving.interface import NewItem, Request
+from tests.serving.fakes import FakeEngine
+
+NEW = NewItem("new", {"title": "New", "categories": "books"}, (0.5, 1.0))
+
+
+def items(engine: FakeEngine) -> set[str]:
+    return {item.item_id for item in engine.recommend([Request(k=100)], "popularity")[0].items}
+
+
+def test_a_restart_and_another_bundle_keep_what_was_changed(tmp_path: Path) -> None:
+    path = tmp_path / "changes.jsonl"
+    engine, changes = FakeEngine("a"), Changes(path)
+    changes.apply(engine, ItemChange((NEW,), ("i3",)))
+    changes.apply(engine, ItemChange(withdraw=("i4",)))
+    for again in (FakeEngine("a"), FakeEngine("b", items=40)):
+        before = items(again)
+        Changes(path).replay(again)
+        Changes(path).replay(again)
+        assert items(again) == before - {"i3", "i4"} | {"new"}
+
+
+def test_what_does_not_fit_another_bundle_is_left_out(tmp_path: Path) -> None:
+    changes = Changes(tmp_path / "changes.jsonl")
+    changes.apply(FakeEngine("a"), ItemChange((NEW,), ("i25",)))
+    small = FakeEngine("b", items=10)
+    small.add([NEW])
+    changes.replay(small)
+    assert items(small) == {f"i{n}" for n in range(10)} | {"new"}
+
+
+def test_an_added_and_withdrawn_item_stays_withdrawn(tmp_path: Path) -> None:
+    changes, engine = Changes(tmp_path / "changes.jsonl"), FakeEngine("a")
+    changes.apply(engine, ItemChange((NEW,)))
+    changes.apply(engine, ItemChange(withdraw=("new",)))
+    fresh = FakeEngine("b")
+    changes.replay(fresh)
+    assert "new" not in items(fresh)
+
+
+def test_a_withdrawn_item_can_be_restored_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "changes.jsonl"
+    changes, engine = Changes(path), FakeEngine("a")
+    changes.apply(engine, ItemChange(withdraw=("i1", "i2")))
+    changes.apply(engine, ItemChange(restore=("i1",)))
+    fresh = FakeEngine("a")
+    for one in (engine, fresh):
+        Changes(path).replay(one)
+        assert items(one) == {f"i{n}" for n in range(30)} - {"i2"}
+    with pytest.raises(DataError, match="restore: "):
+        changes.apply(engine, ItemChange(restore=("i1",)))
+
+
+def test_only_what_was_done_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "changes.jsonl"
+    changes, engine = Changes(path), FakeEngine("a")
+    with pytest.raises(DataError, match=r"withdraw: .*; done before: add"):
+        changes.apply(engine, ItemChange((NEW,), ("nothing",)))
+    with pytest.raises(DataError):
+        changes.apply(engine, ItemChange((NEW,)))
+    assert len(path.read_text().splitlines()) == 1
+    fresh = FakeEngine("a")
+    Changes(path).replay(fresh)
+    assert "new" in items(fresh)
+
+
+def test_half_a_line_of_a_kill_is_left_out_and_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "changes.jsonl"
+    Changes(path).apply(FakeEngine("a"), ItemChange(withdraw=("i1",)))
+    whole = path.read_bytes()
+    path.write_bytes(whole + '{"add": [], "withdraw": ["ü'.encode()[:-1])
+    Changes(path).apply(FakeEngine("a"), ItemChange(withdraw=("i2",)))
+    fresh = FakeEngine("a")
+    Changes(path).replay(fresh)
+    assert items(fresh) == {f"i{n}" for n in range(30)} - {"i1", "i2"}
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "nonsense", '{"add": [{}], "withdraw": []}'])
+def test_a_file_of_something_else_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "changes.jsonl"
+    path.write_text(f'{{"add": [], "withdraw": [], "restore": []}}\n{line}\n')
+    with pytest.raises(ArtifactError, match=r"changes\.jsonl, line 2"):
+        Changes(path)
