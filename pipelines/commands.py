@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
 from pipelines.config import RunConfig, dump_yaml, flatten, load_config, nearest, recipes
+from pipelines.executors import Kind, choose_executor
 from pipelines.progress import ProgressTracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
@@ -28,31 +29,39 @@ if TYPE_CHECKING:
     from recsys.recommender import Recommender
 
 CONFIG = "config.yaml"
+PACKAGES = ("recsys", "pipelines", "serving")
 STATE_STYLES = {"current": "green", "stale": "yellow", "missing": "dim", "damaged": "red"}
 
 
-def run(
-    config: str, settings: Sequence[str], *, out: Path | None, first: str, last: str, force: bool, tracking: bool
-) -> None:
+class Choices(NamedTuple):
+    """How stages are run: what is current too (`force`), recorded in MLflow (`tracking`), and where."""
+
+    force: bool = False
+    tracking: bool = True
+    executor: Kind = "local"
+    workers: int | None = None
+
+
+def run(config: str, settings: Sequence[str], *, out: Path | None, first: str, last: str, choices: Choices) -> None:
     """`recsys run`."""
     selected = _between(first, last)
     resolved = load_config(config, settings)
     directory = RunDirectory(out or Path("runs") / Path(config).stem, FOLDERS)
-    _execute(resolved, directory, selected, force=force, tracking=tracking)
+    _execute(resolved, directory, selected, choices)
     if last == STAGES[-1].name:
         summary.show(directory, Console())
 
 
-def stage(name: str, path: Path, *, force: bool, tracking: bool) -> None:
+def stage(name: str, path: Path, choices: Choices) -> None:
     """`recsys STAGE`: one stage of an existing run, with the run's own configuration."""
     directory = RunDirectory(path, FOLDERS)
-    config = _stored_config(directory)
+    config = stored_config(directory)
     if name not in (stage.name for stage in config.stages):
         raise ConfigError(
             f"tokenize.kind={config.tokenize.kind} leaves the stage '{name}' out; "
             f"run it with `recsys run --config ... --set tokenize.kind=both --out {path}`"
         )
-    _execute(config, directory, [name], force=force, tracking=tracking)
+    _execute(config, directory, [name], choices)
 
 
 def configs() -> None:
@@ -67,7 +76,7 @@ def status(path: Path) -> None:
     """`recsys status`."""
     directory = RunDirectory(path, FOLDERS)
     table = Table("stage", "folder", "state", "seconds", "why", box=None, header_style="bold")
-    config = _stored_config(directory)
+    config = stored_config(directory)
     for entry in stage_status(config, directory, config.stages):
         seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
         state = Text(entry.state, STATE_STYLES[entry.state])
@@ -81,7 +90,7 @@ def recommend(path: Path, history: list[str], *, k: int) -> None:
     from recsys.rankers.generative import excludes_seen
 
     directory = RunDirectory(path, FOLDERS)
-    config = _stored_config(directory)
+    config = stored_config(directory)
     interactions = Dataset.load(directory.verified("prepare")).interactions
     exclude_seen = excludes_seen(config.recommend.exclude_seen, interactions)
     answer = _recommender(config, directory).recommend(history, k, exclude_seen=exclude_seen)
@@ -110,16 +119,25 @@ def _recommender(config: RunConfig, directory: RunDirectory) -> Recommender:
     return Recommender.load_both(folders, tuned, config.recommend, history=history, seed=config.seed)
 
 
-def _execute(
-    config: RunConfig, directory: RunDirectory, selected: Sequence[str], *, force: bool, tracking: bool
-) -> None:
-    console = Console(stderr=True)
-    with _logging_to(console), directory.lock():
+def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str], choices: Choices) -> None:
+    console, executor = Console(stderr=True), choose_executor(choices.executor, choices.workers)
+    with logging_to(console), directory.lock():
         write_text(directory.path / CONFIG, dump_yaml(config))
         states = stage_status(config, directory, config.stages)
-        idle = not force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
-        with _tracker(config, directory, tracking and not idle) as tracker, ProgressTracker(tracker, console) as shown:
-            run_stages(config, directory, config.stages, selected=selected, tracker=shown, force=force)
+        idle = not choices.force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
+        with (
+            _tracker(config, directory, choices.tracking and not idle) as tracker,
+            ProgressTracker(tracker, console) as shown,
+        ):
+            run_stages(
+                config,
+                directory,
+                config.stages,
+                selected=selected,
+                tracker=shown,
+                force=choices.force,
+                executor=executor,
+            )
 
 
 @contextmanager
@@ -146,7 +164,13 @@ def _tracker(config: RunConfig, directory: RunDirectory, wanted: bool) -> Iterat
         tracker.close(outcome)
 
 
-def _stored_config(directory: RunDirectory) -> RunConfig:
+def stored_config(directory: RunDirectory) -> RunConfig:
+    """The configuration that a run was last given.
+
+    Raises:
+        ArtifactError: there is no run.
+        ConfigError: its configuration is not allowed any more.
+    """
     path = directory.path / CONFIG
     if not path.exists():
         raise ArtifactError(f"{path} is missing; start the run with `recsys run --config NAME --out {directory.path}`")
@@ -178,8 +202,9 @@ class _ConsoleHandler(logging.Handler):
 
 
 @contextmanager
-def _logging_to(console: Console) -> Iterator[None]:
-    handler, loggers = _ConsoleHandler(console), [logging.getLogger(name) for name in ("recsys", "pipelines")]
+def logging_to(console: Console) -> Iterator[None]:
+    """Show what our packages log, within the block."""
+    handler, loggers = _ConsoleHandler(console), [logging.getLogger(name) for name in PACKAGES]
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

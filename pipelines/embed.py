@@ -1,6 +1,7 @@
 """The embed stage: every item gets a vector from its texts and, unless turned off, one from behaviour (SASRec).
 
-Reads 01_dataset; writes `text.parquet`, and `collaborative.parquet` and `sasrec/` (the baseline, trained by the way).
+Reads 01_dataset; writes `text.parquet` and `text_encoder/` (for the texts of later items, unless the vectors are one's
+own), and `collaborative.parquet` and `sasrec/` (the baseline, trained by the way).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from recsys.artifacts import StageRun
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
-from recsys.embeddings.text import text_vectors
+from recsys.embeddings.text import fit_texts
 from recsys.rankers.generative import excludes_seen
 from recsys.tables import VALIDATION, ItemVectors
 from recsys.tracking import Tracker
@@ -19,8 +20,10 @@ from recsys.tracking import Tracker
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     dataset = Dataset.load(run.read("prepare"))
     catalog = dataset.catalog
-    text = text_vectors(catalog, config.embed, seed=config.seed)
+    text, encoder = fit_texts(catalog, config.embed, seed=config.seed)
     text.save(run.out / "text.parquet")
+    if encoder is not None:
+        encoder.save(run.out / "text_encoder")
     run.note(items=len(text), text_dimensions=text.vectors.shape[1])
     if not config.embed.collaborative:
         return

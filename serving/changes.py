@@ -1,6 +1,6 @@
 """Live changes of items, kept: what was added and withdrawn holds for the next bundle and after a restart.
 
-Reads and writes a file of JSON lines, one a change, each on the disk before it is confirmed. Replaying is allowed at any
+Reads and writes a file of JSON lines, one a change, each on the disk before it is confirmed. They can be replayed any
 time: what a bundle has already is not added again, what it does not have is not withdrawn.
 """
 

@@ -7,32 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csr_matrix
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recsys.embeddings.config import EmbedConfig
-from recsys.errors import ConfigError, DataError, DependencyError
+from recsys.embeddings.encoder import TFIDF, TextEncoder, TfidfEncoder, TransformerEncoder
+from recsys.errors import ConfigError, DataError
 from recsys.tables import Catalog, FloatArray, ItemVectors
 
 
-def text_vectors(catalog: Catalog, config: EmbedConfig, *, seed: int) -> ItemVectors:
+class FittedTexts(NamedTuple):
+    """The vectors of every item, and what encodes further texts alike; None where the vectors are one's own."""
+
+    vectors: ItemVectors
+    encoder: TextEncoder | None
+
+
+def fit_texts(catalog: Catalog, config: EmbedConfig, *, seed: int) -> FittedTexts:
     """The text vectors of every item, as the configuration says: one's own file, or an encoder over its texts.
 
     Raises:
-        ConfigError: `fields` names something that is no text column.
+        ConfigError: `fields` names something that is no text column, or there is no such model.
         DataError: the file lacks items, or is no table of vectors.
         DependencyError: sentence-transformers is needed and not installed.
     """
     if config.vectors is not None:
-        return read_vectors(config.vectors, catalog)
-    texts = item_texts(catalog, config.fields)
-    if config.encoder == "tfidf":
-        return ItemVectors(catalog.item_ids, tfidf_vectors(texts, dimensions=config.dimensions, seed=seed))
-    return ItemVectors(catalog.item_ids, transformer_vectors(texts, model=config.model, batch=config.batch))
+        return FittedTexts(read_vectors(config.vectors, catalog), None)
+    texts, fields = item_texts(catalog, config.fields), config.fields or catalog.text_columns
+    if config.encoder == TFIDF:
+        encoder, vectors = TfidfEncoder.fit(texts, dimensions=config.dimensions, seed=seed, fields=fields)
+        return FittedTexts(ItemVectors(catalog.item_ids, vectors), encoder)
+    transformer = TransformerEncoder(config.model, batch=config.batch, fields=fields)
+    return FittedTexts(ItemVectors(catalog.item_ids, transformer.encode(texts)), transformer)
+
+
+def text_vectors(catalog: Catalog, config: EmbedConfig, *, seed: int) -> ItemVectors:
+    """The vectors of `fit_texts` alone."""
+    return fit_texts(catalog, config, seed=seed).vectors
 
 
 def item_texts(catalog: Catalog, fields: Sequence[str] = ()) -> list[str]:
@@ -53,45 +66,13 @@ def item_texts(catalog: Catalog, fields: Sequence[str] = ()) -> list[str]:
 
 
 def tfidf_vectors(texts: Sequence[str], *, dimensions: int, seed: int) -> FloatArray:
-    """TF-IDF over words and word pairs, reduced by truncated SVD (latent semantic analysis).
+    """TF-IDF over words and word pairs, reduced by truncated SVD; see `recsys.embeddings.encoder.TfidfEncoder`.
 
     Returns:
         float32 [N, D], unit rows, D = `dimensions` or the number of features where those are fewer; an item without
         known words gets a zero row.
     """
-    try:
-        vectorizer = TfidfVectorizer(
-            sublinear_tf=True, ngram_range=(1, 2), min_df=2 if len(texts) > 100 else 1, dtype=np.float32
-        )
-        features = csr_matrix(vectorizer.fit_transform(texts))
-    except ValueError:  # scikit-learn's word for texts without a single word
-        return np.zeros((len(texts), 1), dtype=np.float32)
-    if features.shape[1] <= dimensions:
-        return features.toarray()
-    reduced = TruncatedSVD(dimensions, algorithm="randomized", random_state=seed).fit_transform(features)
-    norms = np.linalg.norm(reduced, axis=1, keepdims=True)
-    return np.asarray(reduced / np.maximum(norms, 1e-12), dtype=np.float32)
-
-
-def transformer_vectors(texts: Sequence[str], *, model: str, batch: int) -> FloatArray:
-    """Unit vectors float32 [N, D] from a sentence-transformers model, by name or folder.
-
-    Raises:
-        DependencyError: sentence-transformers is not installed.
-        ConfigError: no such model can be loaded.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise DependencyError(
-            "embed.encoder=sentence-transformers needs a package that is not installed: pip install recsys[text]"
-        ) from error
-    try:
-        encoder = SentenceTransformer(model)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"embed.model: {model!r} is neither a folder nor a model that can be fetched") from error
-    vectors = encoder.encode(list(texts), batch_size=batch, normalize_embeddings=True, convert_to_numpy=True)
-    return np.asarray(vectors, dtype=np.float32)
+    return TfidfEncoder.fit(texts, dimensions=dimensions, seed=seed).vectors
 
 
 def read_vectors(path: Path, catalog: Catalog) -> ItemVectors:

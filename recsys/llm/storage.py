@@ -1,12 +1,13 @@
 """A trained language model on disk: the backbone (or its name), the adapter, the tokenizer, and the token layout.
 
 Writes and reads a folder of `language_model.json`, `tokenizer/`, `adapter/` (peft, safetensors) and, for a model made
-from scratch, `backbone/`.
+from scratch, `backbone/`. A merged model has its adapter inside `backbone/` and needs nothing from elsewhere.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +58,24 @@ def save_adapter(folder: Path, adapted: Any, language_model: LanguageModel) -> N
     facts["target_modules"] = sorted(facts["target_modules"])  # a set to peft, in another order in every process
     described.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     language_model.tokenizer.save_pretrained(folder / "tokenizer")
-    facts = {"layout": language_model.layout.to_json(), "config": language_model.config.model_dump(mode="json")}
+    _save_facts(folder, language_model)
+
+
+def save_merged(folder: Path, language_model: LanguageModel) -> None:
+    """Write a merged model whole, whatever its backbone was; no path or name of the backbone is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = language_model.model, language_model.tokenizer
+    model.name_or_path = model.config._name_or_path = tokenizer.name_or_path = ""
+    tokenizer.init_kwargs.pop("name_or_path", None)
+    save_backbone(folder, model)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    config = language_model.config.model_copy(update={"pretrained": None, "revision": None})
+    _save_facts(folder, language_model._replace(config=config), merged=True)
+
+
+def _save_facts(folder: Path, language_model: LanguageModel, *, merged: bool = False) -> None:
+    facts: dict[str, Any] = {"layout": language_model.layout.to_json()}
+    facts |= {"config": language_model.config.model_dump(mode="json")} | ({"merged": True} if merged else {})
     (folder / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
@@ -65,16 +83,23 @@ def load_language_model(folder: Path, *, backbone: Path | None = None) -> Langua
     """The merged model, ready to decode.
 
     Args:
-        folder: what `save_adapter` wrote.
+        folder: what `save_adapter` or `save_merged` wrote.
         backbone: the folder that holds `backbone/` of a model made from scratch, where it is not the adapter's.
 
     Raises:
         ArtifactError: a file is missing or damaged.
         ModelError: the pretrained backbone cannot be loaded any more.
     """
-    adapted = load_adapted(folder, backbone=backbone)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return adapted._replace(model=merge(adapted.model).eval().to(device))
+    merged = load_merged(folder, backbone=backbone)
+    merged.model.to(device)
+    return merged
+
+
+def load_merged(folder: Path, *, backbone: Path | None = None) -> LanguageModel:
+    """The same on the CPU; arguments and errors as `load_language_model` has them."""
+    loaded = _load(folder, lambda facts: _merged(folder, backbone or folder, facts))
+    return loaded._replace(model=loaded.model.eval())
 
 
 def load_adapted(folder: Path, *, backbone: Path | None = None, trainable: bool = False) -> LanguageModel:
@@ -88,19 +113,40 @@ def load_adapted(folder: Path, *, backbone: Path | None = None, trainable: bool 
         ArtifactError: a file is missing or damaged.
         ModelError: the pretrained backbone cannot be loaded any more.
     """
-    try:
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        config, layout = FinetuneConfig.model_validate(facts["config"]), TokenLayout(**facts["layout"])
-        model = _backbone(backbone or folder, config, layout)
-        if trainable and config.pretrained is None:
-            add_residual_dropout(model, config.scratch.dropout)
-        if trainable and config.gradient_checkpointing:
+
+    def on_backbone(facts: _Facts) -> Any:
+        model = _backbone(backbone or folder, facts.config, facts.layout)
+        if trainable and facts.config.pretrained is None:
+            add_residual_dropout(model, facts.config.scratch.dropout)
+        if trainable and facts.config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        adapted = load_lora(model, folder / "adapter", trainable=trainable)
+        return load_lora(model, folder / "adapter", trainable=trainable)
+
+    return _load(folder, on_backbone)
+
+
+class _Facts(NamedTuple):
+    config: FinetuneConfig
+    layout: TokenLayout
+    merged: bool
+
+
+def _load(folder: Path, build: Callable[[_Facts], Any]) -> LanguageModel:
+    """What a folder describes, with the model that `build` makes of the description."""
+    try:
+        said = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        config, layout = FinetuneConfig.model_validate(said["config"]), TokenLayout(**said["layout"])
+        model = build(_Facts(config, layout, bool(said.get("merged"))))
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error
-    return LanguageModel(adapted, tokenizer, layout, config)
+    return LanguageModel(model, tokenizer, layout, config)
+
+
+def _merged(folder: Path, backbone: Path, facts: _Facts) -> Any:
+    if facts.merged:
+        return load_plain(backbone / "backbone")
+    return merge(load_lora(_backbone(backbone, facts.config, facts.layout), folder / "adapter"))
 
 
 def _backbone(folder: Path, config: FinetuneConfig, layout: TokenLayout) -> Any:

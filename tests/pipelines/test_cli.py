@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,11 +19,19 @@ from recsys.tracking import Tracker
 
 STAGE_OPTIONS = {"--run", "--force", "--no-tracking"}
 SURFACE = {
-    "run": {"--config", "--set", "--out", "--from", "--to", "--force", "--no-tracking"},
+    "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"},
     "configs": set(),
     "status": {"directory"},
     **{stage.name: STAGE_OPTIONS for stage in STAGES},
     "recommend": STAGE_OPTIONS | {"--history", "-k"},
+    "bundle": {"run", "--out"},
+    "publish": {"source", "--name", "--alias", "--registry", "--force"},
+    "rollback": {"--name", "--alias", "--registry"},
+    "serve": {"source", "--host", "--port", "--keys", "--store", "--registry", "--set", "--ray", "--check"},
+    "keys": set(),
+    "keys create": {"--keys", "--name", "--scope"},
+    "keys list": {"--keys"},
+    "keys revoke": {"--keys", "--name"},
 }
 
 Command = Callable[..., tuple[int, str, str]]
@@ -44,18 +53,22 @@ def recsys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_surface_is_frozen() -> None:
-    group = typer.main.get_command(cli.app)
-    commands = getattr(group, "commands", {})
-    surface = {
-        name: {opt for parameter in command.params for opt in parameter.opts if opt != "--help"}
-        for name, command in commands.items()
-    }
-    assert surface == SURFACE
+    assert dict(surface_of(typer.main.get_command(cli.app))) == SURFACE
+
+
+def surface_of(group: Any, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Name and options of every command, those of groups too."""
+    for name, command in getattr(group, "commands", {}).items():
+        yield (
+            f"{prefix}{name}",
+            {opt for parameter in command.params for opt in parameter.opts if opt != "--help"},
+        )
+        yield from surface_of(command, f"{prefix}{name} ")
 
 
 @pytest.mark.parametrize("command", [None, *SURFACE])
 def test_every_command_has_help(recsys: Command, command: str | None) -> None:
-    code, out, _ = recsys(*([command] if command else []), "--help")
+    code, out, _ = recsys(*(command.split() if command else []), "--help")
     assert code == 0
     assert "Usage: recsys" in out
 
@@ -82,6 +95,19 @@ def test_help_and_configs_load_neither_torch_nor_mlflow() -> None:
         (["status", "nowhere"], "config.yaml is missing"),
         (["embed", "--run", "nowhere"], "config.yaml is missing"),
         (["recommend", "--run", "nowhere", "-k", "0"], "Invalid value for '-k'"),
+        (["run", "--config", "demo", "--executor", "spark"], "Invalid value for '--executor'"),
+        (["run", "--config", "demo", "--workers", "0"], "Invalid value for '--workers'"),
+        (["bundle", "nowhere", "--out", "b"], "config.yaml is missing"),
+        (["publish", "nowhere"], "nowhere is neither a bundle nor a run; give one of them"),
+        (["rollback"], "there is no registry at"),
+        (["serve", "nowhere"], "nowhere is neither a bundle nor a run; give one of them, or models:/NAME@ALIAS"),
+        (["serve", "models:/recsys"], "write models:/NAME@ALIAS or models:/NAME/VERSION"),
+        (["serve", "nowhere", "--set", "max_in_flight"], "write it as key=value"),
+        (["serve", "nowhere", "--set", "max_in_flite=3"], "max_in_flite: got 3"),
+        (["serve", "nowhere", "--set", "runtime.max_batch=0"], "max_batch: got 0"),
+        (["serve", "nowhere", "--set", "ray.replicas=none"], "replicas: got 'none'"),
+        (["keys", "list", "--keys", "none.json"], "none.json is missing; make a key with"),
+        (["keys", "create", "--keys", "k.json", "--name", "a", "--scope", "all"], "scope: got 'all'"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(

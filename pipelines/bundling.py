@@ -1,0 +1,207 @@
+"""A finished run -> a bundle: gathers what serving needs through the run directory, every file of it verified.
+
+Reads a run directory; writes a bundle (`serving.bundle`), with the answers to its golden requests.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipelines import CONTINUOUS, DISCRETE
+from pipelines.config import RunConfig
+from pipelines.runner import LOG, status
+from recsys.artifacts import RunDirectory, package_versions
+from recsys.data.dataset import Dataset
+from recsys.data.histories import training_histories
+from recsys.diffusion.joint import is_joint
+from recsys.embeddings.text import fit_texts
+from recsys.errors import ArtifactError, ConfigError
+from recsys.files import write_json
+from recsys.fusion import FUSED, GENERATIVE, TUNED
+from recsys.llm.storage import load_merged, save_merged
+from recsys.rankers.generative import excludes_seen
+from recsys.rankers.validation import SAMPLES_FILE, interaction_counts
+from recsys.tables import ItemVectors
+from serving.bundle import (
+    CATALOG,
+    COUNTS,
+    INDEX,
+    LANGUAGE_MODEL,
+    METRICS,
+    PREFERENCE,
+    TEXT_ENCODER,
+    Bundle,
+    Origin,
+    write_bundle,
+)
+from serving.engine import BundleEngine
+from serving.golden import make_golden
+from serving.manifest import BundleSettings, EmbedFacts
+
+SERVED_METRICS = ("hr@10", "ndcg@10")
+TOLERANCE = 1e-5  # between vectors that one encoder made twice
+_PER_ROUTE = {
+    DISCRETE: ("prepare", "embed", "tokenize", "finetune"),
+    CONTINUOUS: ("diffuse", "index", "recommend"),
+}
+_OWN_LANGUAGE_MODEL = ("adapter", "language_model.json", "tokenizer")
+
+logger = logging.getLogger(__name__)
+
+
+def bundle_run(run: RunDirectory, config: RunConfig, out: Path) -> Bundle:
+    """Write the bundle of a run; the same run gives the same bundle.
+
+    Args:
+        config: the run's own.
+
+    Raises:
+        ConfigError: the run has no language model.
+        ArtifactError: a stage is missing, stale or damaged, or `out` is something else than a bundle.
+    """
+    if config.tokenize.kind == CONTINUOUS:
+        raise ConfigError(
+            "tokenize.kind=continuous has no language model to serve; "
+            "run it with --set tokenize.kind=both (or discrete) and bundle that"
+        )
+    parts = _Parts(run, config)
+    origin = Origin(parts.settings(), parts.parents(), package_versions())
+    return write_bundle(out, origin, parts.fill, answer=parts.answer)
+
+
+class _Parts:
+    """The stages of a run, as a bundle needs them."""
+
+    def __init__(self, run: RunDirectory, config: RunConfig) -> None:
+        self.run, self.config = run, config
+        self.both = config.tokenize.kind == "both"
+        self.stages = _PER_ROUTE[DISCRETE] + (_PER_ROUTE[CONTINUOUS] if self.both else ())
+        self.evaluated = _require_current(run, config, self.stages)
+        self.dataset = Dataset.load(run.verified("prepare"))
+        training = training_histories(self.dataset.interactions, self.dataset.catalog)
+        self.counts = interaction_counts(training.items, len(self.dataset.catalog))
+
+    def settings(self) -> BundleSettings:
+        config, embed = self.config, self.config.embed
+        notes = self.run.existing_record("embed").notes
+        return BundleSettings(
+            routes=(DISCRETE, CONTINUOUS) if self.both else (DISCRETE,),
+            history=config.prepare.history,
+            exclude_seen=excludes_seen(config.recommend.exclude_seen, self.dataset.interactions),
+            seed=config.seed,
+            recommend=config.recommend,
+            tokenize=config.tokenize,
+            embed=EmbedFacts(
+                encoder="vectors" if embed.vectors is not None else embed.encoder,
+                fields=embed.fields,
+                text_dimensions=notes["text_dimensions"],
+                collaborative_dimensions=notes.get("collaborative_dimensions"),
+            ),
+        )
+
+    def parents(self) -> dict[str, str]:
+        stages = (*self.stages, *(("evaluate",) if self.evaluated else ()))
+        return {stage: self.run.existing_record(stage).fingerprint() for stage in stages}
+
+    def fill(self, folder: Path) -> None:
+        """Put every file into a folder, but for the golden answers."""
+        catalog, run = self.dataset.catalog, self.run
+        catalog.frame.select("item_id", *catalog.text_columns).write_parquet(folder / CATALOG)
+        counted = {"item_id": catalog.item_ids, "interactions": self.counts}
+        pl.DataFrame(counted, schema={"item_id": pl.String, "interactions": pl.Int64}).write_parquet(folder / COUNTS)
+        _copy(run.verified("tokenize/discrete"), folder / DISCRETE, without=("token_quality.json",))
+        self._language_model(folder)
+        if self.both:
+            _copy(run.verified("tokenize/continuous"), folder / CONTINUOUS, without=("latent_quality.json",))
+            _copy(run.verified("index"), folder / INDEX)
+            shutil.copyfile(run.verified("recommend") / TUNED, folder / TUNED)
+        self._text_encoder(folder / TEXT_ENCODER)
+        metrics = _metrics(run.verified("evaluate"), FUSED if self.both else GENERATIVE) if self.evaluated else None
+        if metrics is not None:
+            write_json(folder / METRICS, metrics)
+
+    def answer(self, folder: Path) -> None:
+        """Add the golden answers."""
+        item_ids = self.dataset.catalog.item_ids
+        popular = np.argsort(-self.counts, kind="stable")
+        make_golden(BundleEngine.load(folder), [item_ids[item] for item in popular]).save(folder)
+
+    def _language_model(self, folder: Path) -> None:
+        """The model that is served, merged: nothing is fetched, and no adapter put on, when it is loaded."""
+        finetuned = self.run.verified("finetune")
+        preference = self.run.verified("diffuse") if self.both else None
+        joint = preference is not None and is_joint(preference)
+        merged = load_merged(preference, backbone=finetuned) if preference and joint else load_merged(finetuned)
+        save_merged(folder / LANGUAGE_MODEL, merged)
+        if preference is None:
+            return
+        own = _OWN_LANGUAGE_MODEL if joint else ()
+        _copy(preference, folder / PREFERENCE, without=(LOG, SAMPLES_FILE, *own))
+        if joint:
+            _copy(folder / LANGUAGE_MODEL, folder / PREFERENCE, without=("backbone",))
+
+    def _text_encoder(self, folder: Path) -> None:
+        """The run's encoder; one of an older run, which kept none, is fitted again if that gives the same vectors."""
+        embeddings, config = self.run.verified("embed"), self.config
+        if (embeddings / TEXT_ENCODER).exists():
+            _copy(embeddings / TEXT_ENCODER, folder)
+            return
+        if config.embed.vectors is not None or config.embed.encoder != "tfidf":
+            return
+        vectors, encoder = fit_texts(self.dataset.catalog, config.embed, seed=config.seed)
+        given = ItemVectors.load(embeddings / "text.parquet").vectors
+        same = vectors.vectors.shape == given.shape and np.allclose(vectors.vectors, given, rtol=0, atol=TOLERANCE)
+        if encoder is None or not same:
+            logger.warning("this run's text encoder is not kept and cannot be fitted again; new items need a vector")
+            return
+        encoder.save(folder)
+
+
+def _require_current(run: RunDirectory, config: RunConfig, stages: tuple[str, ...]) -> bool:
+    """Refuse a run whose stages are not all current; whether it was evaluated as it is."""
+    states = {entry.stage.name: entry for entry in status(config, run, config.stages)}
+    for name in stages:
+        if states[name].state != "current":
+            raise ArtifactError(
+                f"{run.folder(name)} is {states[name].state} ({states[name].reason}); only a finished run is bundled: "
+                f"`recsys run --config {run.path / 'config.yaml'} --out {run.path}`"
+            )
+    evaluated = states["evaluate"].state == "current"
+    if not evaluated:
+        logger.warning(
+            "the run was not evaluated as it is; the bundle has no metrics, and publishing cannot compare it"
+        )
+    return evaluated
+
+
+def _metrics(folder: Path, system: str) -> dict[str, Any] | None:
+    """What was measured of the system that is served; None where it was not measured at 10 places."""
+    measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    figures = measured["systems"].get(system, {}).get("metrics", {})
+    if not all(name in figures for name in SERVED_METRICS):
+        return None
+    return {
+        "system": system,
+        "users": measured["users"],
+        "confidence": measured["confidence"],
+        "metrics": {name: figures[name] for name in SERVED_METRICS},
+    }
+
+
+def _copy(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> None:
+    """Copy a folder's contents but for some names at its top, and the stage's own record."""
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.name in (*without, "stage.json"):
+            continue
+        if path.is_dir():
+            _copy(path, target / path.name)
+        else:
+            shutil.copyfile(path, target / path.name)

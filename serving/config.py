@@ -1,0 +1,43 @@
+"""Settings of the endpoint: where it listens, what it admits, and where users' histories and keys are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from recsys.config import Config
+
+
+class ServeConfig(Config):
+    """Of `recsys serve`. Beyond loopback it starts with keys only."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    max_in_flight: int = Field(128, ge=1, description="requests admitted at once; more are refused with 503, unread")
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="of one request; more is refused with 413")
+    body_seconds: float = Field(10.0, gt=0, description="time a client has to send a body, then 408")
+    header_seconds: float = Field(10.0, gt=0, description="time a client has to send the headers, then it is cut off")
+    deadline_ms: int = Field(2000, ge=1, description="for a request that names none")
+    max_deadline_ms: int = Field(60_000, ge=1, description="the longest that a request is given, whatever it names")
+    drain_seconds: float = Field(30.0, gt=0, description="time for the work in flight after SIGTERM")
+    rate_per_minute: int = Field(0, ge=0, description="requests of one key, 0 for no limit; then 429")
+    rate_burst: int = Field(20, ge=1, description="requests of one key at once, where the rate is limited")
+    store: str = Field(
+        "sqlite:///histories.sqlite",
+        pattern=r"^(sqlite:///|rediss?://|unix://).+$",
+        description="users' histories: sqlite:///PATH, redis://HOST:PORT/DB or unix://SOCKET",
+    )
+    history_limit: int = Field(1000, ge=1, le=1000, description="items kept of one user, the most recent")
+    changes: Path | None = Field(
+        None, description="file that keeps live changes of items over restarts; none keeps them until the process ends"
+    )
+    keys: Path | None = Field(None, description="file of hashed API keys; none means everybody may do everything")
+
+    @model_validator(mode="after")
+    def _deadlines_in_order(self) -> ServeConfig:
+        if self.deadline_ms > self.max_deadline_ms:
+            raise ValueError(
+                f"deadline_ms: got {self.deadline_ms}, at most max_deadline_ms={self.max_deadline_ms} is allowed"
+            )
+        return self
