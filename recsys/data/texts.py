@@ -73,7 +73,7 @@ def strip_markup(text: str | None) -> str | None:
 
 
 def clean(text: pl.Expr, *, longest: int) -> pl.Expr:
-    """Text that is safe to show: NFKC, without control and direction characters, white space folded, cut; null if empty.
+    """Text that is safe to show: NFKC, no control or direction characters, white space folded, cut; null if empty.
 
     For what leaves through an endpoint; the characters taken out can make a page or a log read as something else.
     """
