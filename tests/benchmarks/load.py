@@ -88,10 +88,20 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Connections to one server, as many as are needed at once."""
+    """Connections to one server, as many as are needed at once; a context that closes them."""
 
     def __init__(self, port: int) -> None:
         self._port, self._idle = port, deque[Connection]()
+        self._all: list[Connection] = []
+
+    async def __aenter__(self) -> Pool:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for connection in self._all:
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)  # the loop closes the sockets in its next turn
 
     async def send(self, request: bytes) -> tuple[int, bytes]:
         """Status and body; status 0 where there was no answer."""
@@ -104,6 +114,7 @@ class Pool:
                 _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self._port)
             except OSError:
                 return 0, b""
+            self._all.append(connection)
         found = await connection.send(request)
         if connection.transport is not None and not connection.transport.is_closing():
             self._idle.append(connection)
@@ -114,47 +125,43 @@ def post(path: str, body: dict[str, Any]) -> bytes:
     """A whole request."""
     content = json.dumps(body).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
     )
     return head.encode() + b"\r\n" + content
 
 
 async def closed(port: int, requests: Sequence[bytes], *, clients: int, seconds: float) -> Counted:
     """So many clients, each asking again as soon as it is answered, also when it was refused."""
-    pool, counted = Pool(port), Counted()
+    counted, turns = Counted(), iter_forever(requests)
     started = time.perf_counter()
-    turns = iter_forever(requests)
 
     async def client() -> None:
         while time.perf_counter() - started < seconds:
             await _once(pool, next(turns), time.perf_counter(), counted)
 
-    await asyncio.gather(*(client() for _ in range(clients)))
-    counted.elapsed = time.perf_counter() - started
+    async with Pool(port) as pool:
+        await asyncio.gather(*(client() for _ in range(clients)))
+        counted.elapsed = time.perf_counter() - started
     return counted
 
 
 async def at_rate(port: int, requests: Sequence[bytes], *, rate: float, seconds: float, seed: int = 0) -> Counted:
     """Requests that arrive by a Poisson process, whatever becomes of those before them."""
-    pool, counted, random = Pool(port), Counted(), np.random.default_rng(seed)
+    counted, random = Counted(), np.random.default_rng(seed)
     turns, running = iter_forever(requests), set[asyncio.Task[None]]()
     started = due = time.perf_counter()
-    while due - started < seconds:
-        now = time.perf_counter()
-        if due > now:
-            await asyncio.sleep(due - now)
-        task = asyncio.create_task(_once(pool, next(turns), due, counted))
-        running.add(task)
-        task.add_done_callback(running.discard)
-        due += float(random.exponential(1 / rate))
-        if len(running) % 64 == 0:
-            await asyncio.sleep(0)
-    elapsed = time.perf_counter() - started
-    _, late = await asyncio.wait(running, timeout=10) if running else (set(), set())
-    for task in late:
-        task.cancel()
+    async with Pool(port) as pool:
+        while due - started < seconds:
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            task = asyncio.create_task(_once(pool, next(turns), due, counted))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            due += float(random.exponential(1 / rate))
+        counted.elapsed = time.perf_counter() - started
+        _, late = await asyncio.wait(running, timeout=10) if running else (set(), set())
+        for task in late:
+            task.cancel()
     counted.codes[0] += len(late)
-    counted.elapsed = elapsed
     return counted
 
 

@@ -1,0 +1,193 @@
+"""What each user has met: `HistoryStore`, over SQLite by default and Redis by configuration.
+
+`open_store` reads and writes the SQLite file or the Redis server that its URL names. A user's id is data: it is bound
+as a parameter, or hashed to make a key, and never becomes a path or part of a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from recsys.errors import ConfigError, DependencyError
+
+T = TypeVar("T")
+BUSY_SECONDS = 1.0  # how long a store may keep a request waiting
+TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+PRAGMA secure_delete = ON;
+CREATE TABLE IF NOT EXISTS events (place INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL, item TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS events_of_user ON events (user, place);
+"""
+TRIM = """
+DELETE FROM events WHERE user = ?1 AND place <=
+(SELECT place FROM events WHERE user = ?1 ORDER BY place DESC LIMIT 1 OFFSET ?2)
+"""
+COUNT = "SELECT count(*) FROM events WHERE user = ?"
+LATEST = "SELECT item FROM events WHERE user = ? ORDER BY place DESC LIMIT ?"
+
+
+class StoreError(Exception):
+    """The store does not answer now; one line without what was asked of it."""
+
+
+class HistoryStore(Protocol):
+    """Users' histories, the latest items of each. Every call but `close` may raise StoreError."""
+
+    async def append(self, user: str, item_ids: Sequence[str]) -> int:
+        """Add items at the end of a history; all or none. Returns how many are kept of this user."""
+
+    async def read(self, user: str, limit: int) -> tuple[str, ...]:
+        """The last `limit` items, the oldest first; nothing for a user who is not known."""
+
+    async def forget(self, user: str) -> bool:
+        """Delete a user's history; whether there was one."""
+
+    async def close(self) -> None:
+        """Give back files and connections."""
+
+
+def open_store(url: str, limit: int) -> HistoryStore:
+    """The store of a URL: `sqlite:///PATH` (four slashes for an absolute one), `redis://`, `rediss://`, `unix://`.
+
+    Args:
+        url: where.
+        limit: items kept of one user.
+
+    Raises:
+        ConfigError: another kind of URL, or a file that cannot be opened.
+        DependencyError: Redis is asked for and its client is not installed.
+    """
+    kind, _, path = url.partition("://")
+    if kind == "sqlite" and path[1:]:
+        return SqliteHistories(Path(path[1:]), limit)
+    if kind in ("redis", "rediss", "unix"):
+        return RedisHistories(url, limit)
+    raise ConfigError(f"store: got '{kind}', allowed are sqlite:///PATH, redis://HOST:PORT/DB and unix://SOCKET")
+
+
+class SqliteHistories:
+    """In one file, by one thread of its own; other processes may use the file as well."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        """Make the file where it is missing; see `open_store` for errors."""
+        self._limit = limit
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="histories")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            self._database = sqlite3.connect(path, BUSY_SECONDS, check_same_thread=False, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(path, error) from error
+        try:
+            self._database.executescript(TABLES)
+        except sqlite3.Error as error:
+            self._database.close()
+            raise _unusable(path, error) from error
+
+    async def append(self, user: str, item_ids: Sequence[str]) -> int:
+        """See HistoryStore."""
+        return await self._run(lambda database: self._appended(database, user, item_ids))
+
+    async def read(self, user: str, limit: int) -> tuple[str, ...]:
+        """See HistoryStore."""
+        rows = await self._run(lambda database: database.execute(LATEST, (user, limit)).fetchall())
+        return tuple(item for (item,) in reversed(rows))
+
+    async def forget(self, user: str) -> bool:
+        """See HistoryStore."""
+        return await self._run(
+            lambda database: database.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount > 0
+        )
+
+    async def close(self) -> None:
+        """See HistoryStore."""
+        await asyncio.to_thread(self._thread.shutdown)
+        self._database.close()
+
+    def _appended(self, database: sqlite3.Connection, user: str, item_ids: Sequence[str]) -> int:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            rows = [(user, item_id) for item_id in item_ids]
+            database.executemany("INSERT INTO events (user, item) VALUES (?, ?)", rows)
+            database.execute(TRIM, (user, self._limit))
+            (length,) = database.execute(COUNT, (user,)).fetchone()
+            database.execute("COMMIT")
+        except sqlite3.Error:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        return int(length)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._database)
+        except sqlite3.Error as error:
+            raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
+
+
+def _unusable(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"store: {path} cannot be used ({error}); name a file of histories, or a new one")
+
+
+class RedisHistories:
+    """One list a user on a Redis server. A lost connection is made anew by the next call; nothing is sent twice."""
+
+    def __init__(self, url: str, limit: int) -> None:
+        """The server is first asked by the first call; see `open_store` for errors."""
+        try:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+            from redis.exceptions import RedisError
+        except ImportError as error:
+            raise DependencyError("Redis needs its client; install it with `pip install 'recsys[redis]'`") from error
+        once = Retry(NoBackoff(), 0)
+        try:
+            self._client = Redis.from_url(
+                url, decode_responses=True, retry=once, socket_timeout=BUSY_SECONDS, socket_connect_timeout=BUSY_SECONDS
+            )
+        except ValueError as error:
+            raise ConfigError(f"store: {error}; allowed are redis://HOST:PORT/DB and unix://SOCKET") from error
+        self._limit, self._errors = limit, (RedisError, OSError)
+
+    async def append(self, user: str, item_ids: Sequence[str]) -> int:
+        """See HistoryStore."""
+        async with self._answering(), self._client.pipeline(transaction=True) as pipeline:
+            pipeline.rpush(_key(user), *item_ids)
+            pipeline.ltrim(_key(user), -self._limit, -1)
+            pipeline.llen(_key(user))
+            return int((await pipeline.execute())[-1])
+
+    async def read(self, user: str, limit: int) -> tuple[str, ...]:
+        """See HistoryStore."""
+        async with self._answering():
+            items = await self._client.lrange(_key(user), -limit, -1)
+        return tuple(str(item) for item in items)
+
+    async def forget(self, user: str) -> bool:
+        """See HistoryStore."""
+        async with self._answering():
+            return bool(await self._client.delete(_key(user)))
+
+    async def close(self) -> None:
+        """See HistoryStore."""
+        await self._client.aclose()
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
+
+
+def _key(user: str) -> str:
+    return f"recsys:history:{hashlib.sha256(user.encode()).hexdigest()}"
