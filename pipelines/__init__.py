@@ -99,7 +99,7 @@ STAGES = (
         "recommend",
         "08_recommendations",
         ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index"),
-        3,
+        4,
         ("recommend", "prepare.history", "embed.collaborative"),
         "Rank items for every user: the baselines, both routes, and their fusion.",
     ),

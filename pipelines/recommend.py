@@ -1,21 +1,26 @@
-"""The recommend stage: every system ranks the catalogue for every test user.
+"""The recommend stage: every system ranks the catalogue for every test user, some users at a time.
 
 Reads 01_dataset, 02_embeddings and what the run's routes wrote (03, 05, 06, 07); writes `rankings.parquet`,
-`timings.json` and, where there are two routes, `fusion.json`.
+`timings.json` (seconds of each system, added up over the workers) and, where there are two routes, `fusion.json`.
+Fusion is tuned here, in one process; users are ranked in partitions, which an executor may spread.
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-from safetensors import safe_open
-from safetensors.numpy import save_file
+import pyarrow.parquet as pq
 
 from pipelines.config import RunConfig
-from recsys.artifacts import StageRun, write_json
+from pipelines.executors import Executor, LocalExecutor
+from pipelines.partitions import Partition, Shared, read_histories, user_partitions
+from recsys.artifacts import StageRun, stage_and_part, write_json
 from recsys.baselines.base import Baseline, TopItems
 from recsys.baselines.itemknn import fit_item_knn
 from recsys.baselines.popularity import fit_popularity
@@ -23,65 +28,71 @@ from recsys.baselines.sasrec import Sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.diffusion.heads import QueryHead
+from recsys.files import read_json, text_sha256
 from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, TUNED
 from recsys.llm.storage import load_language_model
+from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import ONE_SAMPLE, Ensemble, Tuned
 from recsys.rankers.generative import GenerativeRanker, excludes_seen, sampled_users
 from recsys.rankers.loading import Folders, load_ensemble
-from recsys.tables import TEST, VALIDATION, Rankings, SemanticIds
+from recsys.tables import RANKING_SCHEMA, TEST, VALIDATION, Catalog, Histories, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
 LADDER = ("popularity", "item-knn", "sasrec", "regression", CROSS_ENTROPY, ONE_SAMPLE, DENSE, GENERATIVE, FUSED)
+# Ranked as one unit of work. It decides which prompts are padded together, so that another number gives scores that
+# differ in their last bits: it is never a matter of how many workers there are.
+USERS = 2048
+SECONDS = "seconds.json"
 
 
-def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
-    ranked = _Ranked(config, run, tracker)
-    _baselines(ranked)
+def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executor | None = None) -> None:
+    executor = executor or LocalExecutor(1)
+    dataset = Dataset.load(run.read("prepare"))
+    # Whole histories: systems look at their newest items, and none of them may come back.
+    asked = queries(dataset.interactions, dataset.catalog, split=TEST, history=len(dataset.interactions))
+    exclude_seen = excludes_seen(config.recommend.exclude_seen, dataset.interactions)
+    facts = _facts(config, run, exclude_seen)
     if "diffuse" in run.reads:
-        _both_routes(ranked)
-    elif "finetune" in run.reads:
-        ranked.system(GENERATIVE, _generative(ranked))
-    ranked.save()
-
-
-def _baselines(ranked: _Ranked) -> None:
-    training = training_histories(ranked.dataset.interactions, ranked.dataset.catalog)
-    num_items, config = len(ranked.dataset.catalog), ranked.config
-    ranked.system("popularity", fit_popularity(training, num_items))
-    ranked.system("item-knn", fit_item_knn(training, num_items, neighbours=config.recommend.neighbours))
-    embeddings = ranked.run.read("embed")
-    if config.embed.collaborative:
-        ranked.system("sasrec", Sasrec.load(embeddings / "sasrec"))
-
-
-def _generative(ranked: _Ranked) -> GenerativeRanker:
-    return GenerativeRanker(
-        load_language_model(ranked.run.read("finetune")),
-        SemanticIds.load(ranked.run.read("tokenize/discrete") / "semantic_ids.parquet"),
-        beams=ranked.config.recommend.beams,
-        batch_size=ranked.config.recommend.batch_size,
+        _tune(config, run, facts, dataset, tracker)
+    if executor.spreads:
+        _systems.cache_clear()  # workers have their own
+    folders = executor.map_partitions(
+        rank_partition,
+        user_partitions(asked.histories, run.work / "partitions", size=USERS),
+        shared=Shared(facts, _content(facts)),
+        out=run.work / "ranked",
+        tracker=tracker,
     )
+    _systems.cache_clear()
+    seconds = [read_json(folder / SECONDS) for folder in folders]
+    _join(folders, [name for name in LADDER if seconds and name in seconds[0]], run.out / "rankings.parquet")
+    _time(seconds, len(asked), run.out / "timings.json")
+    run.note(users=len(asked), exclude_seen=exclude_seen)
+
+
+def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tracker) -> None:
+    """Write `SYSTEM.parquet` for every system, and `seconds.json`, for the users of a partition."""
+    systems = _systems(json.dumps(shared.facts))
+    ranked = _Ranked(systems, read_histories(partition), out, tracker)
+    for name, baseline in systems.baselines.items():
+        ranked.system(name, baseline)
+    if "diffuse" in systems.folders:
+        _both_routes(ranked)
+    elif "finetune" in systems.folders:
+        ranked.system(GENERATIVE, systems.generative)
+    write_json(out / SECONDS, ranked.seconds)
 
 
 def _both_routes(ranked: _Ranked) -> None:
     """Our own parts, each alone, and what comes of fusing the two routes."""
-    run, config, histories, tracker = ranked.run, ranked.config, ranked.histories, ranked.tracker
-    k, exclude_seen = config.recommend.k, ranked.exclude_seen
-    folders = Folders(
-        run.read("prepare"),
-        run.read("tokenize/discrete"),
-        run.read("tokenize/continuous"),
-        run.read("finetune"),
-        run.read("diffuse"),
-        run.read("index"),
-    )
-    ensemble = load_ensemble(folders, config.recommend, window=config.prepare.history, seed=config.seed)
-    tuned = _tuned(ranked, ensemble)
+    systems, histories, tracker = ranked.systems, ranked.histories, ranked.tracker
+    ensemble, tuned = systems.ensemble, systems.tuned
+    k, exclude_seen = systems.config.k, systems.exclude_seen
     generated = ranked.add(
         GENERATIVE, lambda: ensemble.generate(histories, k=k, exclude_seen=exclude_seen, tracker=tracker)
     )
     asked = ensemble.ask(histories, histories.user_ids, exclude_seen=exclude_seen)
-    points = QueryHead.load(folders.preference, "regression").predict(asked.states)
+    points = systems.regression.predict(asked.states)
     ranked.add("regression", lambda: ensemble.preference.rank_points(points, asked.excluded, k=k))
     classified = ranked.add(CROSS_ENTROPY, lambda: ensemble.classify(asked, k=k))
     ranked.add(
@@ -93,85 +104,137 @@ def _both_routes(ranked: _Ranked) -> None:
     ranked.add(FUSED, lambda: ensemble.fuse(tuned, parts, k=k))
 
 
-def _tuned(ranked: _Ranked, ensemble: Ensemble) -> Tuned:
-    """Scoring and fusion, chosen on validation users, or before a kill."""
-    path, config = ranked.run.work / TUNED, ranked.config
-    if not path.exists():
-        dataset = ranked.dataset
-        asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=len(dataset.interactions))
-        chosen = sampled_users(asked, users=config.recommend.tuning_users, seed=config.seed)
-        ensemble.tune(chosen, config.recommend.fusion, exclude_seen=ranked.exclude_seen, tracker=ranked.tracker).save(
-            path
+class _Systems:
+    """Everything that ranks, each loaded when it is first asked for; of the facts that partitions share."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self.config = RecommendConfig.model_validate(facts["recommend"])
+        self.folders = {name: Path(folder) for name, folder in facts["folders"].items()}
+        self.window, self.seed, self.exclude_seen = facts["window"], facts["seed"], facts["exclude_seen"]
+        self._collaborative, self._tuned = facts["collaborative"], Path(facts["tuned"])
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Dataset.load(self.folders["prepare"]).catalog
+
+    @cached_property
+    def baselines(self) -> dict[str, Baseline]:
+        interactions, num_items = Dataset.load(self.folders["prepare"]).interactions, len(self.catalog)
+        training = training_histories(interactions, self.catalog)
+        found: dict[str, Baseline] = {
+            "popularity": fit_popularity(training, num_items),
+            "item-knn": fit_item_knn(training, num_items, neighbours=self.config.neighbours),
+        }
+        if self._collaborative:
+            found["sasrec"] = Sasrec.load(self.folders["embed"] / "sasrec")
+        return found
+
+    @cached_property
+    def generative(self) -> GenerativeRanker:
+        return GenerativeRanker(
+            load_language_model(self.folders["finetune"]),
+            SemanticIds.load(self.folders["tokenize/discrete"] / "semantic_ids.parquet"),
+            beams=self.config.beams,
+            batch_size=self.config.batch_size,
         )
-    tuned = Tuned.load(path)
-    tuned.save(ranked.run.out / TUNED)
-    ranked.run.note(**{f"validation_{name.replace(' ', '_')}": ndcg for name, ndcg in tuned.validation.items()})
-    return tuned
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        names = ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
+        folders = Folders(*(self.folders[name] for name in names))
+        return load_ensemble(folders, self.config, window=self.window, seed=self.seed)
+
+    @cached_property
+    def regression(self) -> QueryHead:
+        return QueryHead.load(self.folders["diffuse"], "regression")
+
+    @cached_property
+    def tuned(self) -> Tuned:
+        return Tuned.load(self._tuned)
+
+
+@lru_cache(maxsize=1)
+def _systems(facts: str) -> _Systems:
+    """One for a process, which ranks many partitions."""
+    return _Systems(json.loads(facts))
 
 
 class _Ranked:
-    """The rankings of all systems, each kept in the work folder once it is made, so that a killed run goes on."""
+    """The rankings of some users by all systems, written as they are made, and how long each took."""
 
-    def __init__(self, config: RunConfig, run: StageRun, tracker: Tracker) -> None:
-        self.config, self.run, self.tracker = config, run, tracker
-        self.dataset = Dataset.load(run.read("prepare"))
-        interactions = self.dataset.interactions
-        # Whole histories: systems look at their newest items, and none of them may come back.
-        asked = queries(interactions, self.dataset.catalog, split=TEST, history=len(interactions))
-        self.histories = asked.histories
-        self.exclude_seen = excludes_seen(config.recommend.exclude_seen, interactions)
-        self._frames: dict[str, pl.DataFrame] = {}
-        self._seconds: dict[str, float] = {}
+    def __init__(self, systems: _Systems, histories: Histories, out: Path, tracker: Tracker) -> None:
+        self.systems, self.histories, self.tracker = systems, histories, tracker
+        self.seconds: dict[str, float] = {}
+        self._out = out
 
     def system(self, name: str, system: Baseline) -> None:
         """Add what a system ranks."""
-        self.add(
-            name,
-            lambda: system.rank(
-                self.histories,
-                k=self.config.recommend.k,
-                exclude_seen=self.exclude_seen,
-                window=self.config.prepare.history,
-                tracker=self.tracker,
-            ),
-        )
+        asked, systems = self.histories, self.systems
+        k, seen, window, tracker = systems.config.k, systems.exclude_seen, systems.window, self.tracker
+        self.add(name, lambda: system.rank(asked, k=k, exclude_seen=seen, window=window, tracker=tracker))
 
     def add(self, name: str, rank: Callable[[], TopItems]) -> TopItems:
-        """The ranking that `rank` makes, or made before a kill; its first `k` places are kept."""
-        path = self.run.work / f"{name.replace(' ', '_')}.safetensors"
-        if not path.exists():
-            started = time.perf_counter()
-            found = rank()
-            _keep(path, found, time.perf_counter() - started)
-        found, self._seconds[name] = _kept(path)
-        k = self.config.recommend.k
-        self._frames[name] = Rankings.from_arrays(
-            self.histories.user_ids,
-            found.items[:, :k],
-            found.scores[:, :k],
-            catalog=self.dataset.catalog,
-            source=name,
-        ).frame
+        """The ranking that `rank` makes; its first `k` places are written."""
+        started = time.perf_counter()
+        found = rank()
+        self.seconds[name] = time.perf_counter() - started
+        users, catalog, k = self.histories.user_ids, self.systems.catalog, self.systems.config.k
+        rankings = Rankings.from_arrays(users, found.items[:, :k], found.scores[:, :k], catalog=catalog, source=name)
+        rankings.save(self._out / _file(name))
         return found
 
-    def save(self) -> None:
-        """Write all rankings, in the order of the ladder, and how long each took."""
-        names = sorted(self._frames, key=LADDER.index)
-        users = max(len(self.histories), 1)
-        Rankings(pl.concat([self._frames[name] for name in names])).save(self.run.out / "rankings.parquet")
-        timings = {
-            name: {"seconds": self._seconds[name], "ms_per_user": 1000 * self._seconds[name] / users} for name in names
-        }
-        write_json(self.run.out / "timings.json", timings)
-        self.run.note(users=len(self.histories), exclude_seen=self.exclude_seen)
+
+def _facts(config: RunConfig, run: StageRun, exclude_seen: bool) -> dict[str, Any]:
+    """What workers are told: where everything is, what it holds, and how to rank."""
+    inputs = {name: stage_and_part(name) for name in run.reads}
+    return {
+        "folders": {name: str(run.read(name)) for name in run.reads},
+        "inputs": {name: run.record(stage).fingerprint(part) for name, (stage, part) in inputs.items()},
+        "recommend": config.recommend.model_dump(mode="json"),
+        "window": config.prepare.history,
+        "seed": config.seed,
+        "exclude_seen": exclude_seen,
+        "collaborative": config.embed.collaborative,
+        "tuned": str(run.work / TUNED),
+    }
 
 
-def _keep(path: Path, found: TopItems, seconds: float) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({"items": found.items, "scores": found.scores}, temporary, metadata={"seconds": str(seconds)})
-    temporary.replace(path)
+def _content(facts: dict[str, Any]) -> str:
+    """A hash of all that decides the rankings, wherever it is."""
+    tuned = Path(facts["tuned"])
+    chosen = tuned.read_text(encoding="utf-8") if tuned.exists() else ""
+    known = {name: value for name, value in facts.items() if name not in ("folders", "tuned")}
+    return text_sha256(json.dumps([known, chosen]))
 
 
-def _kept(path: Path) -> tuple[TopItems, float]:
-    with safe_open(path, framework="numpy") as file:
-        return TopItems(file.get_tensor("items"), file.get_tensor("scores")), float(file.metadata()["seconds"])
+def _tune(config: RunConfig, run: StageRun, facts: dict[str, Any], dataset: Dataset, tracker: Tracker) -> None:
+    """Write `fusion.json`: scoring and fusion, chosen on validation users, or before a kill."""
+    path = run.work / TUNED
+    if not path.exists():
+        asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=len(dataset.interactions))
+        chosen = sampled_users(asked, users=config.recommend.tuning_users, seed=config.seed)
+        ensemble = _systems(json.dumps(facts)).ensemble
+        ensemble.tune(chosen, config.recommend.fusion, exclude_seen=facts["exclude_seen"], tracker=tracker).save(path)
+    tuned = Tuned.load(path)
+    tuned.save(run.out / TUNED)
+    run.note(**{f"validation_{name.replace(' ', '_')}": ndcg for name, ndcg in tuned.validation.items()})
+
+
+def _join(folders: Sequence[Path], names: Sequence[str], path: Path) -> None:
+    """Write the rankings of all users, system by system, without having them in memory together."""
+    schema = pl.DataFrame(schema=RANKING_SCHEMA).to_arrow().schema
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for name in names:
+            for folder in folders:
+                writer.write_table(pq.read_table(folder / _file(name)).cast(schema))
+
+
+def _time(seconds: Sequence[dict[str, float]], users: int, path: Path) -> None:
+    names = [name for name in LADDER if seconds and name in seconds[0]]
+    totals = {name: sum(part[name] for part in seconds) for name in names}
+    timings = {name: {"seconds": total, "ms_per_user": 1000 * total / users} for name, total in totals.items()}
+    write_json(path, timings)
+
+
+def _file(name: str) -> str:
+    return f"{name.replace(' ', '_')}.parquet"

@@ -10,23 +10,42 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 from pipelines import Stage
 from pipelines.config import RunConfig, flatten
+from pipelines.executors import Executor, LocalExecutor
 from recsys.artifacts import RunDirectory, StageKey, StageRun, fingerprint, stage_and_part
 from recsys.errors import ArtifactError
 from recsys.tracking import Tracker
 
 T = TypeVar("T")
 LOG = "training_log.jsonl"
+SINGLE = {
+    "prepare": "cleaning and splitting look at all interactions together",
+    "embed": "its models are fitted to the whole catalogue",
+    "tokenize": "codebooks and unique ids are of the whole catalogue",
+    "instruct": "it only writes the examples down",
+    "finetune": "one model is trained",
+    "diffuse": "one model is trained",
+    "index": "one index is trained and tuned",
+    "evaluate": "it only counts what was ranked",
+}
+"""Why a stage cannot be spread over workers."""
 
 logger = logging.getLogger(__name__)
 
 
 class StageFunction(Protocol):
     def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker) -> None: ...
+
+
+class SpreadStageFunction(Protocol):
+    """A stage that hands out partitions."""
+
+    def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executor) -> None: ...
 
 
 class StageStatus(NamedTuple):
@@ -89,11 +108,13 @@ def run_stages(
     selected: Sequence[str],
     tracker: Tracker,
     force: bool = False,
+    executor: Executor | None = None,
     load: Callable[[Stage], StageFunction] = load_stage,
 ) -> list[str]:
     """Run the selected stages that are not current (all selected ones with `force`); returns the names of those run.
 
-    The directory must be locked by the caller.
+    The directory must be locked by the caller. Stages that can be spread are given the executor, by default this
+    process alone; of the others one line says why not.
 
     Raises:
         ArtifactError: an earlier stage that a selected one reads is not current, or is damaged.
@@ -109,11 +130,20 @@ def run_stages(
         logger.info("[%d/%d] %s: %s", number, len(stages), stage.name, stage.help)
         with directory.stage(stage.name, stage_key(stage, config, directory), stage.reads) as run:
             logged = StageTracker(tracker, run.work / LOG)
-            load(stage)(config, run, logged)
+            _call(load(stage), config, run, logged, executor or LocalExecutor(1))
             logged.publish(run.out / LOG)
         done.append(stage.name)
         logger.info("      done in %.1f s", directory.existing_record(stage.name).seconds)
     return done
+
+
+def _call(function: StageFunction, config: RunConfig, run: StageRun, tracker: Tracker, executor: Executor) -> None:
+    if "executor" in signature(function).parameters:
+        cast(SpreadStageFunction, function)(config, run, tracker, executor=executor)
+        return
+    if executor.spreads:
+        logger.info("      not spread over %d workers: %s", executor.workers, SINGLE.get(run.stage, "it is one task"))
+    function(config, run, tracker)
 
 
 class StageTracker:

@@ -1,0 +1,170 @@
+"""Units of work that a stage hands to an executor: what each one reads, and where its output is, whole or not there.
+
+Writes `OUT/KEY/`, one folder a partition, by one rename; KEY is a hash of everything that decides what is in it, so
+that a folder which is there need not be made again, whoever made it and however often the program was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.errors import RecsysError
+from recsys.files import sync, text_sha256
+from recsys.tables import Histories
+from recsys.tracking import NullTracker, Tracker
+
+
+class Partition(NamedTuple):
+    """One unit of work: a name for people, a hash of the rows it stands for, and where they are (plain JSON values)."""
+
+    name: str
+    content: str
+    facts: dict[str, Any]
+
+
+class Shared(NamedTuple):
+    """What all partitions are given: paths and plain configuration.
+
+    `content` is a hash of the configuration and of what the paths hold, not of where they are; `version` is raised by
+    hand when the code gives other results.
+    """
+
+    facts: dict[str, Any]
+    content: str
+    version: int = 1
+
+
+Function = Callable[[Partition, Shared, Path, Tracker], None]
+"""What is done with a partition: it writes files into the folder that it is given."""
+
+
+class Task(NamedTuple):
+    """A function by its name, `module:name`, what its partitions share, and where their outputs go."""
+
+    function: str
+    shared: Shared
+    out: Path
+
+    @classmethod
+    def of(cls, function: Function, shared: Shared, out: Path) -> Task:
+        name = f"{function.__module__}:{function.__qualname__}"
+        assert _function(name) is function, f"{name} cannot be imported by another process; move it to a module's top"
+        return cls(name, shared, out.absolute())
+
+    def folder(self, partition: Partition) -> Path:
+        """Where the partition's output is once it is committed."""
+        known = [self.function, self.shared.version, self.shared.content, partition.content]
+        return self.out / text_sha256(json.dumps(known))[:32]
+
+    def missing(self, partitions: Sequence[Partition]) -> list[Partition]:
+        """The partitions whose output is not there, each once."""
+        return list({folder: p for p in partitions if not (folder := self.folder(p)).exists()}.values())
+
+    def run(self, partition: Partition, tracker: Tracker) -> None:
+        """Make the partition's output and commit it; where another process was faster, its output stays.
+
+        Raises:
+            RecsysError: as the function raised it, with the partition's name before the message.
+        """
+        target = self.folder(partition)
+        temporary = self._hidden(target.name)
+        temporary.mkdir(parents=True)
+        try:
+            _function(self.function)(partition, self.shared, temporary, tracker)
+            _commit(temporary, target)
+        except RecsysError as error:
+            raise type(error)(f"partition {partition.name}: {error}") from error
+        except Exception as error:
+            error.add_note(f"in partition {partition.name}")
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half made.
+
+        A process that should be dead and is still at work (a cancelled task ends a little later) finds its folder
+        gone, whole: it cannot commit what has been removed in part.
+        """
+        for path in self.out.glob(".*") if self.out.exists() else ():
+            taken = self._hidden("swept")
+            with suppress(FileNotFoundError):
+                path.rename(taken)
+                shutil.rmtree(taken, ignore_errors=True)
+
+    def _hidden(self, name: str) -> Path:
+        """A path beside the outputs that nobody else has."""
+        return self.out / f".{name}.{secrets.token_hex(8)}"
+
+
+def run_partition(task: Task, partition: Partition) -> None:
+    """`Task.run` in a process of its own, where nobody watches."""
+    task.run(partition, NullTracker())
+
+
+def user_partitions(histories: Histories, folder: Path, *, size: int) -> list[Partition]:
+    """Users in slices of `size`, in their order; each slice's histories are written to a parquet file of `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_written(part, start, folder) for start, part in _slices(histories, size)]
+
+
+def read_histories(partition: Partition) -> Histories:
+    """The users of a partition that `user_partitions` made."""
+    table = pq.read_table(partition.facts["histories"]).combine_chunks()
+    if not len(table):
+        return Histories.from_lists([], [])
+    lists = table["items"].chunk(0)
+    offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
+    items = np.array(lists.flatten())  # a copy: torch wants memory that may be written
+    return Histories(table["user_id"].to_pylist(), offsets, items)
+
+
+def _slices(histories: Histories, size: int) -> Iterator[tuple[int, Histories]]:
+    for start in range(0, len(histories), size):
+        bounds = histories.indptr[start : start + size + 1]
+        rows = histories.items[bounds[0] : bounds[-1]]
+        yield start, Histories(histories.user_ids[start : start + size], bounds - bounds[0], rows)
+
+
+def _written(part: Histories, start: int, folder: Path) -> Partition:
+    digest = hashlib.sha256(json.dumps(part.user_ids).encode())
+    digest.update(part.indptr.tobytes() + part.items.tobytes())
+    path = folder / f"{digest.hexdigest()[:32]}.parquet"
+    if not path.exists():
+        items = pa.LargeListArray.from_arrays(pa.array(part.indptr), pa.array(part.items))
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(pa.table({"user_id": pa.array(part.user_ids, pa.string()), "items": items}), temporary)
+        sync(temporary)
+        temporary.replace(path)
+    name = f"users {start}-{start + len(part) - 1}"
+    return Partition(name, digest.hexdigest(), {"histories": str(path.absolute())})
+
+
+def _commit(temporary: Path, target: Path) -> None:
+    for path in temporary.rglob("*"):
+        sync(path)
+    sync(temporary)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+    sync(target.parent)
+
+
+def _function(name: str) -> Function:
+    module, _, attribute = name.partition(":")
+    function: Function = getattr(import_module(module), attribute)
+    return function

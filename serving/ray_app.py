@@ -1,0 +1,238 @@
+"""The endpoint on Ray Serve: replicas of the same application behind Ray's proxy, with bounded queues.
+
+Each replica is a process that loads a bundle, tests and warms it, and only then is sent requests. Deploying another
+bundle starts a new replica before an old one may finish its requests and go, one after the other; a bundle that cannot
+be served leaves the old replicas as they are. Reads a bundle; every machine of a cluster must see its folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from recsys.config import Config
+from recsys.errors import ArtifactError, ConfigError, DependencyError
+from serving.admission import AsgiScope, Receive, Send
+from serving.app import create_app
+from serving.config import ServeConfig
+from serving.credentials import ADMIN
+from serving.histories import open_store
+from serving.interface import Engine
+from serving.keys import Keys
+from serving.manifest import read_manifest
+from serving.metrics import Metrics
+from serving.problems import problem_events
+from serving.runtime import Runtime, RuntimeConfig
+from serving.server import check_exposure
+
+APPLICATION = "recsys"
+ADDRESS = "RAY_ADDRESS"
+ATTEMPTS = 2  # to start a replica with a new bundle before it is given up
+OBJECT_STORE = 100 * 2**20  # bytes; only requests and answers pass through Ray
+ONE_MORE = 1  # percent of the replicas, rounded up: one replica more than wanted while bundles change
+SQLITE = "sqlite:///"
+
+
+class RayConfig(Config):
+    """How many replicas there are, and how many requests may be in them or wait for them."""
+
+    replicas: int = Field(default=1, ge=1, le=100)
+    threads: int = Field(default=1, ge=1, description="CPUs of a replica, and threads that it computes with")
+    max_ongoing: int = Field(default=64, ge=1, description="requests that a replica has at once")
+    max_queued: int = Field(default=128, ge=1, description="requests that wait for a replica; more are refused, 503")
+
+
+class Spec(Config):
+    """What a replica is made of; `load` is `module:function`, (bundle folder) -> engine."""
+
+    folder: Path
+    bundle: str
+    serving: ServeConfig
+    runtime: RuntimeConfig = RuntimeConfig()
+    load: str = "serving.ray_app:load_bundle"
+
+    @classmethod
+    def of(cls, folder: Path, serving: ServeConfig, runtime: RuntimeConfig) -> Spec:
+        """A bundle's folder; relative paths become absolute, since replicas run elsewhere.
+
+        Raises:
+            ArtifactError: the folder is no bundle.
+        """
+        changes: dict[str, Any] = {}
+        if serving.store.startswith(SQLITE):
+            changes["store"] = f"{SQLITE}{Path(serving.store.removeprefix(SQLITE)).absolute()}"
+        if serving.keys is not None:
+            changes["keys"] = serving.keys.absolute()
+        bundle = read_manifest(folder.resolve()).bundle
+        return cls(folder=folder.resolve(), bundle=bundle, serving=serving.model_copy(update=changes), runtime=runtime)
+
+
+def load_bundle(folder: Path) -> Engine:
+    """The engine of a bundle, which answers its golden requests as it should.
+
+    Raises:
+        RecsysError: the bundle is damaged or answers otherwise.
+    """
+    from serving.engine import BundleEngine
+    from serving.golden import require_golden
+
+    engine = BundleEngine.load(folder)
+    require_golden(engine, folder)
+    return engine
+
+
+class Replica:
+    """One engine with its runtime and its HTTP application; Ray Serve makes it from a `Spec` as plain values."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        """Load, test and warm the bundle.
+
+        Raises:
+            RecsysError: it cannot be served, or is not the one that was deployed.
+        """
+        self._spec = spec = Spec.model_validate(values)
+        module, _, function = spec.load.partition(":")
+        load: Callable[[Path], Engine] = getattr(import_module(module), function)
+        engine = load(spec.folder)
+        if engine.info.bundle != spec.bundle:
+            raise ArtifactError(
+                f"{spec.folder} holds bundle {engine.info.bundle}, {spec.bundle} was deployed; deploy it again"
+            )
+        self._metrics = Metrics()
+        self._runtime = Runtime(engine, spec.runtime, metrics=self._metrics, load=lambda source: load(spec.folder))
+
+    def __serve_build_asgi_app__(self) -> Callable[..., Any]:
+        """What Ray Serve calls for the application."""
+        config = self._spec.serving
+        keys = None if config.keys is None else Keys.load(config.keys)
+        store = open_store(config.store, config.history_limit)
+        app = create_app(self._runtime, config, metrics=self._metrics, store=store, keys=keys)
+        refusal = problem_events(
+            403, "forbidden", "a replica is not changed alone; deploy a bundle with `recsys serve SOURCE --ray`"
+        )
+
+        async def replica(scope: AsgiScope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"].startswith(ADMIN[0]):
+                for event in refusal:
+                    await send(event)
+                return
+            await app(scope, receive, send)
+
+        return replica
+
+    def check_health(self) -> None:
+        """What Ray Serve asks now and then; a replica that fails is replaced."""
+        if not self._runtime.ready:
+            raise RuntimeError("the runtime takes no requests any more")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_runtime"):
+            self._runtime.close()
+
+
+def deploy(spec: Spec, config: RayConfig) -> None:
+    """Have the bundle answer on the Ray that is connected, in the place of the one before; returns when it does.
+
+    Raises:
+        ArtifactError: no replica can be started with it; what answered before goes on.
+    """
+    serve: Any = import_module("ray.serve")
+    listening = {"host": spec.serving.host, "port": spec.serving.port}
+    serve.start(http_options=listening, logging_config={"log_level": "WARNING"})
+    endpoint = serve.deployment(
+        serve.ingress()(Replica),
+        name="endpoint",
+        num_replicas=config.replicas,
+        max_ongoing_requests=config.max_ongoing,
+        max_queued_requests=config.max_queued,
+        graceful_shutdown_timeout_s=spec.serving.drain_seconds,
+        max_constructor_retry_count=ATTEMPTS,
+        max_surge_percent=ONE_MORE,
+        ray_actor_options={
+            "num_cpus": config.threads,
+            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},  # threads that spin would starve the loop
+        },
+    )
+    try:
+        serve.run(endpoint.bind(spec.model_dump(mode="json")), name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(
+            f"bundle {spec.bundle} cannot be served on Ray; what answered before goes on ({reason})"
+        ) from error
+
+
+def serve_on_ray(
+    folder: Path,
+    serving: ServeConfig,
+    runtime: RuntimeConfig,
+    config: RayConfig,
+    *,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """`recsys serve --ray`: on the cluster that RAY_ADDRESS names, or on one started here.
+
+    With RAY_ADDRESS it returns once the bundle answers, and the cluster goes on answering; otherwise it lasts until
+    SIGTERM or SIGINT. Running it again with RAY_ADDRESS (`auto` finds a cluster of this machine) replaces the bundle.
+
+    Raises:
+        ArtifactError: the bundle cannot be served.
+        ConfigError: others than this machine could ask without a key, or the port is 0.
+        DependencyError: Ray is not installed.
+    """
+    check_exposure(serving, None if serving.keys is None else Keys.load(serving.keys))
+    if serving.port == 0:
+        raise ConfigError("port=0 takes a free port, which Ray's proxy cannot; give the port")
+    spec = Spec.of(folder, serving, runtime)
+    lasting = bool(os.environ.get(ADDRESS))
+    with connected(config, lasting=lasting):
+        deploy(spec, config)
+        if announce is not None:
+            announce(f"http://{serving.host}:{serving.port}")
+        if not lasting:
+            _until_told()
+
+
+@contextmanager
+def connected(config: RayConfig, *, lasting: bool) -> Iterator[Any]:
+    """Ray, connected; where the cluster is not a lasting one, it is made here and ends with the block.
+
+    Raises:
+        DependencyError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers of its use
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or hide GPUs from who reserves none
+    try:
+        ray, serve = import_module("ray"), import_module("ray.serve")
+    except ImportError as error:
+        raise DependencyError("Ray Serve is not installed; install recsys[ray], or serve without --ray") from error
+    # One replica more than wanted, for the time in which bundles change.
+    cpus = config.threads * (config.replicas + 1)
+    new: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if lasting else new))
+    try:
+        yield ray
+    finally:
+        if not lasting:
+            serve.shutdown()
+        ray.shutdown()
+
+
+def _until_told() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    told = threading.Event()
+    before = {number: signal.signal(number, lambda *_: told.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        told.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
