@@ -14,7 +14,7 @@ class ServeConfig(Config):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
-    max_in_flight: int = Field(128, ge=1, description="requests admitted at once; more are refused with 503, unread")
+    max_in_flight: int = Field(192, ge=1, description="requests admitted at once; more are refused with 503, unread")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="of one request; more is refused with 413")
     body_seconds: float = Field(10.0, gt=0, description="time a client has to send a body, then 408")
     header_seconds: float = Field(10.0, gt=0, description="time a client has to send the headers, then it is cut off")

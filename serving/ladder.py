@@ -169,6 +169,8 @@ class Ladder:
                 return Choice(effort, members, reason)
             members = tight
             reason = reason or why
+        if reason == "queue" and (effort := self._turn(members, left, waiting)):
+            return Choice(effort, members, None)
         return Choice(self._last, members, reason)
 
     def observe(self, effort: Effort, size: int, seconds: float) -> None:
@@ -227,6 +229,21 @@ class Ladder:
             fast += cheapest.mean(len(batch))
             late += sum(fast <= each and each * share < seconds for each in batch)
         return late * WORTH <= size + behind + coming
+
+    def _turn(
+        self, members: Sequence[int], left: Sequence[float], waiting: Sequence[Sequence[float]]
+    ) -> Effort | None:
+        """The best effort for the last of those that wait, when there are too many for anything but the cheapest.
+
+        Those before them were answered at once and cheaply, so nobody waits for this batch but who is still to come; a
+        large batch at the best effort makes the most of the time. Without it nobody would get that effort any more.
+        """
+        if any(len(batch) >= len(members) for batch in waiting):
+            return None
+        for effort, rung in self._rungs.items():
+            if effort != self._last and rung.paused_until <= self._clock() and not self._tight(rung, members, left):
+                return effort
+        return None
 
     def _strain(self) -> float:
         return STRAIN if self.strained else 1.0

@@ -47,7 +47,7 @@ class RuntimeConfig(Config):
     """How requests are batched and what is asked of a bundle before it answers."""
 
     max_batch: int = Field(default=32, ge=1, description="requests answered together at most")
-    max_queue: int = Field(default=128, ge=1, description="requests that may wait; more are refused at once")
+    max_queue: int = Field(default=192, ge=1, description="requests that may wait; more are refused at once")
     batch_wait_ms: float = Field(
         default=1.0, ge=0, le=1000, description="for which an idle thread waits for company; 0 takes what waits"
     )
@@ -89,7 +89,7 @@ class Runtime:
             load,
             warm_requests=config.warm_requests,
             changes=self._changes,
-            room=config.max_queue,
+            room=max(1, config.max_queue - config.max_batch),
             ladder=config.ladder,
         )
         self._batcher = Batcher(

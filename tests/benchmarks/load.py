@@ -10,38 +10,50 @@ import asyncio
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Send = Callable[[bytes], Awaitable[tuple[int, bytes]]]
 
 
+class Answered(NamedTuple):
+    """An answer with status 200: seconds from when it was due, and the effort it was made with."""
+
+    seconds: float
+    effort: str
+
+
 @dataclass
 class Counted:
-    """What came of a load: seconds of the answers that were 200, status codes (0 = no answer), and seconds in all."""
+    """What came of a load: the answers, all status codes (0 = no answer), and seconds in all."""
 
-    seconds: list[float] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
     codes: Counter[int] = field(default_factory=Counter)
-    degraded: Counter[str] = field(default_factory=Counter)
-    bundles: Counter[str] = field(default_factory=Counter)
     elapsed: float = 0.0
 
-    def within(self, deadline: float) -> float:
-        """Answers a second that came in time."""
-        return sum(s <= deadline for s in self.seconds) / self.elapsed if self.elapsed else 0.0
+    def within(self, deadline: float, *efforts: str) -> float:
+        """Answers a second that came in time; of some efforts only, where they are named."""
+        count = sum(a.seconds <= deadline and (not efforts or a.effort in efforts) for a in self.answers)
+        return count / self.elapsed if self.elapsed else 0.0
 
-    def facts(self, deadline: float) -> dict[str, Any]:
+    def facts(self, deadline: float) -> dict[str, float | str]:
         """Figures for one JSON line."""
-        quantiles = np.percentile(self.seconds, [50, 95, 99]) * 1e3 if self.seconds else np.full(3, np.nan)
+        seconds = [answer.seconds for answer in self.answers]
+        quantiles = (np.percentile(seconds, [50, 95, 99]) * 1e3).tolist() if seconds else [float("nan")] * 3
         return {
             "goodput": self.within(deadline),
-            **dict(zip(("p50_ms", "p95_ms", "p99_ms"), map(float, quantiles), strict=True)),
-            "codes": {str(code): count for code, count in sorted(self.codes.items())},
-            "efforts": dict(self.degraded),
+            "full": self.within(deadline, "full"),
+            **dict(zip(("p50_ms", "p95_ms", "p99_ms"), quantiles, strict=True)),
+            "codes": _counts(self.codes),
+            "efforts": _counts(Counter(answer.effort for answer in self.answers)),
         }
+
+
+def _counts(counter: Mapping[Any, int]) -> str:
+    return " ".join(f"{name}:{count}" for name, count in sorted(counter.items()) if count)
 
 
 class Connection(asyncio.Protocol):
@@ -124,10 +136,8 @@ class Pool:
 def post(path: str, body: dict[str, Any]) -> bytes:
     """A whole request."""
     content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n"
-    )
-    return head.encode() + b"\r\n" + content
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
 
 async def closed(port: int, requests: Sequence[bytes], *, clients: int, seconds: float) -> Counted:
@@ -169,10 +179,8 @@ async def _once(pool: Pool, request: bytes, due: float, counted: Counted) -> Non
     status, body = await pool.send(request)
     counted.codes[status] += 1
     if status == 200:
-        counted.seconds.append(time.perf_counter() - due)
-        said = json.loads(body) if body[:1] == b"{" else {}
-        counted.degraded[str(said.get("effort", "full"))] += 1
-        counted.bundles[str(said.get("bundle", ""))] += 1
+        said = json.loads(body)
+        counted.answers.append(Answered(time.perf_counter() - due, str(said.get("effort", "full"))))
 
 
 def iter_forever(values: Sequence[bytes]) -> Iterator[bytes]:

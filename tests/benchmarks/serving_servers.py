@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 MAX_BATCH, WAIT_SECONDS = 32, 0.001
 
 
@@ -58,20 +60,22 @@ def answered(engine: Any, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+class Body(BaseModel):
+    """At the top, where FastAPI finds what the annotation names."""
+
+    history: list[str]
+    k: int = 10
+
+
 def fastapi(bundle: Path, port: int) -> None:
     """An asyncio queue behind a route, and one thread that takes what waits."""
     import uvicorn
     from fastapi import FastAPI
-    from pydantic import BaseModel
 
     from serving.engine import BundleEngine
 
     engine = BundleEngine.load(bundle)
     queue: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = asyncio.Queue()
-
-    class Body(BaseModel):
-        history: list[str]
-        k: int = 10
 
     async def work() -> None:
         while True:

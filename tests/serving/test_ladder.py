@@ -101,6 +101,13 @@ def test_a_long_queue_makes_batches_cheaper_before_anyone_expires(ladder: Ladder
     assert ladder.choose([9.0] * 32, []).effort == "full"
 
 
+def test_far_too_many_get_the_cheapest_at_once_and_the_last_of_them_the_best(ladder: Ladder) -> None:
+    crowd = [[4.0] * 32] * 3
+    assert ladder.choose([4.0] * 32, crowd, rate=5000) == ("popularity", list(range(32)), "queue")
+    assert ladder.choose([4.0] * 32, [[4.0] * 31], rate=5000) == ("full", list(range(32)), None)
+    assert ladder.choose([1.5] * 32, [], rate=5000) == ("narrow", list(range(32)), None), "the best that is in time"
+
+
 def test_a_batch_is_made_cheaper_for_those_who_will_come_meanwhile(ladder: Ladder) -> None:
     assert ladder.choose([1.0] * 8, [], rate=1).effort == "full"
     assert ladder.choose([1.0] * 8, [], rate=10).effort == "full"

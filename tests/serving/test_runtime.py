@@ -59,7 +59,7 @@ def serving(
     engine: FakeEngine | None = None, load: Callable[[str | None], Engine] = none, **config: object
 ) -> Iterator[Case]:
     own, metrics = engine or FakeEngine(), Metrics()
-    chosen = RuntimeConfig.model_validate({"batch_wait_ms": 0, "warm_requests": 0} | config)
+    chosen = RuntimeConfig.model_validate({"batch_wait_ms": 0, "warm_requests": 0, "max_queue": 256} | config)
     runtime = Runtime(own, chosen, metrics=metrics, load=load)
     try:
         yield Case(runtime, own, metrics)
