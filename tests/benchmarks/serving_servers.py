@@ -110,32 +110,10 @@ def fastapi(bundle: Path, port: int) -> None:
 
 
 def litserve(bundle: Path, port: int) -> None:
-    import litserve as ls
+    from tests.benchmarks.serving_litserve import run
 
-    class Api(ls.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
-            from serving.engine import BundleEngine
-
-            self.engine = BundleEngine.load(bundle)
-
-        def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
-            return request
-
-        def batch(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return inputs
-
-        def predict(self, x: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return answered(self.engine, x)
-
-        def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return output
-
-        def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-            return output
-
-    api = Api(max_batch_size=MAX_BATCH, batch_timeout=WAIT_SECONDS, api_path="/v1/recommend")
-    server = ls.LitServer(api, accelerator="cpu", healthcheck_path="/readyz", timeout=False)
-    server.run(host="127.0.0.1", port=port, log_level="error", generate_client_file=False)
+    os.environ["BENCH_BUNDLE"] = str(bundle)
+    run(port)
 
 
 SERVERS = {"ours": ours, "fastapi": fastapi, "litserve": litserve}
