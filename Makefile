@@ -1,9 +1,9 @@
-# make demo | test | test-slow | check | clean. Each sets up .venv on first use; python3 must be 3.11 or later.
+# make demo | test | test-slow | test-browser | check | clean. Each sets up .venv on first use; python3 must be 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow test-browser check clean
 
 demo: $(READY)
 	$(BIN)/recsys run --config demo --out runs/demo
@@ -13,6 +13,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(READY)
+	$(BIN)/python -m pytest -m browser
 
 check: $(READY)
 	$(BIN)/ruff format --check .

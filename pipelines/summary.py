@@ -50,12 +50,11 @@ def show(directory: RunDirectory, console: Console) -> None:
     console.print(f"\nreport: {report / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     if GENERATIVE not in rankings.sources:
         return
-    console.print(
+    for line in (
         f"try:    {_program()} recommend --run {run} --history {ids} -k {SHOWN}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+        f"serve:  {_program()} serve {run}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _program() -> str:

@@ -169,9 +169,8 @@ class Ladder:
                 return Choice(effort, members, reason)
             members = tight
             reason = reason or why
-        if reason == "queue" and (effort := self._turn(members, left, waiting)):
-            return Choice(effort, members, None)
-        return Choice(self._last, members, reason)
+        turn = self._turn(members, left, waiting) if reason == "queue" else None
+        return Choice(self._last, members, reason) if turn is None else Choice(turn, members, None)
 
     def observe(self, effort: Effort, size: int, seconds: float) -> None:
         """A batch was answered."""
