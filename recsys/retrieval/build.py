@@ -59,7 +59,8 @@ def _filled(factory: str, vectors: FloatArray, config: IndexConfig, *, seed: int
             inner.cp.seed = seed % 2**31
         if isinstance(inner, faiss.IndexHNSW):
             inner.hnsw.efConstruction = config.ef_construction
-            _one_range(inner)
+            if _alike(vectors):
+                _one_range(inner)
         if len(vectors):
             index.train(vectors)
             index.add(vectors)
@@ -70,6 +71,14 @@ def _filled(factory: str, vectors: FloatArray, config: IndexConfig, *, seed: int
             "see FAISS's list of factory strings"
         ) from error
     return index
+
+
+def _alike(vectors: FloatArray) -> bool:
+    """Whether one range for all columns would at most double the size of the rounding errors."""
+    if not len(vectors):
+        return False
+    spans = np.ptp(vectors, axis=0).astype(np.float64)
+    return bool(np.square(spans).mean() * 4 >= np.square(spans.max()) > 0)
 
 
 def _one_range(graph: Any) -> None:

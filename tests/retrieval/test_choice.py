@@ -153,3 +153,12 @@ def test_unfiltered_searches_go_to_the_gpu(monkeypatch: pytest.MonkeyPatch, kind
 
 def test_no_gpu_no_copy() -> None:
     assert gpu_copy(import_faiss(), faiss.IndexFlatL2(4)) is None
+
+
+def test_a_graph_over_columns_of_very_different_ranges_still_finds_what_differs_in_the_small_ones() -> None:
+    vectors = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
+    vectors[:, 0] = 1e3 * (np.arange(3000) % 2)
+    index = ItemIndex.build(vectors, config=IndexConfig(kind="hnsw", recall=0.95, recall_at=10))
+    found = index.search(vectors[:200], 10).labels
+    exact = ItemIndex.build(vectors, config=IndexConfig(kind="flat")).search(vectors[:200], 10).labels
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact, strict=True)]) > 0.9
