@@ -99,7 +99,7 @@ STAGES = (
         "recommend",
         "08_recommendations",
         ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index"),
-        4,
+        5,
         ("recommend", "prepare.history", "embed.collaborative"),
         "Rank items for every user: the baselines, both routes, and their fusion.",
     ),

@@ -28,6 +28,7 @@ from recsys.fusion import FUSED, GENERATIVE, TUNED
 from recsys.llm.storage import load_merged, save_merged
 from recsys.rankers.generative import excludes_seen
 from recsys.rankers.validation import SAMPLES_FILE, interaction_counts
+from recsys.retrieval.index import ItemIndex
 from recsys.tables import ItemVectors
 from serving.bundle import (
     CATALOG,
@@ -120,7 +121,7 @@ class _Parts:
         self._language_model(folder)
         if self.both:
             _copy(run.verified("tokenize/continuous"), folder / CONTINUOUS, without=("latent_quality.json",))
-            _copy(run.verified("index"), folder / INDEX)
+            ItemIndex.load(run.verified("index")).save(folder / INDEX, with_queries=False)  # they are of users
             shutil.copyfile(run.verified("recommend") / TUNED, folder / TUNED)
         self._text_encoder(folder / TEXT_ENCODER)
         metrics = _metrics(run.verified("evaluate"), FUSED if self.both else GENERATIVE) if self.evaluated else None

@@ -51,7 +51,7 @@ def publish(source: Path, *, name: str, alias: str, registry: str | None, force:
     """`recsys publish`."""
     from serving.registry import publish as publish_bundle
 
-    uri = tracking_uri(registry, home=source.absolute().parent)
+    uri = tracking_uri(registry, home=RUNS)
     with logging_to(Console(stderr=True)), Sources(registry) as sources:
         made = publish_bundle(sources.folder(str(source)), name=name, alias=alias, uri=uri, force=force)
     before = f" (before: version {made.previous})" if made.previous else ""
@@ -106,6 +106,8 @@ def _serve_here(sources: Sources, configs: ServeConfigs) -> None:
 
 
 def _serve_on_ray(sources: Sources, source: str, configs: ServeConfigs) -> None:
+    if configs.serving.changes is not None:
+        raise ConfigError("changes: items cannot be changed live on Ray, where a request reaches one replica only")
     if os.environ.get(ADDRESS) and not is_registered(source) and not is_bundle(Path(source)):
         raise ConfigError(f"{source} is no bundle, and a cluster outlives this command; bundle the run first")
     folder = sources.folder(source)

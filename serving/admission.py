@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from serving.batching import log_failure
 from serving.config import ServeConfig
-from serving.credentials import Credentials, Heading
+from serving.credentials import Credentials, Heading, needed_scope
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.problems import Events, problem_events
@@ -31,7 +31,7 @@ App = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 Shed = Literal["draining", "full"]
 
 ALWAYS = frozenset({"/livez", "/readyz"})
-EXEMPT = ("/metrics", "/admin/")  # from the cap, not from the rest
+EXEMPT = ("/metrics", "/admin/reload", "/admin/rollback", "/admin/items")  # from the cap, not from the rest
 WATCHED = frozenset({"/v1/recommend", "/v1/retrieve", "/v1/similar"})  # work that nobody waits for is dropped
 GONE = 499  # the client left before its answer
 
@@ -82,6 +82,8 @@ class Admission:
         }
         most = f"at most {config.max_body_bytes} bytes are allowed"
         self._too_large = problem_events(413, "too_large", f"the body is too large; {most}", close=True)
+        unsure = "the server stopped before the answer; the request may have been done or not"
+        self._given_up = problem_events(503, "failed", unsure, close=True)
         slow = f"the body took more than {config.body_seconds:g} seconds; send it faster"
         self._too_slow = problem_events(408, "expired", slow, close=True)
 
@@ -93,7 +95,7 @@ class Admission:
             await self.app(scope, receive, send)
             return
         reason = self.gate.refuses()
-        if reason == "draining" or (reason and not scope["path"].startswith(EXEMPT)):
+        if reason == "draining" or (reason and scope["path"] not in EXEMPT):
             self._metrics.shed(reason)
             await _answer(next(self._shed[reason]), send)
             return
@@ -124,7 +126,7 @@ class Admission:
             if not self.gate.draining:
                 raise
             if code == GONE:  # the server gives the request up, and says so
-                await _answer(next(self._shed["draining"]), noting)
+                await _answer(self._given_up, noting)
         except Exception as error:  # noqa: BLE001 - the last boundary: the client has its 500, the log gets no user data
             log_failure(log, "a request failed", error)
         finally:
@@ -141,6 +143,9 @@ class Admission:
 
     async def _routed(self, scope: AsgiScope, receive: Receive, send: Send) -> Events | None:
         """Read the body and pass the request on; or say why not."""
+        if needed_scope(scope["path"]) is None:  # nobody may hold a place with a body that no route reads
+            await self.app(scope, receive, send)
+            return None
         try:
             async with asyncio.timeout(self._config.body_seconds):
                 body = await _body(receive, self._config.max_body_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from serving.interface import Where
 
@@ -13,8 +13,23 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = Annotated[list[Number], Field(min_length=1, max_length=4096)]
 Ids = Annotated[list[Id], Field(max_length=1000)]
 Count = Annotated[int, Field(ge=1, le=100)]
-Filters = Annotated[dict[Id, Annotated[list[Id], Field(min_length=1, max_length=100)]], Field(max_length=8)]
-Texts = Annotated[dict[Id, Annotated[str, StringConstraints(max_length=10_000)]], Field(max_length=64)]
+Filters = Annotated[
+    dict[Id, Annotated[list[Id], Field(min_length=1, max_length=100)]],
+    BeforeValidator(lambda values: _at_most(8, values)),
+    Field(max_length=8),
+]
+Texts = Annotated[
+    dict[Id, Annotated[str, StringConstraints(max_length=10_000)]],
+    BeforeValidator(lambda values: _at_most(64, values)),
+    Field(max_length=64),
+]
+
+
+def _at_most(most: int, values: object) -> object:
+    """Said before each entry is looked at, which would take long for very many."""
+    if isinstance(values, dict) and len(values) > most:
+        raise ValueError(f"got {len(values)} entries, at most {most} are allowed")
+    return values
 
 
 def as_where(filters: dict[str, list[str]]) -> Where:
@@ -26,6 +41,13 @@ class Ask(BaseModel):
     """Base of requests: no unknown key, no guessed type (`"10"` is not 10)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, values: object) -> object:
+        if isinstance(values, dict) and len(values) > len(cls.model_fields):  # each unknown key costs a line of answer
+            raise ValueError(f"got {len(values)} keys; known are {', '.join(cls.model_fields)}")
+        return values
 
 
 class RecommendAsk(Ask):

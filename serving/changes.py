@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import ArtifactError, ConfigError, DataError, RecsysError
+from recsys.files import sync
 from serving.interface import Engine, NewItem
 
 logger = logging.getLogger(__name__)
@@ -34,23 +35,28 @@ class ItemChange(NamedTuple):
 
 
 class Changes:
-    """All changes so far, in order; `lock` is held by whoever applies one, or puts an engine in another's place."""
+    """What all changes so far come to; `lock` is held by whoever applies one, or puts an engine in another's place."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Those in a file, which the first change creates; without one they last as long as the process.
+        """Those in a file, which is created; without one they last as long as the process.
 
         Raises:
             ArtifactError: the file holds something else.
+            ConfigError: it cannot be written.
         """
         self.lock = threading.RLock()
         self._path = path
-        self._made: list[ItemChange] = [] if path is None else _read(path)
+        self._added: dict[str, NewItem] = {}
+        self._withdrawn: dict[str, bool] = {}  # False: restored
+        for change in [] if path is None else _read(path):
+            self._note(change)
 
     def apply(self, engine: Engine, change: ItemChange) -> None:
         """Change the engine that answers, and keep what was done.
 
         Raises:
             DataError: the engine refuses a step; those before it are done, and said to be.
+            ArtifactError: a step was done but cannot be kept for a restart.
         """
         done: list[str] = []
         with self.lock:
@@ -61,28 +67,38 @@ class Changes:
                 except DataError as error:
                     before = f"; done before: {', '.join(done)}" if done else ""
                     raise DataError(f"{name}: {error}{before}") from error
+                self._note(step)
                 self._keep(step)
                 done.append(name)
 
     def replay(self, engine: Engine) -> None:
         """Have an engine be as if all changes had been made to it, as far as they fit its items."""
         with self.lock:
-            for change in self._made:
-                for item in change.add:
-                    if _withdrawn(engine, item.item_id) is None:
-                        _try(engine, item)
-                engine.withdraw([i for i in change.withdraw if _withdrawn(engine, i) is False])
-                engine.restore([i for i in change.restore if _withdrawn(engine, i)])
+            added, withdrawn = list(self._added.values()), dict(self._withdrawn)
+        _add(engine, [item for item in added if _is_withdrawn(engine, item.item_id) is None])
+        engine.withdraw([i for i, gone in withdrawn.items() if gone and _is_withdrawn(engine, i) is False])
+        engine.restore([i for i, gone in withdrawn.items() if not gone and _is_withdrawn(engine, i)])
 
-    def _keep(self, change: ItemChange) -> None:
-        self._made.append(change)
+    def _note(self, step: ItemChange) -> None:
+        self._added |= {item.item_id: item for item in step.add}
+        self._withdrawn |= dict.fromkeys(step.withdraw, True) | dict.fromkeys(step.restore, False)
+
+    def _keep(self, step: ItemChange) -> None:
+        """One line on the disk, or none."""
         if self._path is None:
             return
-        line = json.dumps(change._asdict() | {"add": [item.__dict__ for item in change.add]})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        line = json.dumps(step._asdict() | {"add": [item.__dict__ for item in step.add]}).encode() + b"\n"
+        with self._path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(line) < len(line):
+                    raise OSError("no space is left")
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(end)
+                raise ArtifactError(
+                    f"the change is made, but a restart will forget it: {self._path} cannot be written ({error})"
+                ) from error
 
 
 def _do(engine: Engine, step: ItemChange) -> None:
@@ -91,7 +107,7 @@ def _do(engine: Engine, step: ItemChange) -> None:
     engine.restore(step.restore)
 
 
-def _withdrawn(engine: Engine, item_id: str) -> bool | None:
+def _is_withdrawn(engine: Engine, item_id: str) -> bool | None:
     """Whether an item is withdrawn; None where the engine does not have it."""
     try:
         return engine.item(item_id).withdrawn
@@ -99,27 +115,48 @@ def _withdrawn(engine: Engine, item_id: str) -> bool | None:
         return None
 
 
-def _try(engine: Engine, item: NewItem) -> None:
-    """An item that a new bundle cannot take (its texts have other columns, its vectors another width) stays out."""
+def _add(engine: Engine, items: Sequence[NewItem]) -> None:
+    """Together; those that a new bundle cannot take (other columns, vectors of another width) stay out."""
     try:
-        engine.add([item])
-    except DataError as error:
-        logger.warning("a live item is left out of the new bundle: %s", error)
+        engine.add(items)
+    except RecsysError as error:
+        if len(items) == 1:
+            logger.warning("a live item is left out of the new bundle: %s", error)
+            return
+        for item in items:
+            _add(engine, [item])
 
 
 def _read(path: Path) -> list[ItemChange]:
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    whole, _, torn = text.rpartition("\n")
-    if torn:  # a kill came between the line and its end: the change was not confirmed
-        logger.warning("%s ends in half a line, which is left out", path)
-        with path.open("r+b") as file:
-            file.truncate(len(path.read_bytes()) - len(path.read_bytes().rpartition(b"\n")[2]))
-    return [_parsed(path, number, line) for number, line in enumerate(whole.splitlines(), start=1)]
+    """The changes in a file that can be written to; half a line at its end, where a kill came between, is cut off."""
+    try:
+        with path.open("a+b") as file:
+            file.seek(0)
+            whole, newline, torn = file.read().rpartition(b"\n")
+            lines = whole.splitlines() if newline else []
+            if torn and _is_json(torn):
+                file.write(b"\n")
+                lines.append(torn)
+            elif torn:
+                logger.warning("%s ends in half a line, which is left out", path)
+                file.truncate(len(whole) + len(newline))
+        sync(path.absolute().parent)
+    except OSError as error:
+        raise ConfigError(
+            f"changes: {path} cannot be used ({error.strerror}); name a file that can be written"
+        ) from error
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def _parsed(path: Path, number: int, line: str) -> ItemChange:
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parsed(path: Path, number: int, line: bytes) -> ItemChange:
     try:
         values: dict[str, Any] = json.loads(line)
         items = tuple(NewItem(str(i["item_id"]), dict(i["texts"]), _vector(i["vector"])) for i in values["add"])

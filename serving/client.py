@@ -193,6 +193,8 @@ class Client:
             response = self._http.request(method, path, **rest)
         except httpx.HTTPError as error:
             raise ApiError(0, "unreachable", f"{self._http.base_url} does not answer ({error})") from error
+        except ValueError as error:  # a NaN, or half a surrogate
+            raise ApiError(0, "invalid", f"the request cannot be written as JSON ({error})") from error
         if not response.is_success:
             raise _api_error(response)
         try:
@@ -207,7 +209,9 @@ def _api_error(response: httpx.Response) -> ApiError:
         detail = Error.model_validate_json(response.content).error
     except ValidationError:
         detail = ErrorDetail(code="failed", message=f"no answer of this endpoint: {response.reason_phrase}")
-    return ApiError(response.status_code, detail.code, detail.message, float(wait) if wait.isdigit() else None)
+    return ApiError(
+        response.status_code, detail.code, detail.message, float(wait) if wait.isascii() and wait.isdigit() else None
+    )
 
 
 def _lists(where: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
@@ -216,4 +220,4 @@ def _lists(where: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
 
 def _part(name: str) -> str:
     """A name as one part of a path, whatever it holds; `..` would be taken for the folder above."""
-    return quote(name, safe="") if name.strip(".") else "%2E" * len(name)
+    return quote(name, safe="", errors="replace") if name.strip(".") else "%2E" * len(name)

@@ -101,6 +101,7 @@ class Deployment:
         before.ladder.strained = True  # the new bundle's test competes with its batches
         try:
             fresh = self._prepared(lambda: self._load(source), "the present source" if source is None else source)
+            self._changes.replay(fresh.engine)  # most of it before anybody has to wait
             with self._changes.lock:
                 self._state = self._settled(fresh, before)
             return fresh

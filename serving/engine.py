@@ -79,18 +79,23 @@ class BundleEngine:
     def recommend(self, requests: Sequence[Request], effort: Effort) -> list[Answer]:
         shelf = self._shelf
         answers: dict[int, Answer] = {}
-        for rows in self._alike(requests):
+        for rows in self._alike(requests, effort):
             group = [requests[row] for row in rows]
             answers |= zip(rows, self._answer(shelf, group, effort), strict=True)
         return [answers[row] for row in range(len(requests))]
 
-    def _alike(self, requests: Sequence[Request]) -> list[list[int]]:
+    def _alike(self, requests: Sequence[Request], effort: Effort) -> list[list[int]]:
         """Requests that can be ranked together without one changing what another gets."""
-        depth = self._shelf.settings.recommend.fusion.depth
         groups: dict[tuple[Where, int], list[int]] = {}
         for row, request in enumerate(requests):
-            groups.setdefault((request.where, max(request.k, depth)), []).append(row)
+            groups.setdefault((request.where, self._deep(request, effort)), []).append(row)
         return list(groups.values())
+
+    def _deep(self, request: Request, effort: Effort) -> int:
+        """How many items are ranked for a request, so that most requests are ranked alike."""
+        beams = TRYING[effort].beams if effort in TRYING else None
+        alone = self._tuned is None and beams is not None
+        return max(request.k, beams if alone and beams else self._shelf.settings.recommend.fusion.depth)
 
     def _answer(self, shelf: Shelf, group: Sequence[Request], effort: Effort) -> list[Answer]:
         """Answers of requests with the same filter."""
@@ -109,7 +114,8 @@ class BundleEngine:
                 }
         else:
             names = [r.user if r.user is not None else "\0".join(r.history) for r in group]
-            rankings = self._rank(shelf, Histories.from_lists(names, known), permits, effort, watch)
+            k = self._deep(group[0], effort)
+            rankings = self._rank(shelf, Histories.from_lists(names, known), permits, effort, k=k, watch=watch)
         return [
             Answer(_listed(shelf, rankings, row, request.k), ignored[row], watch.seconds)
             for row, request in enumerate(group)
@@ -123,10 +129,9 @@ class BundleEngine:
         return np.unique(np.array(excluded, dtype=np.int64))
 
     def _rank(
-        self, shelf: Shelf, histories: Histories, permits: Permits, effort: Effort, watch: Stopwatch
+        self, shelf: Shelf, histories: Histories, permits: Permits, effort: Effort, *, k: int, watch: Stopwatch
     ) -> dict[str, TopItems]:
         settings, trying = shelf.settings, TRYING[effort]
-        k = settings.recommend.fusion.depth
         if shelf.ensemble is not None and self._tuned is not None:
             return shelf.ensemble.rank(
                 histories, histories.user_ids, self._tuned, k=k, permits=permits, effort=trying, stopwatch=watch

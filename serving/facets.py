@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,16 @@ Facet = dict[str, IntArray]
 
 
 class Facets:
-    """Columns that can be filtered by: those whose values are few and shared, so no titles and no descriptions."""
+    """Columns that can be filtered by: those whose values are few and shared, so no titles and no descriptions.
 
-    def __init__(self, catalog: Catalog) -> None:
+    `columns` names them where they are known: what is added later takes no filter away.
+    """
+
+    def __init__(self, catalog: Catalog, columns: Sequence[str] | None = None) -> None:
         self._num_items = len(catalog)
-        made = {name: _facet(catalog.frame[name].to_list()) for name in catalog.text_columns if name != "title"}
-        self._columns = {name: facet for name, facet in made.items() if facet is not None}
+        names = [name for name in catalog.text_columns if name != "title"] if columns is None else columns
+        made = {name: _facet(catalog.frame[name].to_list()) for name in names}
+        self._columns = {name: facet for name, facet in made.items() if columns is not None or _is_shared(facet)}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -40,9 +44,9 @@ class Facets:
         Raises:
             DataError: the column cannot be filtered by.
         """
-        mask = np.zeros(self._num_items, dtype=np.bool_)
+        mask, facet = np.zeros(self._num_items, dtype=np.bool_), self._column(column)
         for value in values:
-            mask[self._column(column).get(value, [])] = True
+            mask[facet.get(value, [])] = True
         return mask
 
     def values(self, column: str, limit: int) -> tuple[tuple[str, int], ...]:
@@ -61,19 +65,18 @@ class Facets:
         return self._columns[name]
 
 
-def _facet(texts: list[str | None]) -> Facet | None:
-    """value -> items; None for a column of free text."""
+def _facet(texts: list[str | None]) -> Facet:
+    """value -> items; values that nobody would choose from a list are left out."""
     items: dict[str, list[int]] = defaultdict(list)
-    distinct = {text for text in texts if text}
-    if not distinct or max(map(len, distinct)) > 10 * _LONGEST:
-        return None
     for item, text in enumerate(texts):
         for value in _values(text or ""):
-            items[value].append(item)
-    shared = sum(map(len, items.values())) >= _ITEMS_A_VALUE * len(items)
-    if not shared or len(items) > _MOST_VALUES or max(map(len, items)) > _LONGEST:
-        return None
+            if len(value) <= _LONGEST:
+                items[value].append(item)
     return {value: np.array(found, dtype=np.int64) for value, found in items.items()}
+
+
+def _is_shared(facet: Facet) -> bool:
+    return 0 < len(facet) <= _MOST_VALUES and sum(map(len, facet.values())) >= _ITEMS_A_VALUE * len(facet)
 
 
 def _values(text: str) -> set[str]:

@@ -23,6 +23,7 @@ TABLES = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 PRAGMA secure_delete = ON;
+PRAGMA secure_delete = ON;
 CREATE TABLE IF NOT EXISTS events (place INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL, item TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_of_user ON events (user, place);
 """
@@ -128,8 +129,9 @@ class SqliteHistories:
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._database)
-        except sqlite3.Error as error:
+            async with asyncio.timeout(BUSY_SECONDS):  # what waits in line counts too; its work is then not begun
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._database)
+        except (sqlite3.Error, TimeoutError) as error:
             raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
 
 

@@ -34,7 +34,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One question to FAISS alone: the `k` items nearest to exactly one of a latent, a history's, or an item's."""
+    """One question without the language model's own ranking: the `k` items nearest to a latent or to an item's, or what
+    the dense ranking says of a history; exactly one of them."""
 
     k: int = 10
     vector: tuple[float, ...] | None = None
@@ -101,7 +102,10 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """One loaded bundle. `recommend`, `retrieve` and `similar` are called on one thread; the others on any."""
+    """One loaded bundle.
+
+    What ranks (`recommend`, `retrieve`, `similar`) and what changes items is called on one thread, the rest on any.
+    """
 
     @property
     def info(self) -> EngineInfo: ...
@@ -117,7 +121,7 @@ class Engine(Protocol):
         """Answers in the order of the requests, made together; each is what its request gets alone."""
 
     def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
-        """Nearest items, the score being the negative distance."""
+        """Items, best first; the score is the negative distance, and of a history that of the dense ranking."""
 
     def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
         """Items like one, itself left out."""

@@ -169,8 +169,10 @@ class Ladder:
                 return Choice(effort, members, reason)
             members = tight
             reason = reason or why
-        turn = self._turn(members, left, waiting) if reason == "queue" else None
-        return Choice(self._last, members, reason) if turn is None else Choice(turn, members, None)
+        if reason == "queue" and (turn := self._turn(members, left, waiting, rate)):
+            rest = [member for member in members if member not in turn.members]
+            return Choice(self._last, rest, reason) if rest else turn  # the hurried first
+        return Choice(self._last, members, reason)
 
     def observe(self, effort: Effort, size: int, seconds: float) -> None:
         """A batch was answered."""
@@ -230,19 +232,35 @@ class Ladder:
         return late * WORTH <= size + behind + coming
 
     def _turn(
-        self, members: Sequence[int], left: Sequence[float], waiting: Sequence[Sequence[float]]
-    ) -> Effort | None:
-        """The best effort for the last of those that wait, when there are too many for anything but the cheapest.
+        self, members: Sequence[int], left: Sequence[float], waiting: Sequence[Sequence[float]], rate: float
+    ) -> Choice | None:
+        """The best effort for some of the last of those that wait, where all can have the cheapest only.
 
-        Those before them were answered at once and cheaply, so nobody waits for this batch but who is still to come; a
-        large batch at the best effort makes the most of the time. Without it nobody would get that effort any more.
+        Those before them are answered at once and cheaply; a large batch at the best effort then makes the most of the
+        time until the queue fills again. Without it nobody would get that effort any more.
         """
         if any(len(batch) >= len(members) for batch in waiting):
             return None
+        patient = sorted(members, key=lambda member: -left[member])
         for effort, rung in self._rungs.items():
-            if effort != self._last and rung.paused_until <= self._clock() and not self._tight(rung, members, left):
-                return effort
+            if effort == self._last or rung.paused_until > self._clock():
+                continue
+            for count in range(len(members), 0, -1):
+                few = patient[:count]
+                if not self._tight(rung, few, left) and self._harmless(rung.cost, count, waiting, rate):
+                    return Choice(effort, sorted(few), None)
         return None
+
+    def _harmless(self, cost: Cost, size: int, waiting: Sequence[Sequence[float]], rate: float) -> bool:
+        """Whether a batch loses too few of those behind it, who are answered at the cheapest cost, to matter."""
+        cheapest = self._rungs[self._last].cost
+        seconds, fast = cost.mean(size) * self._strain(), cheapest.mean(size)
+        late = max(0.0, sum(map(len, waiting)) + rate * seconds - self._room)
+        for batch in waiting:
+            seconds += cheapest.mean(len(batch))
+            fast += cheapest.mean(len(batch))
+            late += sum(fast <= each < seconds for each in batch)
+        return late * WORTH <= size
 
     def _strain(self) -> float:
         return STRAIN if self.strained else 1.0

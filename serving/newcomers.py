@@ -38,9 +38,10 @@ class Tokens(NamedTuple):
 class Newcomers:
     """What a bundle needs to give a new item its tokens.
 
-    Without a continuous tokenizer the latents are the discrete one's quantized points.
+    `width` is that of a text vector. Without a continuous tokenizer, the discrete one's quantized points are latents.
     """
 
+    width: int
     discrete: RqVaeTokenizer
     continuous: ContinuousTokenizer | None
     encoder: TextEncoder | None
@@ -72,16 +73,13 @@ class Newcomers:
                 f"item {missing[0][:100]!r} has no vector, and this bundle cannot make one of a text "
                 "(its vectors came from a file); give every new item a vector"
             )
-        widths = sorted({len(vector) for vector in given if vector is not None})
-        if len(widths) > 1:
-            raise DataError(f"vectors of new items: got {widths} numbers; all need the same")
-        made = np.zeros((len(items), widths[0] if widths else 0), dtype=np.float32)
+        wrong = next((v for v in given if v is not None and len(v) != self.width), None)
+        if wrong is not None:
+            raise DataError(f"vectors of new items: got {len(wrong)} numbers, this bundle's have {self.width}")
+        made = np.zeros((len(items), self.width), dtype=np.float32)
         if missing and self.encoder is not None:
             frame = pl.concat([catalog.frame.clear(), rows], how="diagonal")
-            encoded = self.encoder.encode(item_texts(Catalog(frame), self.encoder.fields))
-            if widths and encoded.shape[1] != widths[0]:
-                raise DataError(f"vectors of new items: got {widths[0]} numbers, this bundle's have {encoded.shape[1]}")
-            made = encoded.astype(np.float32)
+            made = self.encoder.encode(item_texts(Catalog(frame), self.encoder.fields)).astype(np.float32)
         for row, vector in enumerate(given):
             if vector is not None:
                 made[row] = vector

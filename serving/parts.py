@@ -50,6 +50,7 @@ def load_parts(folder: Path) -> Parts:
     shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), language_model, models, _settings(bundle))
     encoder = bundle.folder / "text_encoder"
     newcomers = Newcomers(
+        int(bundle.settings["embed"]["text_dimensions"]),
         discrete,
         ContinuousTokenizer.load(bundle.folder / "continuous") if both else None,
         load_text_encoder(encoder) if encoder.exists() else None,

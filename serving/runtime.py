@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, TypeVar, cast
 
 from pydantic import Field
@@ -151,7 +153,7 @@ class Runtime:
                     self._changes.apply(live.engine, change)
                 finally:
                     live.changed()
-            self._metrics.bundle(live.engine.info)
+                self._metrics.bundle(live.engine.info)
             return live.engine.info
 
         return cast(EngineInfo, await self._batcher.urgent(changed))
@@ -166,7 +168,7 @@ class Runtime:
         """
         if not self.ready:
             raise Unavailable("draining")
-        return await asyncio.to_thread(self._replace, lambda: self._deployment.reload(source), "loaded")
+        return await _beside(lambda: self._replace(lambda: self._deployment.reload(source), "loaded"))
 
     async def rollback(self) -> EngineInfo:
         """Let the previous bundle answer again.
@@ -175,7 +177,7 @@ class Runtime:
             DataError: there is none.
             ConfigError: a reload is in progress.
         """
-        return self._replace(self._deployment.rollback, "rolled back")
+        return await _beside(lambda: self._replace(self._deployment.rollback, "rolled back"))
 
     async def drain(self) -> None:
         """Take no more requests; returns when those that were admitted have their answers."""
@@ -199,7 +201,8 @@ class Runtime:
             self._metrics.reload("busy" if isinstance(error, ConfigError) else "refused")
             raise
         self._metrics.reload(outcome)
-        self._metrics.bundle(live.engine.info)
+        with self._changes.lock:
+            self._metrics.bundle(self.engine.info)
         logger.info("bundle %s %s", live.bundle, outcome)
         return live.engine.info
 
@@ -267,6 +270,32 @@ class Runtime:
             seconds = {"queue": queue, **answer.seconds, "total": ended - job.queued}
             outcomes.append(Outcome(job, Served(legal, live.bundle, effort, reason, seconds)))
         return outcomes
+
+
+async def _beside(work: Callable[[], T]) -> T:
+    """Do long work on a thread that a server which has to end does not wait for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def done(result: T | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001 - it is raised where the work is awaited
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(done, result, failure)
+
+    threading.Thread(target=run, daemon=True, name="recsys-reload").start()
+    return await future
 
 
 def _called(job: Job) -> Outcome:

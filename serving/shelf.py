@@ -45,6 +45,7 @@ class Shelf:
     language_model: LanguageModel
     models: Models | None
     settings: Settings
+    filters: tuple[str, ...] | None = None  # once they are known
 
     def __len__(self) -> int:
         return len(self.items.catalog)
@@ -75,7 +76,7 @@ class Shelf:
 
     @cached_property
     def facets(self) -> Facets:
-        return Facets(self.items.catalog)
+        return Facets(self.items.catalog, self.filters)
 
     @cached_property
     def by_popularity(self) -> IntArray:
@@ -129,7 +130,8 @@ class Shelf:
             np.concatenate([before.counts, np.zeros(len(rows), np.int64)]),
             before.item_index,
         )
-        return replace(self, items=items, visible=np.concatenate([self.visible, np.ones(len(rows), np.bool_)]))
+        visible = np.concatenate([self.visible, np.ones(len(rows), np.bool_)])
+        return replace(self, items=items, visible=visible, filters=self.facets.columns)
 
     def showing(self, positions: IntArray, visible: bool) -> Self:
         """With some items withdrawn, or shown again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +94,17 @@ class JointPreference:
         prefixes = Histories.from_lists([""] * len(asked), [prefix for prefix, _ in asked])
         states = self.query_conditions(prefixes, window=window, tracker=tracker)
         return Conditions(states, torch.tensor([int(item) for _, item in asked], dtype=torch.int64))
+
+    def over(self, semantic_ids: SemanticIds, latents: FloatArray, titles: Sequence[str]) -> JointPreference:
+        """The same, sharing its weights, for a catalogue that has grown behind the items it was loaded with."""
+        if self.continuous is None:
+            return replace(self, semantic_ids=semantic_ids)
+        conditions, prompts = self.continuous
+        parts = latents.reshape(len(latents), prompts.layout.num_latents, -1)
+        texts = prompts.texts._replace(titles=None if prompts.texts.titles is None else titles)
+        made = type(conditions)(self.language_model, conditions.connector.over(parts))
+        asked = Continuous(made, ContinuousPrompts(self.language_model, prompts.layout, texts))
+        return replace(self, semantic_ids=semantic_ids, continuous=asked)
 
     @classmethod
     def load(

@@ -171,7 +171,7 @@ class TransformerEncoder:
                 "embed.encoder=sentence-transformers needs a package that is not installed: pip install recsys[text]"
             ) from error
         try:
-            return SentenceTransformer(self.model)
+            return SentenceTransformer(self.model, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"embed.model: {self.model!r} is neither a folder nor a model that can be fetched"

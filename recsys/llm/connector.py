@@ -6,6 +6,7 @@ one adapter serves both rankings. Reads and writes `connector.safetensors`.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -70,6 +71,13 @@ class Connector(nn.Module):
         projected = F.rms_norm(projected.float(), projected.shape[-1:]) * self.scale
         embedded = embedded.index_put((latent,), projected.to(embedded.dtype))
         return embedded.index_put((special,), self.special[token_ids[special] - layout.base].to(embedded.dtype))
+
+    def over(self, latents: FloatArray) -> Connector:
+        """The same, sharing its weights, for the latents [N, K, d_z] of a catalogue that has grown behind its items."""
+        made = copy.copy(self)
+        rows = torch.from_numpy(latents.reshape(-1, latents.shape[2]).copy()).to(self.latents.device)
+        made._buffers = {**self._buffers, "latents": rows}
+        return made
 
     def save(self, folder: Path) -> None:
         """Write `connector.safetensors`; the latents are the tokenizer's to keep."""

@@ -123,7 +123,7 @@ class ContinuousPrompts:
         self._start = [] if bos is None else [int(bos)]
         for _, words in opening:
             self._start += encode_text(self._tokenizer, words)
-        self._texts = texts
+        self.texts = texts
         self._titles: dict[int, list[int]] = {}
 
     def query(self, history: IntArray) -> list[int]:
@@ -169,15 +169,15 @@ class ContinuousPrompts:
 
     def answer(self, item: int) -> list[int]:
         """What to say about an item, ended; empty where there is nothing."""
-        words = "" if self._texts.answers is None else self._texts.answers[item]
+        words = "" if self.texts.answers is None else self.texts.answers[item]
         end = [int(self._tokenizer.eos_token_id)]
         return encode_text(self._tokenizer, words)[: self._max_text] + end if words else []
 
     def _title(self, item: int) -> list[int]:
-        if self._texts.titles is None:
+        if self.texts.titles is None:
             return []
         if item not in self._titles:
-            self._titles[item] = encode_text(self._tokenizer, self._texts.titles[item])[: self._max_text]
+            self._titles[item] = encode_text(self._tokenizer, self.texts.titles[item])[: self._max_text]
         return self._titles[item]
 
 

@@ -158,7 +158,7 @@ class Ensemble:
             states = self._conditions(histories.last(self._window)) if self._own_prompts else tree.states()
         if effort.beams != 0:
             with watch("decode"):
-                wide = deep if effort.beams is None else k
+                wide = deep if effort.beams is None else min(deep, effort.beams)
                 parts[GENERATIVE] = self._generative.write(tree, permits, k=wide, beams=effort.beams)
         asked = Asked.of(states, names, permits.excluded, permits.allowed)
         with watch("retrieve"):
@@ -167,10 +167,13 @@ class Ensemble:
             )
             parts[CROSS_ENTROPY] = self.classify(asked, k=deep)
         with watch("fuse"):
-            return {**parts, FUSED: self.fuse(tuned, parts, k=k)}
+            return {**parts, FUSED: _fused(tuned, parts, k=k, depth=deep)}
 
     def fuse(self, tuned: Tuned, parts: Mapping[str, TopItems], *, k: int) -> TopItems:
         """One ranking of several; only their first `depth` places take part."""
-        depth = self._depth
-        cut = {name: TopItems(r.items[:, :depth], r.scores[:, :depth]) for name, r in parts.items()}
-        return tuned.fusion.among(cut).fuse(cut, k)
+        return _fused(tuned, parts, k=k, depth=self._depth)
+
+
+def _fused(tuned: Tuned, parts: Mapping[str, TopItems], *, k: int, depth: int) -> TopItems:
+    cut = {name: TopItems(r.items[:, :depth], r.scores[:, :depth]) for name, r in parts.items()}
+    return tuned.fusion.among(cut).fuse(cut, k)

@@ -107,15 +107,16 @@ def assemble(models: Models, items: Items, config: RecommendConfig, *, window: i
         nearest=config.nearest,
         seed=seed,
     )
+    joint = models.joint and models.joint.over(items.semantic_ids, items.latents, items.catalog.titles())
 
     def conditions(histories: Histories) -> FloatArray:
-        if models.joint is not None:
-            found: FloatArray = models.joint.query_conditions(histories, window=window).numpy()
+        if joint is not None:
+            found: FloatArray = joint.query_conditions(histories, window=window).numpy()
         else:
             found = query_conditions(models.language_model, items.semantic_ids, histories, window=window).numpy()
         return found
 
-    own_prompts = models.joint is not None and models.joint.continuous is not None
+    own_prompts = joint is not None and joint.continuous is not None
     return Ensemble(
         generative,
         preference,

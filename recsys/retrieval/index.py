@@ -159,10 +159,14 @@ class ItemIndex:
             base = build_base(live.labels, live.vectors, self._config, queries=self._queries, seed=self._seed)
             self._change(lambda snapshot: snapshot.rebased(base, begun))
 
-    def save(self, folder: Path) -> None:
-        """Write the present state; a kill leaves the folder's old index or the new one, whole."""
+    def save(self, folder: Path, *, with_queries: bool = True) -> None:
+        """Write the present state; a kill leaves the folder's old index or the new one, whole.
+
+        Without its tuning queries, which come from users, it is compacted with perturbed items in their place.
+        """
         with self._slow:
-            save_index(Stored(self._snapshot, self._config, self._queries, self._seed), folder)
+            queries = self._queries if with_queries else None
+            save_index(Stored(self._snapshot, self._config, queries, self._seed), folder)
 
     @classmethod
     def load(cls, folder: Path, *, memory_map: bool = True) -> Self:

@@ -83,8 +83,12 @@ def find_candidates(
     users, count, dim = samples.shape
     longest = max((len(e) for e in excluded), default=0) if excluded is not None else 0
     width = min(neighbours + longest, len(latents))
-    found = search(np.ascontiguousarray(samples.reshape(users * count, dim)), width).reshape(users, -1)
-    items = _distinct(found, excluded)
+    flat = np.ascontiguousarray(samples.reshape(users * count, dim))
+    found: npt.NDArray[np.int64] = search(flat, width).reshape(users, count, -1)
+    if excluded is not None:  # a user keeps as many as it would be given alone, whatever others exclude
+        own = neighbours + np.fromiter((len(e) for e in excluded), dtype=np.int64, count=users)
+        found = np.where(np.arange(found.shape[2]) < own[:, None, None], found, -1)
+    items = _distinct(found.reshape(users, -1), excluded)
     places = np.maximum(items, 0)
     chosen = latents[places]  # [U, C, D]
     # |y|^2 + |q|^2 - 2 y q loses nothing that matters at unit scale, and is one product.

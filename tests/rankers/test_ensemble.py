@@ -17,8 +17,9 @@ from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, Fusion, Fusio
 from recsys.llm.conditions import query_conditions, training_conditions
 from recsys.llm.storage import load_language_model
 from recsys.metrics import top_k_metrics
+from recsys.rankers import generative
 from recsys.rankers.config import RecommendConfig
-from recsys.rankers.ensemble import Ensemble, Tuned
+from recsys.rankers.ensemble import FULL, Effort, Ensemble, Tuned
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.rankers.permits import Permits
 from recsys.rankers.preference import Agreement, Asked
@@ -111,6 +112,25 @@ def test_all_the_weight_on_one_route_gives_back_its_ranking(made: Made, source: 
     tuned = made.tuned._replace(fusion=Fusion("reciprocal-rank", weights))
     found = made.ensemble.rank(histories, histories.user_ids, tuned, k=5, permits=Permits.unseen(histories))
     assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
+
+
+def test_less_effort_searches_fewer_beams_and_none(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories, asked = made.validator.queries.histories, []
+    search = generative.search_tree
+    monkeypatch.setattr(
+        generative, "search_tree", lambda tree, **more: asked.append(more["beams"]) or search(tree, **more)
+    )
+    for effort in (FULL, Effort(beams=3, samples=2), Effort(beams=0)):
+        found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits(), effort=effort)
+        assert (GENERATIVE in found) == (effort.beams != 0)
+        assert (found[FUSED].items >= 0).all()
+    assert asked == [50, 3]
+
+
+def test_more_items_than_fusion_looks_at_are_ranked_when_asked_for(made: Made) -> None:
+    histories = made.validator.queries.histories
+    shallow = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=NUM_ITEMS, permits=Permits())
+    assert (shallow[FUSED].items >= 0).all()
 
 
 def test_a_regression_ranks_by_the_nearest_latent(made: Made) -> None:

@@ -80,6 +80,16 @@ def test_what_a_user_excludes_is_no_candidate_and_costs_no_place() -> None:
         assert not set(kept) & set(excluded[user])
 
 
+def test_what_others_exclude_changes_no_candidate_of_a_user() -> None:
+    samples = np.random.default_rng(1).standard_normal((2, 3, DIM)).astype(np.float32)
+    few, many = np.array([4]), np.arange(0, ITEMS, 2)
+    together = candidates(samples, 3, [few, many])
+    for user, excluded in enumerate((few, many)):
+        alone = candidates(samples[user : user + 1], 3, [excluded])
+        kept = together.items[user][together.items[user] >= 0]
+        assert kept.tolist() == alone.items[0][alone.items[0] >= 0].tolist()
+
+
 def test_more_samples_cover_more_tastes() -> None:
     generator = np.random.default_rng(1)
     tastes = generator.integers(0, ITEMS, size=(200, 3))

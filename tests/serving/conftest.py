@@ -1,5 +1,7 @@
 """Fixtures that engine tests share."""
 
+from pathlib import Path
+
 import pytest
 
 from serving.parts import Parts
@@ -7,6 +9,12 @@ from tests.serving.trained import train
 
 
 @pytest.fixture(scope="session")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the trained engine's models are; `parts` trains them."""
+    return tmp_path_factory.mktemp("engine")
+
+
+@pytest.fixture(scope="session")
+def parts(models: Path) -> Parts:
     """A trained engine's parts; an engine that is changed needs an index of its own."""
-    return train(tmp_path_factory.mktemp("engine"))
+    return train(models)

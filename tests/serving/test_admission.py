@@ -260,7 +260,7 @@ def test_a_server_that_gives_up_says_so() -> None:
         door.gate.draining = True
         asked.cancel()
         await asked
-        assert (client.status, client.code, door.inside.cancelled) == (503, "draining", 1)
+        assert (client.status, client.code, door.inside.cancelled) == (503, "failed", 1)
 
     asyncio.run(main())
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import ArtifactError, ConfigError, DataError
 from serving.changes import Changes, ItemChange
 from serving.interface import NewItem, Request
 from tests.serving.fakes import FakeEngine
@@ -83,6 +84,41 @@ def test_half_a_line_of_a_kill_is_left_out_and_written_over(tmp_path: Path) -> N
     fresh = FakeEngine("a")
     Changes(path).replay(fresh)
     assert items(fresh) == {f"i{n}" for n in range(30)} - {"i1", "i2"}
+
+
+def test_a_whole_last_line_without_its_end_counts(tmp_path: Path) -> None:
+    path = tmp_path / "changes.jsonl"
+    Changes(path).apply(FakeEngine("a"), ItemChange(withdraw=("i1",)))
+    path.write_bytes(path.read_bytes().rstrip())
+    Changes(path).apply(FakeEngine("a"), ItemChange(withdraw=("i2",)))
+    fresh = FakeEngine("a")
+    Changes(path).replay(fresh)
+    assert items(fresh) == {f"i{n}" for n in range(30)} - {"i1", "i2"}
+
+
+def test_a_line_that_cannot_be_written_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "changes.jsonl"
+    changes, engine = Changes(path), FakeEngine("a")
+    changes.apply(engine, ItemChange(withdraw=("i1",)))
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ArtifactError, match="a restart will forget it"):
+            changes.apply(engine, ItemChange(withdraw=("i2",)))
+    assert items(engine) == {f"i{n}" for n in range(30)} - {"i1", "i2"}
+    changes.apply(engine, ItemChange(withdraw=("i3",)))
+    fresh = FakeEngine("a")
+    Changes(path).replay(fresh)
+    assert items(fresh) == {f"i{n}" for n in range(30)} - {"i1", "i3"}
+
+
+@pytest.mark.parametrize("name", [".", "nowhere/changes.jsonl"])
+def test_a_place_that_cannot_be_written_is_said_at_the_start(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="changes: "):
+        Changes(tmp_path / name)
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "nonsense", '{"add": [{}], "withdraw": []}'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from serving.engine import BundleEngine
 from serving.interface import Effort, NewItem, Request, Retrieval
 from serving.parts import Parts
 from tests.rankers.fakes import NUM_ITEMS
+from tests.serving.trained import jointly_trained
 
 EVERY = [f"item {i}" for i in range(NUM_ITEMS)]
 
@@ -226,8 +228,9 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
         ([NewItem("item 1", {})], "in the catalogue already"),
         ([NewItem("a", {}), NewItem("a", {})], "given twice"),
         ([NewItem("a", {"colour": "red"})], "'colour' is no text column"),
-        ([NewItem("a", {}, (1.0, 2.0))], "text vectors of new items: got 2 numbers"),
-        ([NewItem("a", {}, (float("nan"),) * 16)], "NaN or infinite"),
+        ([NewItem("a", {}, (1.0, 2.0))], "got 2 numbers, this bundle"),
+        ([NewItem("a", {}, (1.0,) * 5)], "got 5 numbers, this bundle"),
+        ([NewItem("a", {}, (float("nan"),) * 11)], "NaN or infinite"),
         ([NewItem(f"n{i}", {}) for i in range(30)], "do not fit"),
     ],
 )
@@ -248,3 +251,11 @@ def test_without_an_encoder_a_new_item_needs_a_vector(parts: Parts) -> None:
 def test_a_discrete_bundle_takes_new_items_too(discrete: BundleEngine) -> None:
     discrete.add([NewItem("new", {"title": "Thing 5", "category": "odd"})])
     assert "new" in ids(discrete, Request(k=50), "full")
+
+
+def test_added_items_are_read_by_prompts_of_latents_too(parts: Parts, models: Path, tmp_path: Path) -> None:
+    for titles in (True, False):
+        engine = BundleEngine(jointly_trained(parts, models, tmp_path / str(titles), titles=titles))
+        engine.add([NewItem("new", {"title": "Thing 9", "category": "odd"})])
+        for effort in engine.efforts:
+            assert len(ids(engine, Request(("item 1", "new"), k=3), effort)) == 3

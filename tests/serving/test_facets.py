@@ -37,3 +37,16 @@ def test_a_path_is_found_under_each_beginning() -> None:
 def test_an_unknown_column_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"'colour' is no column to filter by; there are: categories, genres"):
         Facets(CATALOG).mask("colour", ["red"])
+
+
+def test_a_filter_stays_one_whatever_is_added() -> None:
+    facets = Facets(CATALOG)
+    rows = pl.DataFrame({"item_id": [f"new {i}" for i in range(9)], "genres": [*map(str, range(8)), "x" * 300]})
+    grown = Facets(Catalog(pl.concat([CATALOG.frame, rows], how="diagonal")), facets.columns)
+    assert grown.columns == facets.columns
+    assert grown.mask("genres", ["x", "3"]).nonzero()[0].tolist() == [0, 1, 3, 9]
+
+
+def test_an_unknown_column_is_refused_without_values_too() -> None:
+    with pytest.raises(DataError, match="colour"):
+        Facets(CATALOG).mask("colour", [])

@@ -101,11 +101,22 @@ def test_a_long_queue_makes_batches_cheaper_before_anyone_expires(ladder: Ladder
     assert ladder.choose([9.0] * 32, []).effort == "full"
 
 
-def test_far_too_many_get_the_cheapest_at_once_and_the_last_of_them_the_best(ladder: Ladder) -> None:
-    crowd = [[4.0] * 32] * 3
-    assert ladder.choose([4.0] * 32, crowd, rate=5000) == ("popularity", list(range(32)), "queue")
-    assert ladder.choose([4.0] * 32, [[4.0] * 31], rate=5000) == ("full", list(range(32)), None)
-    assert ladder.choose([1.5] * 32, [], rate=5000) == ("narrow", list(range(32)), None), "the best that is in time"
+def test_far_too_many_get_the_cheapest_at_once_and_the_last_of_them_the_best(clock: Clock) -> None:
+    quick = Ladder(EFFORTS, LadderConfig(reserve_ms=0), clock=clock)
+    for effort, seconds in zip(EFFORTS, (0.01, 0.009, 0.008, 0.0001), strict=True):
+        for size in (1, 32, 8) * 20:
+            quick.observe(effort, size, seconds * size)
+    everybody = list(range(32))
+    assert quick.choose([1.0] * 32, [[1.0] * 32] * 3, rate=600) == ("popularity", everybody, "queue")
+    assert quick.choose([1.0] * 32, [[1.0] * 31], rate=600) == ("full", everybody, None)
+    first = quick.choose([1.0] * 32, [[1.0] * 31], rate=1500)
+    assert (first.effort, first.reason) == ("popularity", "queue")
+    assert 0 < len(first.members) < 32, "the others follow, as many as the queue has room for meanwhile"
+
+
+def test_the_turn_of_the_last_is_not_taken_from_those_in_a_hurry(ladder: Ladder) -> None:
+    choice = ladder.choose([1.9] * 20, [[0.3]] * 60, rate=100)
+    assert choice.effort == "popularity" or len(choice.members) * COSTS[choice.effort] < 0.3
 
 
 def test_a_batch_is_made_cheaper_for_those_who_will_come_meanwhile(ladder: Ladder) -> None:

@@ -145,7 +145,7 @@ def test_the_second_signal_does_not_wait(tmp_path: Path) -> None:
         running.send_signal(signal.SIGINT)
         until(url, "/readyz", "draining")
         running.send_signal(signal.SIGINT)
-        assert asked.result().json()["error"]["code"] == "draining"
+        assert asked.result().json()["error"]["code"] == "failed"
         running.communicate("go\n", timeout=PATIENCE)
 
 
@@ -154,7 +154,7 @@ def test_draining_has_an_end(tmp_path: Path) -> None:
         asked = pool.submit(httpx.post, f"{url}/v1/recommend", json=BODY, timeout=PATIENCE)
         until(url, "/metrics", "recsys_in_flight 2.0")
         running.send_signal(signal.SIGTERM)
-        assert asked.result().json()["error"]["code"] == "draining"
+        assert asked.result().json()["error"]["code"] == "failed"
         out, _ = running.communicate("go\n", timeout=PATIENCE)
         assert (running.returncode, out) == (0, "ended\n")
 

@@ -10,11 +10,14 @@ from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import fit_head
+from recsys.diffusion.joint import JointFolders, fit_joint
+from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.training import Run, fit_preference
 from recsys.embeddings.encoder import TfidfEncoder
 from recsys.embeddings.text import item_texts
 from recsys.fusion import FusionConfig
 from recsys.llm.conditions import training_conditions
+from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.loading import Items, Models, assemble
@@ -58,7 +61,7 @@ def train(root: Path) -> Parts:
     counts = interaction_counts(training.items, len(dataset.catalog))
     items = Items(dataset.catalog, ids, latents, counts, ItemIndex.build(latents))
     models = Models.load(root / "model", root / "preference", items)
-    return _parts(dataset, items, models, Newcomers(discrete, continuous, encoder))
+    return _parts(dataset, items, models, Newcomers(vectors.shape[1], discrete, continuous, encoder))
 
 
 def _parts(dataset: Dataset, items: Items, models: Models, newcomers: Newcomers) -> Parts:
@@ -68,3 +71,23 @@ def _parts(dataset: Dataset, items: Items, models: Models, newcomers: Newcomers)
     shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
     info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
     return Parts(shelf, tuned, newcomers, info)
+
+
+def jointly_trained(parts: Parts, root: Path, out: Path, *, titles: bool) -> Parts:
+    """The same items with an adapter and a diffusion head that were trained together on prompts of latents.
+
+    Args:
+        root: where `train` put its models.
+    """
+    dataset = cycle()
+    items = parts.shelf.items._replace(item_index=ItemIndex.build(parts.shelf.items.latents))
+    training = training_histories(dataset.interactions, dataset.catalog)
+    texts = ContinuousTexts(dataset.catalog.titles() if titles else None)
+    data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.tokens, texts)
+    changed = {"epochs": 1, "joint": True, "condition": "continuous", "titles": titles}
+    config = DIFFUSE.model_copy(update=changed)
+    joint = fit_joint(data, config, folders=JointFolders(root / "model", out), seed=0)
+    conditions = joint.training_conditions(training, window=50)
+    rows = conditions.states.numpy(), conditions.targets.numpy(), items.latents, config
+    fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(out)
+    return _parts(dataset, items, Models.load(root / "model", out, items), parts.newcomers)
