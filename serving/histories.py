@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -128,9 +129,15 @@ class SqliteHistories:
         return int(length)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        due = time.monotonic() + BUSY_SECONDS
+
+        def in_time() -> T:
+            if time.monotonic() > due:  # behind others that found the file held; what is not begun is not done twice
+                raise TimeoutError
+            return work(self._database)
+
         try:
-            async with asyncio.timeout(BUSY_SECONDS):  # what waits in line counts too; its work is then not begun
-                return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._database)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, in_time)
         except (sqlite3.Error, TimeoutError) as error:
             raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
 

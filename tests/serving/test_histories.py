@@ -222,11 +222,29 @@ def test_sqlite_says_so_when_its_file_is_held(tmp_path: Path, monkeypatch: pytes
         holder = sqlite3.connect(tmp_path / "histories.sqlite")
         holder.execute("BEGIN EXCLUSIVE")
         try:
-            with pytest.raises(StoreError, match=r"does not answer \((OperationalError|TimeoutError)\)"):
+            with pytest.raises(StoreError, match=r"does not answer \(OperationalError\)"):
                 await store.append("ann", ["a"])
         finally:
             holder.close()
         assert await store.append("ann", ["a"]) == 1
+
+    using(f"sqlite:///{tmp_path}/histories.sqlite", work)
+
+
+def test_who_waits_behind_a_held_file_is_told_so_and_not_served_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(histories, "BUSY_SECONDS", 0.05)
+
+    async def work(store: HistoryStore) -> None:
+        holder = sqlite3.connect(tmp_path / "histories.sqlite")
+        holder.execute("BEGIN EXCLUSIVE")
+        try:
+            told = await asyncio.gather(*(store.append("ann", ["a"]) for _ in range(20)), return_exceptions=True)
+        finally:
+            holder.close()
+        assert {type(error) for error in told} == {StoreError}
+        assert await store.append("ann", ["b"]) == 1
 
     using(f"sqlite:///{tmp_path}/histories.sqlite", work)
 
