@@ -170,8 +170,8 @@ async def at_rate(port: int, requests: Sequence[bytes], *, rate: float, seconds:
         counted.elapsed = time.perf_counter() - started
         _, late = await asyncio.wait(running, timeout=10) if running else (set(), set())
         for task in late:
+            counted.codes[0] += 1
             task.cancel()
-    counted.codes[0] += len(late)
     return counted
 
 
