@@ -94,7 +94,7 @@ class FakeTransformer:
 
     loaded: list[str] = []  # noqa: RUF012
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, trust_remote_code: bool) -> None:
         self.loaded.append(name)
 
     def encode(self, given: Sequence[str], **options: object) -> FloatArray:
