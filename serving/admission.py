@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Literal
 
-from serving.batching import log_failure
 from serving.config import ServeConfig
 from serving.credentials import Credentials, Heading, needed_scope
+from serving.jobs import log_failure
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.problems import Events, problem_events

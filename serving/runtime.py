@@ -6,22 +6,20 @@ itself; `load` reads bundles.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple, TypeVar, cast
 
 from pydantic import Field
 
 from recsys.config import Config
 from recsys.errors import ConfigError, DataError, RecsysError
-from serving.batching import Batcher, Job, Outcome, Unavailable, deliver, living, log_failure
+from serving.batching import Batcher
 from serving.changes import Changes, ItemChange
 from serving.deployment import Deployment, Live
 from serving.interface import Answer, Effort, Engine, EngineInfo, Request
+from serving.jobs import Job, Outcome, Unavailable, beside, deliver, living, log_failure
 from serving.ladder import Arrivals, Choice, LadderConfig
 from serving.metrics import Metrics, batch_span
 
@@ -168,7 +166,7 @@ class Runtime:
         """
         if not self.ready:
             raise Unavailable("draining")
-        return await _beside(lambda: self._replace(lambda: self._deployment.reload(source), "loaded"))
+        return await beside(lambda: self._replace(lambda: self._deployment.reload(source), "loaded"))
 
     async def rollback(self) -> EngineInfo:
         """Let the previous bundle answer again.
@@ -177,7 +175,7 @@ class Runtime:
             DataError: there is none.
             ConfigError: a reload is in progress.
         """
-        return await _beside(lambda: self._replace(self._deployment.rollback, "rolled back"))
+        return await beside(lambda: self._replace(self._deployment.rollback, "rolled back"))
 
     async def drain(self) -> None:
         """Take no more requests; returns when those that were admitted have their answers."""
@@ -270,32 +268,6 @@ class Runtime:
             seconds = {"queue": queue, **answer.seconds, "total": ended - job.queued}
             outcomes.append(Outcome(job, Served(legal, live.bundle, effort, reason, seconds)))
         return outcomes
-
-
-async def _beside(work: Callable[[], T]) -> T:
-    """Do long work on a thread that a server which has to end does not wait for."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def done(result: T | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(T, result))
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except Exception as error:  # noqa: BLE001 - it is raised where the work is awaited
-            failure = error
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(done, result, failure)
-
-    threading.Thread(target=run, daemon=True, name="recsys-reload").start()
-    return await future
 
 
 def _called(job: Job) -> Outcome:

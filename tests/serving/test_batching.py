@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from serving.batching import Batcher, Job, Outcome, Reason, Unavailable, deliver
+from serving.batching import Batcher
 from serving.interface import Request
+from serving.jobs import Job, Outcome, Reason, Unavailable, deliver
 
 PATIENCE = 30.0
 FAR = math.inf

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import ArtifactError, ConfigError, DataError
-from serving.batching import Reason
 from serving.changes import ItemChange
 from serving.interface import EFFORTS, Effort, Engine, Request
+from serving.jobs import Reason
 from serving.ladder import LadderConfig
 from serving.metrics import Metrics
 from serving.runtime import Runtime, RuntimeConfig, Served, Unavailable
