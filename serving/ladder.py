@@ -242,13 +242,14 @@ class Ladder:
         if any(len(batch) >= len(members) for batch in waiting):
             return None
         patient = sorted(members, key=lambda member: -left[member])
+        best = next(iter(self._rungs))
         for effort, rung in self._rungs.items():
             if effort == self._last or rung.paused_until > self._clock():
                 continue
             for count in range(len(members), 0, -1):
                 few = patient[:count]
                 if not self._tight(rung, few, left) and self._harmless(rung.cost, count, waiting, rate):
-                    return Choice(effort, sorted(few), None)
+                    return Choice(effort, sorted(few), None if effort == best else "queue")
         return None
 
     def _harmless(self, cost: Cost, size: int, waiting: Sequence[Sequence[float]], rate: float) -> bool:

@@ -163,7 +163,10 @@ def test_a_draining_server_finishes_what_it_has() -> None:
 
 
 def test_an_empty_server_drains_at_once() -> None:
-    asyncio.run(Gate(1).drain())
+    gate = Gate(1)
+    asyncio.run(gate.drain())
+    assert gate.draining
+    assert gate.refuses() == "draining"
 
 
 def test_a_declared_body_that_is_too_large_is_not_read() -> None:

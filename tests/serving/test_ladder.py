@@ -114,6 +114,14 @@ def test_far_too_many_get_the_cheapest_at_once_and_the_last_of_them_the_best(clo
     assert 0 < len(first.members) < 32, "the others follow, as many as the queue has room for meanwhile"
 
 
+def test_a_turn_at_less_than_the_best_effort_is_said_to_be(clock: Clock) -> None:
+    slow = Ladder(EFFORTS, LadderConfig(reserve_ms=0), clock=clock)
+    for effort, seconds in zip(EFFORTS, (1.0, 0.009, 0.0085, 0.0001), strict=True):
+        for size in (1, 32, 8) * 20:
+            slow.observe(effort, size, seconds * size)
+    assert slow.choose([0.9] * 32, [[0.9] * 31], rate=600) == ("narrow", list(range(32)), "queue")
+
+
 def test_the_turn_of_the_last_is_not_taken_from_those_in_a_hurry(ladder: Ladder) -> None:
     choice = ladder.choose([1.9] * 20, [[0.3]] * 60, rate=100)
     assert choice.effort == "popularity" or len(choice.members) * COSTS[choice.effort] < 0.3
