@@ -22,6 +22,7 @@ from pipelines.commands import CONFIG, logging_to, stored_config
 from recsys.artifacts import RunDirectory
 from recsys.config import Config
 from recsys.errors import ArtifactError, ConfigError
+from recsys.tracking import tracking_uri
 from serving.bundle import is_bundle
 from serving.changes import Changes
 from serving.config import ServeConfig
@@ -31,7 +32,7 @@ from serving.metrics import Metrics
 from serving.ray_app import ADDRESS, RayConfig, serve_on_ray
 from serving.runtime import Runtime, RuntimeConfig
 from serving.server import serve as serve_http
-from serving.sources import is_registered, tracking_uri
+from serving.sources import is_registered
 
 C = TypeVar("C", bound=Config)
 RUNS = Path("runs")  # where a registry is looked for that nothing else names
@@ -159,15 +160,11 @@ class Sources:
         Raises:
             RecsysError: there is no such bundle, or it is damaged or answers otherwise.
         """
-        from serving.engine import BundleEngine
-        from serving.golden import require_golden
+        from serving.golden import load_engine
 
         given = source if source is not None else self._first
         assert given is not None
-        folder = self.folder(given)
-        engine = BundleEngine.load(folder)
-        require_golden(engine, folder)
-        return engine
+        return load_engine(self.folder(given))
 
     def folder(self, source: str) -> Path:
         """The bundle's folder; what a run has becomes a bundle first.

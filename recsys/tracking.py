@@ -15,9 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from recsys.errors import ConfigError
+
 T = TypeVar("T")
 
 ID_FILE = "mlflow.json"
+SQLITE, STORE = "sqlite:///", "mlflow.db"
 BATCH = 500  # MLflow takes at most 1000 metrics and 100 parameters a request
 PARAMETER_BATCH, PARAMETER_LENGTH = 100, 6000
 
@@ -97,8 +100,7 @@ class MlflowTracker(NullTracker):
             logging.getLogger(name).setLevel(level)
         home = self._directory.parent
         home.mkdir(parents=True, exist_ok=True)
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        self._client = mlflow.MlflowClient(tracking_uri=tracking_uri(None, home=home))
 
     def _open(self, experiment: str) -> None:
         id_file = self._directory / ID_FILE
@@ -146,6 +148,25 @@ class MlflowTracker(NullTracker):
             self._failed = True
             reason = (str(error).splitlines() or [""])[0]
             logger.warning("tracking stops here, the run goes on: %s: %s", type(error).__name__, reason)
+
+
+def tracking_uri(given: str | None, *, home: Path) -> str:
+    """The registry to use, by an absolute URI: the one given, that of the environment, or `mlflow.db` in `home`.
+
+    Raises:
+        ConfigError: it is no URI.
+    """
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home.absolute() / STORE}"
+    if uri.startswith(SQLITE):
+        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
+    if "://" not in uri and uri != "databricks":
+        raise ConfigError(f"registry {uri!r} is no URI; give one such as sqlite:///runs/mlflow.db or https://host")
+    return uri
+
+
+def database(uri: str) -> Path | None:
+    """The file behind a local registry; None where it is a server."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
 def _legal(name: str) -> str:

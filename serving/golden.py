@@ -17,6 +17,7 @@ from recsys.config import Config
 from recsys.diffusion.preference import default_device
 from recsys.errors import ArtifactError
 from recsys.files import read_json, write_json
+from serving.engine import BundleEngine
 from serving.interface import Answer, Effort, Engine, Request, Where
 from serving.manifest import GOLDEN
 
@@ -107,6 +108,17 @@ def check_golden(engine: Engine, golden: Golden) -> list[str]:
             if wrong:
                 differences.append(f"{effort}, request {number} of {len(cases)}: {wrong}")
     return differences
+
+
+def load_engine(folder: Path) -> Engine:
+    """The engine of a bundle, which answers its golden requests as it should.
+
+    Raises:
+        RecsysError: the bundle is damaged or answers otherwise.
+    """
+    engine = BundleEngine.load(folder)
+    require_golden(engine, folder)
+    return engine
 
 
 def require_golden(engine: Engine, folder: Path) -> None:

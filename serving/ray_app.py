@@ -58,7 +58,7 @@ class Spec(Config):
     bundle: str
     serving: ServeConfig
     runtime: RuntimeConfig = RuntimeConfig()
-    load: str = "serving.ray_app:load_bundle"
+    load: str = "serving.golden:load_engine"
 
     @classmethod
     def of(cls, folder: Path, serving: ServeConfig, runtime: RuntimeConfig) -> Spec:
@@ -74,20 +74,6 @@ class Spec(Config):
             changes["keys"] = serving.keys.absolute()
         bundle = read_manifest(folder.resolve()).bundle
         return cls(folder=folder.resolve(), bundle=bundle, serving=serving.model_copy(update=changes), runtime=runtime)
-
-
-def load_bundle(folder: Path) -> Engine:
-    """The engine of a bundle, which answers its golden requests as it should.
-
-    Raises:
-        RecsysError: the bundle is damaged or answers otherwise.
-    """
-    from serving.engine import BundleEngine
-    from serving.golden import require_golden
-
-    engine = BundleEngine.load(folder)
-    require_golden(engine, folder)
-    return engine
 
 
 class Replica:

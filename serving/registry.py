@@ -34,6 +34,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 
 from recsys.errors import ArtifactError, RecsysError
+from recsys.tracking import database
 from serving.bundle import Bundle, open_bundle
 from serving.cache import cached, default_cache
 from serving.engine import BundleEngine
@@ -41,7 +42,7 @@ from serving.frames import recommend_rows
 from serving.gates import falls_behind, on_other_data, tags_of
 from serving.golden import require_golden
 from serving.interface import Engine
-from serving.sources import database, registered
+from serving.sources import registered
 
 __all__ = ["BundleModel", "Published", "publish", "resolve", "rollback", "set_model"]
 

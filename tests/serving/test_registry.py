@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ArtifactError, ConfigError
+from recsys.tracking import tracking_uri
 from serving import registry
 from serving.bundle import open_bundle
 from serving.frames import recommend_rows
 from serving.gates import falls_behind
 from serving.registry import publish, resolve, rollback
-from serving.sources import is_registered, registered, tracking_uri
+from serving.sources import is_registered, registered
 from tests.serving.bundles import fake_bundle
 from tests.serving.fakes import FakeEngine
 
