@@ -7,7 +7,6 @@ imported here, so that a worker can choose its number of threads before torch an
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -15,15 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from importlib import import_module
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from recsys.errors import ConfigError, DependencyError
+from recsys.cluster import import_ray, ray_cluster
+from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.partitions import Function, Partition, Shared, Task
@@ -33,7 +31,6 @@ Kind = Literal["local", "ray"]
 KINDS: tuple[Kind, ...] = ("local", "ray")
 RETRIES = 3  # times that dying workers may bring nothing to an end
 THREADS = "OMP_NUM_THREADS"
-OBJECT_STORE = 100 * 2**20  # bytes; partitions and outputs are files, nothing large passes through Ray
 
 
 class Executor(ABC):
@@ -202,36 +199,6 @@ def cores() -> int:
 def threads(workers: int) -> str:
     """Threads of each of several workers: what OMP_NUM_THREADS says, or the cores shared out evenly."""
     return os.environ.get(THREADS) or str(max(1, cores() // workers))
-
-
-def import_ray() -> Any:
-    """The module `ray`, which is kept from telling its makers of its use.
-
-    Raises:
-        DependencyError: it is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A task that asks for no GPU would be hidden from all of them; Ray says that this will be the default.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        return import_module("ray")
-    except ImportError as error:
-        raise DependencyError("Ray is not installed; install recsys[ray], or use the local executor") from error
-
-
-@contextmanager
-def ray_cluster(workers: int) -> Iterator[Any]:
-    """The module `ray`, connected: to the cluster in use, to RAY_ADDRESS, or to one of `workers` CPUs made here."""
-    ray = import_ray()
-    if ray.is_initialized():
-        yield ray
-        return
-    new: dict[str, Any] = {"num_cpus": workers, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if os.environ.get("RAY_ADDRESS") else new))
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
 
 
 def _start(ended: Connection, number: str) -> None:

@@ -5,7 +5,6 @@ Reads run directories, bundles, registries and files of keys; writes bundles, re
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from rich.table import Table
 from pipelines import FOLDERS
 from pipelines.commands import CONFIG, logging_to, stored_config
 from recsys.artifacts import RunDirectory
+from recsys.cluster import is_lasting
 from recsys.config import Config
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import tracking_uri
@@ -29,7 +29,7 @@ from serving.config import ServeConfig
 from serving.interface import Engine
 from serving.keys import Keys, create_key, revoke_key
 from serving.metrics import Metrics
-from serving.ray_app import ADDRESS, RayConfig, serve_on_ray
+from serving.ray_app import RayConfig, serve_on_ray
 from serving.runtime import Runtime, RuntimeConfig
 from serving.server import serve as serve_http
 from serving.sources import is_registered
@@ -109,7 +109,7 @@ def _serve_here(sources: Sources, configs: ServeConfigs) -> None:
 def _serve_on_ray(sources: Sources, source: str, configs: ServeConfigs) -> None:
     if configs.serving.changes is not None:
         raise ConfigError("changes: items cannot be changed live on Ray, where a request reaches one replica only")
-    if os.environ.get(ADDRESS) and not is_registered(source) and not is_bundle(Path(source)):
+    if is_lasting() and not is_registered(source) and not is_bundle(Path(source)):
         raise ConfigError(f"{source} is no bundle, and a cluster outlives this command; bundle the run first")
     folder = sources.folder(source)
     serve_on_ray(folder, *configs, announce=lambda url: _say(f"{folder} answers at {url}"))

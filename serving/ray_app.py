@@ -7,8 +7,6 @@ be served leaves the old replicas as they are. Reads a bundle; every machine of 
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -19,8 +17,9 @@ from typing import Any
 
 from pydantic import Field
 
+from recsys.cluster import import_ray, is_lasting, ray_cluster
 from recsys.config import Config
-from recsys.errors import ArtifactError, ConfigError, DependencyError
+from recsys.errors import ArtifactError, ConfigError
 from serving.admission import AsgiScope, Receive, Send
 from serving.app import create_app
 from serving.config import ServeConfig
@@ -35,9 +34,7 @@ from serving.runtime import Runtime, RuntimeConfig
 from serving.server import check_exposure
 
 APPLICATION = "recsys"
-ADDRESS = "RAY_ADDRESS"
 ATTEMPTS = 2  # to start a replica with a new bundle before it is given up
-OBJECT_STORE = 100 * 2**20  # bytes; only requests and answers pass through Ray
 ONE_MORE = 1  # percent of the replicas, rounded up: one replica more than wanted while bundles change
 SQLITE = "sqlite:///"
 
@@ -131,7 +128,7 @@ def deploy(spec: Spec, config: RayConfig) -> None:
     Raises:
         ArtifactError: no replica can be started with it; what answered before goes on.
     """
-    serve: Any = import_module("ray.serve")
+    serve = import_ray("ray.serve")
     listening = {"host": spec.serving.host, "port": spec.serving.port}
     serve.start(http_options=listening, logging_config={"log_level": "WARNING"})
     endpoint = serve.deployment(
@@ -179,38 +176,28 @@ def serve_on_ray(
     if serving.port == 0:
         raise ConfigError("port=0 takes a free port, which Ray's proxy cannot; give the port")
     spec = Spec.of(folder, serving, runtime)
-    lasting = bool(os.environ.get(ADDRESS))
-    with connected(config, lasting=lasting):
+    with connected(config):
         deploy(spec, config)
         if announce is not None:
             announce(f"http://{serving.host}:{serving.port}")
-        if not lasting:
+        if not is_lasting():
             _until_told()
 
 
 @contextmanager
-def connected(config: RayConfig, *, lasting: bool) -> Iterator[Any]:
+def connected(config: RayConfig) -> Iterator[Any]:
     """Ray, connected; where the cluster is not a lasting one, it is made here and ends with the block.
 
     Raises:
         DependencyError: Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers of its use
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or hide GPUs from who reserves none
-    try:
-        ray, serve = import_module("ray"), import_module("ray.serve")
-    except ImportError as error:
-        raise DependencyError("Ray Serve is not installed; install recsys[ray], or serve without --ray") from error
-    # One replica more than wanted, for the time in which bundles change.
-    cpus = config.threads * (config.replicas + 1)
-    new: dict[str, Any] = {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if lasting else new))
-    try:
-        yield ray
-    finally:
-        if not lasting:
-            serve.shutdown()
-        ray.shutdown()
+    serve = import_ray("ray.serve")
+    with ray_cluster(config.threads * (config.replicas + 1)) as ray:  # one replica more, while bundles change
+        try:
+            yield ray
+        finally:
+            if not is_lasting():
+                serve.shutdown()
 
 
 def _until_told() -> None:

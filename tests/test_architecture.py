@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "configs": set[str](),
 }
 MAY_SERVE = {"pipelines.serving_commands", "pipelines.bundling"}
-FIRST = {"errors", "config", "files", "metrics", "tables", "artifacts", "tracking", "checkpoints"}
+FIRST = {"errors", "config", "files", "metrics", "tables", "artifacts", "tracking", "checkpoints", "cluster"}
 ORDER = (
     "data",
     "baselines",

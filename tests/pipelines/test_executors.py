@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 
 from pipelines import STAGE_NAMES, Stage
 from pipelines.config import RunConfig
-from pipelines.executors import Executor, LocalExecutor, RayExecutor, choose_executor, ray_cluster
+from pipelines.executors import Executor, LocalExecutor, RayExecutor, choose_executor
 from pipelines.partitions import Partition, Shared
 from pipelines.runner import SINGLE, StageFunction, run_stages
 from recsys.artifacts import RunDirectory, StageRun
@@ -55,13 +54,6 @@ PARTITIONS = [
     Partition(f"numbers {n}-{n + 2}", f"content {n}", {"numbers": [n, n + 1, n + 2]}) for n in range(0, 18, 3)
 ]
 EXPECTED = [float(np.float32(n) / np.float32(3)) ** 2 for n in range(18)]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    with ray_cluster(2):
-        yield
 
 
 @pytest.fixture(params=EXECUTORS)

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +12,7 @@ import pytest
 
 from pipelines import FOLDERS, recommend
 from pipelines.config import load_config
-from pipelines.executors import Executor, LocalExecutor, choose_executor, ray_cluster
+from pipelines.executors import Executor, LocalExecutor, choose_executor
 from pipelines.runner import run_stages
 from recsys.artifacts import RunDirectory
 from recsys.tracking import NullTracker
@@ -40,13 +40,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     assert start(folder / "run", folder / "log", "--to", "index").wait() == 0, (folder / "log").read_text()
     return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    with ray_cluster(2):
-        yield
 
 
 @pytest.fixture(params=SPREAD)

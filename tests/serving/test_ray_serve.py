@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from recsys import cluster as cluster_module
 from recsys.errors import ArtifactError, ConfigError, DependencyError
-from serving import ray_app
 from serving.config import ServeConfig
 from serving.interface import Engine
 from serving.ray_app import RayConfig, Replica, Spec, connected, deploy, serve_on_ray
@@ -55,7 +55,7 @@ def port() -> Iterator[int]:
     pytest.importorskip("ray.serve", reason="Ray is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
         number: int = free.getsockname()[1]
-    with connected(RAY, lasting=False):
+    with connected(RAY):
         yield number
 
 
@@ -171,8 +171,8 @@ def test_what_cannot_be_deployed_is_said_before_ray_starts(tmp_path: Path, monke
         serve_on_ray(tmp_path, ServeConfig(host="0.0.0.0"), RuntimeConfig(), RAY)
     with pytest.raises(ArtifactError):
         serve_on_ray(tmp_path, ServeConfig(), RuntimeConfig(), RAY)
-    monkeypatch.setattr(ray_app, "import_module", _absent)
-    with pytest.raises(DependencyError, match=r"recsys\[ray\]"), connected(RAY, lasting=False):
+    monkeypatch.setattr(cluster_module, "import_module", _absent)
+    with pytest.raises(DependencyError, match=r"recsys\[ray\]"), connected(RAY):
         pass
 
 
