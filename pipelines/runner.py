@@ -183,7 +183,10 @@ def _within(key: str, settings: Sequence[str]) -> bool:
 
 
 def _difference(old: StageKey, new: StageKey) -> str:
-    """Why a stage done under one key is stale under another; empty where they are equal."""
+    """Why a stage done under one key is stale under another; empty where they are equal.
+
+    A setting that one of them does not know yet counts as left out.
+    """
     if old.code != new.code:
         return f"its code changed (version {old.code} -> {new.code})"
     for key in sorted(old.settings.keys() | new.settings.keys()):
@@ -198,7 +201,7 @@ def _difference(old: StageKey, new: StageKey) -> str:
 
 def _is_current(stage: Stage, config: RunConfig, directory: RunDirectory) -> bool:
     record = directory.record(stage.name)
-    if record is None or record.key != stage_key(stage, config, directory):
+    if record is None or _difference(record.key, stage_key(stage, config, directory)):
         return False
     wrong = directory.damage(stage.name)
     if wrong:

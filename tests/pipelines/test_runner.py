@@ -123,6 +123,13 @@ def test_a_setting_of_nobody_changes_nothing(flow: Flow) -> None:
     assert flow.run() == []
 
 
+def test_a_new_setting_that_is_left_out_makes_no_finished_stage_stale(flow: Flow) -> None:
+    older = MAKE._replace(settings=("embed.dimensions",), sources=())  # did not know embed.vectors yet
+    flow.run(stages=(older, USE))
+    assert flow.run() == []
+    assert flow.states() == [("current", ""), ("current", "")]
+
+
 def test_raised_code_versions_run_again(flow: Flow) -> None:
     flow.run()
     assert flow.run(stages=(MAKE, USE._replace(version=2))) == ["use"]
