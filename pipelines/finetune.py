@@ -40,7 +40,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         config.finetune,
         out=run.out,
         validate=validator,
-        seed=config.seed,
+        seed=config.seed_of(config.finetune),
         work=run.work,
         tracker=tracker,
     )

@@ -42,6 +42,7 @@ class DiffuseConfig(Config):
     warmup: float = Field(default=0.05, ge=0, lt=1)
     validate_every: int = Field(default=2, ge=1, description="epochs between validations")
     validation_users: int = Field(default=1000, ge=1, description="users that a validation ranks for")
+    seed: int | None = Field(default=None, description="of this training alone; none: the run's")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     sampler: Literal["ddim", "ancestral"] = "ddim"
     steps: int | None = Field(default=None, ge=1)

@@ -58,3 +58,4 @@ class FinetuneConfig(Config):
         2000, ge=1, description="users that a validation decodes for; the rest wait for the test"
     )
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints")
+    seed: int | None = Field(None, description="of this training alone; none: the run's")
