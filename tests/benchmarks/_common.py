@@ -1,4 +1,7 @@
-"""What every benchmark shares: contenders timed in turn, so that a busy moment hits all of them, and JSON lines."""
+"""What every benchmark shares: contenders timed in turn, so that a busy moment hits all of them, and JSON lines.
+
+Where there is a GPU, what is timed runs there; CUDA_VISIBLE_DEVICES= hides it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
+
+import torch
 
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
@@ -15,9 +20,21 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int) 
         for name, contender in contenders.items():
             start = time.perf_counter()
             contender()
+            finish()
             if turn:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def finish() -> None:
+    """Wait for what a GPU has been asked to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def device_name() -> str:
+    """What the models run on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 
 def emit(benchmark: str, measurement: str, **values: float | int | str) -> None:

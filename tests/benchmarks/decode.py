@@ -18,18 +18,20 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from recsys.decoding.beam import beam_search
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Children, Trie
+from recsys.diffusion.preference import default_device
 from recsys.tables import IntArray
-from tests.benchmarks._common import emit, interleaved
+from tests.benchmarks._common import device_name, emit, interleaved
 
 BATCH, BEAMS, PROMPT, ITEMS, LEVELS, CODES, TEXT_TOKENS = 8, 20, 128, 12_000, 4, 256, 16_000
 ROUNDS, QUICK_ROUNDS = 3, 30
+DEVICE = default_device()
 
 
 class Unconstrained(Trie):
     """Every code may follow every prefix: the same search without a catalogue."""
 
     def children(self, level: int, nodes: torch.Tensor) -> Children:
-        codes = torch.arange(self.num_codes).expand(*nodes.shape, -1)
+        codes = torch.arange(self.num_codes, device=nodes.device).expand(*nodes.shape, -1)
         return Children(codes, codes, torch.ones_like(codes, dtype=torch.bool))
 
 
@@ -63,13 +65,13 @@ def llama(*, hidden: int, layers: int) -> Any:
         bos_token_id=None,
         eos_token_id=None,
     )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(config).eval().to(DEVICE)
 
 
 def compare_searches(codes: IntArray, prompts: torch.Tensor) -> float:
     """Beam search, the usual way and one prefill in turn; gives the seconds of a beam search."""
-    model, trie, followers = llama(hidden=512, layers=8), Trie.build(codes, CODES), allowed_tokens(codes)
-    lengths = torch.full((BATCH,), PROMPT)
+    model, trie, followers = llama(hidden=512, layers=8), Trie.build(codes, CODES).to(DEVICE), allowed_tokens(codes)
+    lengths = torch.full((BATCH,), PROMPT, device=DEVICE)
 
     @torch.inference_mode()
     def prefill() -> object:
@@ -91,7 +93,7 @@ def compare_searches(codes: IntArray, prompts: torch.Tensor) -> float:
 
     seconds = interleaved({"generate": generate, "search": search, "prefill": prefill}, rounds=ROUNDS)
     shape = {"batch": BATCH, "beams": BEAMS, "prompt": PROMPT, "items": ITEMS, "parameters": model.num_parameters()}
-    emit("decode", "generate", seconds=seconds["generate"], threads=torch.get_num_threads(), **shape)
+    emit("decode", "generate", seconds=seconds["generate"], device=device_name(), **shape)
     emit(
         "decode",
         "beam_search",
@@ -104,9 +106,9 @@ def compare_searches(codes: IntArray, prompts: torch.Tensor) -> float:
 
 def price_constraint(codes: IntArray, prompts: torch.Tensor, allowed: torch.Tensor, *, whole: float) -> None:
     """What the trie and a filter add, on a model so small that the difference shows, as a share of `whole` seconds."""
-    model, trie = llama(hidden=64, layers=1), Trie.build(codes, CODES)
+    model, trie = llama(hidden=64, layers=1), Trie.build(codes, CODES).to(DEVICE)
     free = Unconstrained(trie.num_codes, trie.indptr, trie.codes, trie.items, trie.widths)
-    lengths = torch.full((BATCH,), PROMPT)
+    lengths = torch.full((BATCH,), PROMPT, device=DEVICE)
 
     def search(over: Trie, stock: torch.Tensor | None = None) -> Callable[[], object]:
         return lambda: beam_search(model, prompts, lengths, trie=over, base=TEXT_TOKENS, beams=BEAMS, allowed=stock)
@@ -130,8 +132,8 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     numbers = np.random.default_rng(0)
     ids = random_ids(ITEMS, numbers)
-    queries = torch.from_numpy(numbers.integers(TEXT_TOKENS, size=(BATCH, PROMPT)))
-    in_stock = torch.from_numpy(numbers.random((BATCH, ITEMS)) < 0.9)
+    queries = torch.from_numpy(numbers.integers(TEXT_TOKENS, size=(BATCH, PROMPT))).to(DEVICE)
+    in_stock = torch.from_numpy(numbers.random((BATCH, ITEMS)) < 0.9).to(DEVICE)
     search_seconds = compare_searches(ids, queries)
     price_constraint(ids, queries, in_stock, whole=search_seconds)
     build_large(numbers)

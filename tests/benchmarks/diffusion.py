@@ -17,12 +17,12 @@ import torch
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.heads import KINDS, QueryHead, fit_head
-from recsys.diffusion.preference import PreferenceModel
+from recsys.diffusion.preference import PreferenceModel, default_device
 from recsys.diffusion.sampling import Step, keyed_noise, sampling_steps
 from recsys.diffusion.schedule import Schedule
 from recsys.diffusion.training import Run, fit_preference
 from recsys.tables import FloatArray, IntArray
-from tests.benchmarks._common import emit, interleaved
+from tests.benchmarks._common import device_name, emit, interleaved
 
 USERS, COMPARED_USERS, SAMPLES, DIM, ROUNDS = 1000, 64, 32, 128, 2
 
@@ -42,7 +42,8 @@ def speed() -> None:
     denoiser = Denoiser(DIM, DIM, width=512, blocks=3)
     for layer in (denoiser.modulate, denoiser.leave):
         torch.nn.init.normal_(layer.weight, std=0.02)
-    model = PreferenceModel(denoiser.eval(), DiffuseConfig())
+    denoiser.eval().to(default_device())
+    model = PreferenceModel(denoiser, DiffuseConfig())
     exact = PreferenceModel(denoiser, DiffuseConfig(precision="fp32"))
     conditions = np.random.default_rng(0).normal(size=(USERS, DIM)).astype(np.float32)
     few = conditions[:COMPARED_USERS]
@@ -52,7 +53,7 @@ def speed() -> None:
 
     contenders = {"naive": lambda: naive_sample(denoiser, few), "fp32": ours(exact), "ours": ours(model)}
     seconds = interleaved(contenders, rounds=ROUNDS)
-    shape = {"samples": SAMPLES, "dim": DIM, "width": 512, "steps": 20, "threads": torch.get_num_threads()}
+    shape = {"samples": SAMPLES, "dim": DIM, "width": 512, "steps": 20, "device": device_name()}
     for name, value in seconds.items():
         emit("diffusion", name, users=COMPARED_USERS, seconds=value, times_faster=seconds["naive"] / value, **shape)
     wall, processor = time.perf_counter(), time.process_time()
@@ -65,18 +66,18 @@ def speed() -> None:
 def naive_sample(denoiser: Denoiser, conditions: FloatArray) -> FloatArray:
     """The usual way: the condition repeated for every sample, its modulation made as often, all in float32."""
     steps = sampling_steps(Schedule(1000), DiffuseConfig())
-    repeated = torch.from_numpy(conditions).repeat_interleave(SAMPLES, dim=0)
+    repeated = torch.from_numpy(conditions).to(default_device()).repeat_interleave(SAMPLES, dim=0)
     noise = keyed_noise(range(len(conditions)), 0, seed=0, samples=SAMPLES, width=DIM)
-    y = torch.from_numpy(noise).flatten(0, 1)
+    y = torch.from_numpy(noise).to(repeated.device).flatten(0, 1)
     for step in steps:
         parts = zip(y.split(1024), repeated.split(1024), strict=True)
         y = torch.cat([_naive_step(denoiser, *part, step) for part in parts])
-    drawn: FloatArray = y.unflatten(0, (-1, SAMPLES)).numpy()
+    drawn: FloatArray = y.unflatten(0, (-1, SAMPLES)).cpu().numpy()
     return drawn
 
 
 def _naive_step(denoiser: Denoiser, y: torch.Tensor, conditions: torch.Tensor, step: Step) -> torch.Tensor:
-    timesteps = torch.full((len(y),), step.timestep)
+    timesteps = torch.full((len(y),), step.timestep, device=y.device)
     modulation = denoiser.modulation(denoiser.embed(conditions), timesteps)
     return step.keep * y + step.push * denoiser(y, modulation).output
 
