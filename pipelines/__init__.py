@@ -90,7 +90,7 @@ STAGES = (
         "index",
         "07_index",
         ("tokenize/continuous", "diffuse"),
-        2,
+        3,
         ("index",),
         "Build the FAISS index over the items' latents and tune it to its recall.",
         routes=(CONTINUOUS,),

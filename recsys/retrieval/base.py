@@ -1,25 +1,27 @@
-"""The immutable part of an item index: a FAISS index for candidates, and the vectors that give exact distances."""
+"""The immutable part of an item index: in FAISS an index for candidates, and the vectors that give exact distances."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from recsys.retrieval.config import Metric
-from recsys.retrieval.exact import SPARE, Candidates, distances_to, scan
+from recsys.retrieval.exact import SPARE, Found, any_empty, as_distances, distances_to, scan
 from recsys.retrieval.kinds import FLAT_MOST, effort_name, innermost, search_parameters, stores_exactly
 from recsys.retrieval.library import GpuCopy, fits_gpu, gpu_copy, import_faiss
 from recsys.retrieval.tuning import Tuned
 from recsys.tables import FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
+Array = TypeVar("Array", IntArray, FloatArray)
 
 _GRAPH_FACTOR, _LOSSY_FACTOR = 1.1, 3.0  # candidates asked for an item wanted, where vectors are stored compressed
+_GRAPH_SPARE = 8  # a graph's bytes are nearly exact, and each candidate more costs it time
 
 
 class Places(NamedTuple):
@@ -37,17 +39,23 @@ def places_in(ascending: IntArray, labels: IntArray) -> Places:
     return Places(positions, ascending[positions] == labels)
 
 
+class _Proposed(NamedTuple):
+    """Rows [Q, M] of a base, -1 where there is none, and their exact distances."""
+
+    positions: IntArray
+    distances: FloatArray
+
+
 @dataclass(frozen=True, repr=False)
 class Base:
-    """N items: `labels` [N], `vectors` float32 [N, D], and a FAISS index whose ids are the positions of both.
+    """N items: `labels` [N], and a FAISS `IndexRefine` whose ids are the positions of labels.
 
-    FAISS proposes candidates; their distances are computed again from `vectors`, so that a compressed index orders
-    like an exact one. Nothing here changes after it is built.
+    Its one half proposes candidates, its other half keeps the vectors and measures the candidates again, so that a
+    compressed index orders like an exact one. Nothing here changes after it is built.
     """
 
     index: Any
     labels: IntArray
-    vectors: FloatArray
     kind: str
     factory: str
     metric: Metric
@@ -61,6 +69,22 @@ class Base:
         """Where labels [M] are."""
         places, present = places_in(self._ascending, labels)
         return Places(self._order[places] if len(self) else places, present)
+
+    @cached_property
+    def vectors(self) -> FloatArray:
+        """float32 [N, D], as long as this base lives: FAISS's memory, or its mapped file."""
+        faiss = import_faiss()
+        flat = faiss.downcast_index(self.index.refine_index)
+        if not len(self):
+            return np.empty((0, flat.d), dtype=np.float32)
+        view: FloatArray = faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
+        view.flags.writeable = False
+        return view
+
+    @cached_property
+    def _candidates(self) -> Any:
+        """The half that proposes."""
+        return import_faiss().downcast_index(self.index.base_index)
 
     @cached_property
     def _order(self) -> IntArray:
@@ -78,7 +102,7 @@ class Base:
     @cached_property
     def _gpu(self) -> GpuCopy | None:
         """Not for graphs, which have no twin there."""
-        return gpu_copy(import_faiss(), self.index) if self.effort_name != "efSearch" and len(self) else None
+        return gpu_copy(import_faiss(), self._candidates) if self.effort_name != "efSearch" and len(self) else None
 
     @cached_property
     def most_effort(self) -> int:
@@ -86,19 +110,21 @@ class Base:
         return int(innermost(self.index).nlist) if self.effort_name == "nprobe" else len(self)
 
     @cached_property
-    def _factor(self) -> float:
-        if stores_exactly(self.index):
-            return 1.0
-        return _GRAPH_FACTOR if self.effort_name == "efSearch" else _LOSSY_FACTOR
+    def _margin(self) -> tuple[float, int]:
+        """Candidates asked for an item wanted, and how many more at least."""
+        if stores_exactly(self._candidates):
+            return 1.0, SPARE
+        return (_GRAPH_FACTOR, _GRAPH_SPARE) if self.effort_name == "efSearch" else (_LOSSY_FACTOR, SPARE)
 
-    def num_candidates(self, k: int) -> int:
+    def _num_candidates(self, k: int) -> int:
         """How many FAISS is asked for when k are wanted: more, for exact distances to choose from."""
-        return min(math.ceil(self._factor * k) + SPARE, len(self))
+        factor, spare = self._margin
+        return min(max(math.ceil(factor * k), k + spare), len(self))
 
     def nearest(
         self, queries: FloatArray, k: int, mask: BoolArray | None = None, *, effort: int | None = None
-    ) -> Candidates:
-        """Positions and exact distances [Q, M] of candidates for the k nearest, unordered.
+    ) -> Found:
+        """Labels and exact distances [Q, M] of candidates for the k nearest, in no order.
 
         Args:
             queries: float32 [Q, D], checked.
@@ -108,63 +134,73 @@ class Base:
         """
         count = len(self) if mask is None else int(np.count_nonzero(mask))
         if not count:
-            positions = np.empty((len(queries), 0), dtype=np.int64)
-        elif mask is not None and count <= FLAT_MOST and self.effort_name is not None:
-            positions = self._scanned(queries, k, mask)
+            nothing = np.empty((len(queries), 0))
+            return Found(nothing.astype(np.int64), nothing.astype(np.float32))
+        if mask is not None and count <= FLAT_MOST and self.effort_name is not None:
+            found = self._scanned(queries, k, mask)
         else:
             share = count / len(self)
-            positions = self._proposed(queries, k, mask, math.ceil((effort or self._effort(k)) / share))
-            short = positions[:, min(k, count) - 1] < 0  # FAISS puts empty places last
-            if effort is None and short.any():
-                positions = _with_rows(positions, short, self._scanned(queries[short], k, mask))
-        return Candidates(positions, distances_to(queries, self.vectors, positions, self.metric))
+            found = self._proposed(queries, k, mask, math.ceil((effort or self._effort(k)) / share))
+        if not any_empty(found.positions):
+            return Found(self.labels[found.positions], found.distances)
+        short = found.positions[:, min(k, count) - 1] < 0
+        if effort is None and short.any():
+            scanned = self._scanned(queries[short], k, mask)
+            found = _Proposed(
+                _with_rows(found.positions, short, scanned.positions, empty=-1),
+                _with_rows(found.distances, short, scanned.distances, empty=np.inf),
+            )
+        empty = found.positions < 0
+        return Found(np.where(empty, -1, self.labels[found.positions]), np.where(empty, np.inf, found.distances))
 
     def _effort(self, k: int) -> int:
         """The tuned effort, in proportion where more items are wanted than it was tuned for."""
         return math.ceil(self.tuned.effort * max(1.0, k / self.recall_at))
 
-    def _proposed(self, queries: FloatArray, k: int, mask: BoolArray | None, effort: int) -> IntArray:
-        """Positions [Q, M] of what FAISS finds."""
-        effort, wanted = min(effort, self.most_effort), self.num_candidates(k)
-        if self.effort_name == "efSearch":
-            effort = max(effort, wanted)
+    def _proposed(self, queries: FloatArray, k: int, mask: BoolArray | None, effort: int) -> _Proposed:
+        """What FAISS finds."""
+        effort, wanted = min(effort, self.most_effort), self._num_candidates(k)
         if mask is None and self._gpu is not None and fits_gpu(wanted):
-            parameters = search_parameters(self.index, effort=effort) if self.effort_name else None
-            return self._gpu.search(queries, wanted, parameters)
+            parameters = search_parameters(self._candidates, effort=effort) if self.effort_name else None
+            return self._measured(queries, self._gpu.search(queries, wanted, parameters))
         if mask is None:
-            parameters = self._parameters(effort)
+            parameters = self._parameters(effort, effort < wanted)
         else:
             parameters = search_parameters(self.index, effort=effort, selector=_selector(mask))
-        positions: IntArray = self.index.search(queries, wanted, params=parameters)[1]
-        return positions
+        distances, positions = self.index.search(queries, wanted, params=parameters)
+        return _Proposed(positions, as_distances(distances, self.metric))
 
-    def _parameters(self, effort: int) -> Any:
-        """FAISS's parameters of an unfiltered search, made once an effort: they cost a tenth of a search."""
-        found = self._made_parameters.get(effort)
+    def _measured(self, queries: FloatArray, positions: IntArray) -> _Proposed:
+        return _Proposed(positions, distances_to(queries, self.vectors, positions, self.metric))
+
+    def _parameters(self, effort: int, bounded: bool) -> Any:
+        """FAISS's parameters of an unfiltered search, made once: they cost a tenth of a search."""
+        found = self._made_parameters.get((effort, bounded))
         if found is None:
-            found = self._made_parameters[effort] = search_parameters(self.index, effort=effort)
+            found = search_parameters(self.index, effort=effort, bounded=bounded)
+            self._made_parameters[effort, bounded] = found
         return found
 
     @cached_property
-    def _made_parameters(self) -> dict[int, Any]:
+    def _made_parameters(self) -> dict[tuple[int, bool], Any]:
         return {}
 
-    def _scanned(self, queries: FloatArray, k: int, mask: BoolArray | None) -> IntArray:
-        """Positions [Q, M] by brute force over the allowed items."""
+    def _scanned(self, queries: FloatArray, k: int, mask: BoolArray | None) -> _Proposed:
+        """The same by brute force over the allowed items."""
         if mask is None:
-            return scan(queries, self.vectors, k, self.metric)
+            return self._measured(queries, scan(queries, self.vectors, k, self.metric))
         allowed = np.flatnonzero(mask)
-        return allowed[scan(queries, self.vectors[allowed], k, self.metric)]
+        return self._measured(queries, allowed[scan(queries, self.vectors[allowed], k, self.metric)])
 
 
 def _selector(mask: BoolArray) -> Any:
     return import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
-def _with_rows(positions: IntArray, rows: BoolArray, replacement: IntArray) -> IntArray:
-    """Positions [Q, M] with some rows replaced by wider or narrower ones [R, M'], padded with -1."""
-    out = np.full((len(positions), max(positions.shape[1], replacement.shape[1])), -1, dtype=np.int64)
-    out[:, : positions.shape[1]] = positions
-    out[rows] = -1
+def _with_rows(values: Array, rows: BoolArray, replacement: Array, *, empty: float) -> Array:
+    """[Q, M] with some rows replaced by wider or narrower ones [R, M']; what is missing is `empty`."""
+    out = np.full((len(values), max(values.shape[1], replacement.shape[1])), empty, dtype=values.dtype)
+    out[:, : values.shape[1]] = values
+    out[rows] = empty
     out[rows, : replacement.shape[1]] = replacement
-    return out
+    return cast(Array, out)

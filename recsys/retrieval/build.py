@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys.errors import ConfigError
 from recsys.retrieval.base import Base
-from recsys.retrieval.config import IndexConfig
+from recsys.retrieval.config import IndexConfig, Metric
 from recsys.retrieval.exact import distances_to, faiss_metric, ranked, scan
 from recsys.retrieval.kinds import chosen_kind, factory_string, innermost, recall_target
 from recsys.retrieval.library import import_faiss
@@ -42,7 +42,7 @@ def build_base(
         index.permute_entries(order)
         labels, vectors = labels[order], vectors[order]
     at = min(config.recall_at, max(1, len(labels)))
-    untuned = Base(index, labels, vectors, kind, factory, config.metric, at, Tuned(1, 1.0))
+    untuned = Base(_refined(index, vectors, config.metric), labels, kind, factory, config.metric, at, Tuned(1, 1.0))
     base = replace(untuned, tuned=_tuned(untuned, config, queries, seed=seed))
     said = (factory, len(labels), base.effort_name, base.tuned.effort, at, base.tuned.recall)
     logger.debug("index %s of %d items: %s %d, recall@%d %.4f", *said)
@@ -71,6 +71,14 @@ def _filled(factory: str, vectors: FloatArray, config: IndexConfig, *, seed: int
             "see FAISS's list of factory strings"
         ) from error
     return index
+
+
+def _refined(candidates: Any, vectors: FloatArray, metric: Metric) -> Any:
+    """The candidates' index with the vectors beside it, in one FAISS index that measures again what it proposes."""
+    faiss = import_faiss()
+    flat = faiss.IndexFlat(vectors.shape[1], faiss_metric(metric))
+    flat.add(vectors)
+    return faiss.IndexRefine(candidates, flat)
 
 
 def _alike(vectors: FloatArray) -> bool:
@@ -106,7 +114,7 @@ def _tuned(base: Base, config: IndexConfig, queries: FloatArray | None, *, seed:
 
     nearest = scan(queries, base.vectors, k, base.metric)
     truth = ranked(nearest, distances_to(queries, base.vectors, nearest, base.metric), k).distances
-    tried = efforts(base.effort_name, least=base.num_candidates(k), most=base.most_effort)
+    tried = efforts(base.effort_name, base.most_effort)
     return tuned_effort(search, truth, tried, recall_target(len(base), config))
 
 

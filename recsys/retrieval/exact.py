@@ -30,13 +30,6 @@ class Found(NamedTuple):
     distances: FloatArray
 
 
-class Candidates(NamedTuple):
-    """Rows among which the nearest are, in no order: `positions` int64 [Q, M], -1 and a distance of inf for none."""
-
-    positions: IntArray
-    distances: FloatArray
-
-
 def checked_vectors(values: npt.ArrayLike, *, name: str, metric: Metric, width: int | None = None) -> FloatArray:
     """An own float32 copy [N, D] of vectors that can be compared; of unit length where the metric is `cosine`.
 
@@ -49,7 +42,7 @@ def checked_vectors(values: npt.ArrayLike, *, name: str, metric: Metric, width: 
         raise DataError(f"{name}: numbers [N, D] are needed, got {type(values).__name__} ({error})") from error
     if vectors.ndim != 2 or vectors.shape[1] == 0 or (width is not None and vectors.shape[1] != width):
         raise DataError(f"{name}: shape {vectors.shape}, needed is [N, {width or 'D'}]")
-    if vectors.size and not np.abs(vectors).max() <= _LARGEST:  # a NaN is the maximum, and not below anything
+    if not np.vdot(vectors, vectors) <= _LARGEST**2 and not np.abs(vectors).max() <= _LARGEST:  # neither holds of a NaN
         raise DataError(f"{name}: NaN, infinite or larger than {_LARGEST:.0e} in size; every value must be a number")
     if metric == "cosine":
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
@@ -96,20 +89,27 @@ def faiss_metric(metric: Metric) -> int:
 
 
 def distances_to(queries: FloatArray, vectors: FloatArray, positions: IntArray, metric: Metric) -> FloatArray:
-    """Exact distances [Q, M] of queries [Q, D] to rows `positions` [Q, M] of vectors [N, D]; inf where -1."""
+    """Exact distances [Q, M] of queries [Q, D] to rows `positions` [Q, M] of vectors [N, D]; anything where -1."""
     faiss, positions = import_faiss(), np.ascontiguousarray(positions)
     out = np.empty(positions.shape, dtype=np.float32)
     compute = faiss.fvec_inner_products_by_idx if metric == "inner-product" else faiss.fvec_L2sqr_by_idx
     arrays = [faiss.swig_ptr(array) for array in (out, queries, vectors, positions)]
     compute(*arrays, vectors.shape[1], *positions.shape)
+    return as_distances(out, metric)
+
+
+def as_distances(values: FloatArray, metric: Metric) -> FloatArray:
+    """What FAISS computes under a metric, made distances in place: smaller is nearer."""
     if metric == "inner-product":
-        np.negative(out, out=out)
+        np.negative(values, out=values)
     elif metric == "cosine":
-        out /= 2
-    empty = positions < 0
-    if empty.any():
-        out[empty] = np.inf
-    return out
+        values /= 2
+    return values
+
+
+def any_empty(positions: IntArray) -> bool:
+    """Whether a place of a row is empty (-1); such are its last, so that a look at the last column tells."""
+    return bool(positions.size and positions[:, -1].min() < 0)
 
 
 def scan(queries: FloatArray, vectors: FloatArray, k: int, metric: Metric) -> IntArray:
@@ -123,6 +123,8 @@ def scan(queries: FloatArray, vectors: FloatArray, k: int, metric: Metric) -> In
 
 def ranked(labels: IntArray, distances: FloatArray, k: int) -> Found:
     """The first k of candidates [Q, M] by distance, then label; padded to k with -1 and inf."""
+    if labels.shape[1] >= k and (distances[:, 1:] > distances[:, :-1]).all():
+        return Found(labels[:, :k], distances[:, :k])
     order = np.lexsort((labels, distances), axis=-1)[:, :k]
     rows = np.arange(len(labels))[:, None]
     found = Found(labels[rows, order], distances[rows, order])

@@ -64,22 +64,28 @@ def effort_name(index: Any) -> str | None:
 
 
 def stores_exactly(index: Any) -> bool:
-    """Whether the index keeps whole vectors, so that what it finds needs no margin for compression."""
+    """Whether candidates are chosen by whole vectors, so that they need no margin for compression."""
     faiss = import_faiss()
     return isinstance(index, faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat)
 
 
-def search_parameters(index: Any, *, effort: int, selector: Any | None = None) -> Any:
-    """FAISS's parameters of one search, so that nothing is set on the index itself."""
+def search_parameters(index: Any, *, effort: int, selector: Any | None = None, bounded: bool = True) -> Any:
+    """FAISS's parameters of one search, so that nothing is set on the index itself.
+
+    Args:
+        selector: FAISS's filter of positions.
+        bounded: a graph's queue holds no more than its effort. Without, a search is a little faster, but the effort
+            cannot be less than the number of candidates, and FAISS overlooks the selector.
+    """
     faiss = import_faiss()
-    if isinstance(index, faiss.IndexPreTransform):
-        inner = search_parameters(faiss.downcast_index(index.index), effort=effort, selector=selector)
-        return faiss.SearchParametersPreTransform(index_params=inner)
-    if isinstance(index, faiss.IndexRefine):
-        inner = search_parameters(faiss.downcast_index(index.base_index), effort=effort, selector=selector)
+    if isinstance(index, faiss.IndexPreTransform | faiss.IndexRefine):
+        below = faiss.downcast_index(index.index if isinstance(index, faiss.IndexPreTransform) else index.base_index)
+        inner = search_parameters(below, effort=effort, selector=selector, bounded=bounded)
+        if isinstance(index, faiss.IndexPreTransform):
+            return faiss.SearchParametersPreTransform(index_params=inner)
         return faiss.IndexRefineSearchParameters(k_factor=1.0, base_index_params=inner)
     if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
+        return faiss.SearchParametersHNSW(efSearch=effort, sel=selector, bounded_queue=bounded or selector is not None)
     if isinstance(index, faiss.IndexIVF):
         return faiss.SearchParametersIVF(nprobe=effort, sel=selector)
     return faiss.SearchParameters(sel=selector)

@@ -84,8 +84,7 @@ class Snapshot:
             permitted = _permitted(permits, base.labels, base.places)
             mask = permitted if mask is None else permitted & mask
             delta = delta.rows(_permitted(permits, delta.labels, partial(places_in, delta.labels)))
-        positions, distances = base.nearest(queries, k, mask)
-        labels = np.where(positions >= 0, base.labels[positions], -1) if len(base) else positions
+        labels, distances = base.nearest(queries, k, mask)
         if len(delta.labels):
             rows = scan(queries, delta.vectors, k, metric)
             labels = np.concatenate([labels, delta.labels[rows]], axis=1)

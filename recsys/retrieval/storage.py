@@ -1,9 +1,9 @@
 """An item index on disk, whole or not there.
 
 Writes and reads a folder of `index.json` (the manifest: what was built, the tuned effort, the measured recall, sha256
-and size of every file), `base-*.faiss` (the FAISS index), `items-*.safetensors` (labels, vectors, tuning queries) and
-`changes-*.safetensors` (removed and added items). Each file's name carries its digest and the manifest comes last, so
-that saving over an older index leaves that one readable to the end.
+and size of every file), `base-*.faiss` (the FAISS index and the vectors), `items-*.safetensors` (labels, tuning
+queries) and `changes-*.safetensors` (removed and added items). Each file's name carries its digest and the manifest
+comes last, so that saving over an older index leaves that one readable to the end.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _File(Config):
 
 
 class _Manifest(Config):
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     items: int
     width: int
     kind: str
@@ -78,7 +78,7 @@ def save_index(stored: Stored, folder: Path) -> None:
     faiss, base, delta = import_faiss(), stored.snapshot.base, stored.snapshot.delta
     alive = stored.snapshot.alive if stored.snapshot.alive is not None else np.ones(len(base), dtype=np.bool_)
     queries = stored.queries if stored.queries is not None else np.empty((0, base.vectors.shape[1]), np.float32)
-    items: dict[str, npt.NDArray[Any]] = {"labels": base.labels, "vectors": base.vectors, "queries": queries}
+    items: dict[str, npt.NDArray[Any]] = {"labels": base.labels, "queries": queries}
     changes: dict[str, npt.NDArray[Any]] = {
         "alive": alive,
         "labels": delta.labels,
@@ -112,7 +112,6 @@ def load_index(folder: Path, *, memory_map: bool) -> Stored:
         base = Base(
             _read_faiss(paths["base"], memory_map),
             items["labels"],
-            items["vectors"],
             manifest.kind,
             manifest.factory,
             manifest.config.metric,

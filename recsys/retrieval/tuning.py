@@ -37,11 +37,15 @@ def recalls(found: FloatArray, truth: FloatArray) -> FloatArray:
     return shares
 
 
-def efforts(name: str | None, *, least: int, most: int) -> list[int]:
-    """Efforts to choose from, rising to `most`: nprobe from 1, efSearch from `least`, the candidates it must find."""
+def efforts(name: str | None, most: int) -> list[int]:
+    """Efforts to choose from, rising to `most`; one where there is no parameter to choose.
+
+    An efSearch below the number of items wanted is one too: a graph's search stops earlier, and fills its answer with
+    what it passed.
+    """
     if name is None:
         return [1]
-    tried = [min(most, least if name == "efSearch" else 1)]
+    tried = [1]
     while tried[-1] < most:
         tried.append(min(most, math.ceil(tried[-1] * _STEP)))
     return tried

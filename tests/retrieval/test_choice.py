@@ -86,11 +86,19 @@ def test_the_smallest_effort_that_reaches_the_target(caplog: pytest.LogCaptureFi
 
 
 def test_efforts_rise_to_everything() -> None:
-    assert efforts(None, least=100, most=1000) == [1]
-    for name, first in (("efSearch", 100), ("nprobe", 1)):
-        tried = efforts(name, least=100, most=600)
-        assert tried == sorted(set(tried))
-        assert (tried[0], tried[-1]) == (first, 600)
+    assert efforts(None, 1000) == [1]
+    tried = efforts("efSearch", 600)
+    assert tried == sorted(set(tried))
+    assert (tried[0], tried[-1]) == (1, 600)
+
+
+def test_a_graph_searches_less_hard_than_it_answers_where_that_finds_enough() -> None:
+    config = CONFIGS["hnsw"].model_copy(update={"recall_at": 100, "recall": 0.8})
+    vectors, queries = clustered(5000), clustered(100, seed=1)
+    index = ItemIndex.build(vectors, None, config, queries=queries)
+    assert index.effort < 100
+    assert index.recall >= 0.8
+    assert (index.search(queries, 100).labels >= 0).all()
 
 
 def test_a_higher_target_takes_more_effort() -> None:

@@ -64,7 +64,7 @@ def test_a_damaged_file_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "another version"),
+        ({"format": 1}, "another version"),
         ({"effort": "much"}, "effort"),
         ({"files": {}}, "does not name the files"),
         ({"surprise": 1}, "surprise"),
