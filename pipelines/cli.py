@@ -112,6 +112,17 @@ def status(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The ru
     commands.status(directory)
 
 
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run directories.")],
+    metric: Annotated[str, typer.Option("--metric", help="What is compared: ndcg@10, hr@5, ...")] = "ndcg@10",
+) -> None:
+    """Show a metric of several runs side by side, such as the same training under other seeds."""
+    from pipelines import commands
+
+    commands.compare(runs, metric)
+
+
 def recommend(
     directory: Run,
     history: Annotated[

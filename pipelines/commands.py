@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
+from pipelines.comparison import compared
 from pipelines.config import RunConfig, dump_yaml, flatten, load_config, nearest, recipes
 from pipelines.executors import Kind, choose_executor
 from pipelines.progress import ProgressTracker
@@ -82,6 +83,12 @@ def status(path: Path) -> None:
         state = Text(entry.state, STATE_STYLES[entry.state])
         table.add_row(entry.stage.name, entry.stage.folder, state, seconds, Text(entry.reason))
     Console().print(table)
+
+
+def compare(paths: Sequence[Path], metric: str) -> None:
+    """`recsys compare`."""
+    with logging_to(Console(stderr=True)):
+        Console().print(compared(paths, metric))
 
 
 def recommend(path: Path, history: list[str], *, k: int) -> None:

@@ -21,6 +21,7 @@ STAGE_OPTIONS = {"--run", "--force", "--no-tracking"}
 SURFACE = {
     "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"},
     "configs": set(),
+    "compare": {"runs", "--metric"},
     "status": {"directory"},
     **{stage.name: STAGE_OPTIONS for stage in STAGES},
     "recommend": STAGE_OPTIONS | {"--history", "-k"},
@@ -155,6 +156,39 @@ def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Comman
     assert "[1/9] prepare" in log
     code, shown, log = recsys(*arguments)
     assert (code, log.count(": current")) == (0, len(STAGES))
+
+
+@pytest.mark.usefixtures("_fake_stages")
+def test_runs_side_by_side(recsys: Command, tmp_path: Path) -> None:
+    runs = [str(tmp_path / name) for name in ("one", "two")]
+    for run, changes in zip(runs, ([], ["--set", "finetune.seed=1"]), strict=True):
+        assert recsys("run", "--config", "demo", "--out", run, "--no-tracking", *changes)[0] == 0
+    code, shown, log = recsys("compare", *runs)
+    assert (code, log) == (0, "")
+    assert [line.split() for line in shown.splitlines()] == [
+        ["ndcg@10", "one", "two", "mean", "deviation"],
+        ["generative", "0.1250", "0.1250", "0.1250", "0.0000"],
+    ]
+    assert recsys("compare", runs[0], "--metric", "hr@10")[1].split() == ["hr@10", "one", "generative", "0.2500"]
+    code, _, log = recsys("compare", *runs, "--metric", "ndgc@10")
+    assert (code, "did you mean 'ndcg@10'?; it has hr@10, ndcg@10" in log) == (2, True)
+    code, _, log = recsys("compare", runs[0], str(tmp_path / "three"))
+    assert (code, len(log.splitlines())) == (2, 1)
+
+
+@pytest.mark.usefixtures("_fake_stages")
+def test_runs_of_other_data_are_said_to_be(recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    assert recsys("run", "--config", "demo", "--out", one, "--no-tracking")[0] == 0
+
+    def other(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+        fake_stage(config, run, tracker)
+        (run.out / "more").write_text("other")
+
+    monkeypatch.setattr(runner, "import_module", lambda _: type("Module", (), {"run": staticmethod(other)}))
+    assert recsys("run", "--config", "demo", "--out", two, "--no-tracking")[0] == 0
+    code, _, log = recsys("compare", one, two)
+    assert (code, f"warning: {two} is about other data than {one}" in log) == (0, True)
 
 
 @pytest.mark.usefixtures("_fake_stages")

@@ -1,0 +1,66 @@
+"""What `recsys compare` shows: one metric of every system in several runs, and its mean and deviation over them.
+
+Reads 01_dataset's fingerprint and 09_report of each run; writes to the console alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from pipelines import FOLDERS
+from pipelines.config import nearest
+from recsys.artifacts import RunDirectory
+from recsys.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def compared(paths: Sequence[Path], metric: str) -> Table:
+    """A row a system, a column a run; with several runs the mean over those that have the system, and the deviation.
+
+    Raises:
+        ArtifactError: a run has no report, or a damaged one.
+        ConfigError: a run's report has no such metric.
+    """
+    directories = [RunDirectory(path, FOLDERS) for path in paths]
+    runs = [_figures(directory, metric) for directory in directories]
+    _warn_of_other_data(directories)
+    several = len(paths) > 1
+    table = Table(metric, *(Column(Text(path.name)) for path in paths), box=None, header_style="bold")
+    for column in ("mean", "deviation") if several else ():
+        table.add_column(column)
+    for system in dict.fromkeys(name for run in runs for name in run):
+        found = [run[system] for run in runs if system in run]
+        shown = [f"{run[system]:.4f}" if system in run else "-" for run in runs]
+        spread = f"{statistics.stdev(found):.4f}" if len(found) > 1 else "-"
+        table.add_row(system, *shown, *((f"{statistics.mean(found):.4f}", spread) if several else ()))
+    return table
+
+
+def _figures(directory: RunDirectory, metric: str) -> dict[str, float]:
+    """The metric of every system of a run."""
+    report: dict[str, Any] = json.loads((directory.verified("evaluate") / "metrics.json").read_text(encoding="utf-8"))
+    found = {}
+    for name, system in report["systems"].items():
+        measured = system["metrics"]
+        if metric not in measured:
+            known = ", ".join(measured)
+            raise ConfigError(f"{directory.path} has no metric '{metric}'{nearest(metric, measured)}; it has {known}")
+        found[name] = float(measured[metric]["value"])
+    return found
+
+
+def _warn_of_other_data(directories: Sequence[RunDirectory]) -> None:
+    """Say which runs rank on other data than the first: their figures cannot be compared."""
+    first, *others = (directory.existing_record("prepare").fingerprint() for directory in directories)
+    for directory, fingerprint in zip(directories[1:], others, strict=True):
+        if fingerprint != first:
+            logger.warning("%s is about other data than %s", directory.path, directories[0].path)
