@@ -48,9 +48,10 @@ class RunConfig(Config):
         kind = self.tokenize.kind
         return stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
 
-    def seed_of(self, training: FinetuneConfig | DiffuseConfig) -> int:
-        """The seed of one training: its own where it has one, else the run's."""
-        return self.seed if training.seed is None else training.seed
+
+def training_seed(config: RunConfig, training: FinetuneConfig | DiffuseConfig) -> int:
+    """The seed of one training: its own where it has one, else the run's."""
+    return config.seed if training.seed is None else training.seed
 
 
 def recipes() -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
@@ -64,7 +64,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
             targets,
             data.latents,
             config.diffuse,
-            run=Run(kind, config.seed_of(config.diffuse), run.work / kind, tracker),
+            run=Run(kind, training_seed(config, config.diffuse), run.work / kind, tracker),
             validate=lambda found: validator.head(found, trained.validation),
         )
         head.save(run.out)
@@ -100,7 +100,7 @@ def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> 
         training.targets.numpy(),
         data.latents,
         config.diffuse,
-        seed=config.seed_of(config.diffuse),
+        seed=training_seed(config, config.diffuse),
         validate=lambda model: validator.preference(model, states),
         work=run.work / "preference",
         tracker=tracker,
@@ -121,7 +121,7 @@ def _joint(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _
         learned,
         config.diffuse,
         folders=JointFolders(run.read("finetune"), run.out, run.work / "joint"),
-        seed=config.seed_of(config.diffuse),
+        seed=training_seed(config, config.diffuse),
         validate=lambda present: validator.preference(present.preference, states(present)),
         tracker=tracker,
     )

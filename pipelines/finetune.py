@@ -5,7 +5,7 @@ Reads 01_dataset, 03_tokens and 04_instructions; writes the model (see `recsys.l
 
 from __future__ import annotations
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries
@@ -40,7 +40,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         config.finetune,
         out=run.out,
         validate=validator,
-        seed=config.seed_of(config.finetune),
+        seed=training_seed(config, config.finetune),
         work=run.work,
         tracker=tracker,
     )
