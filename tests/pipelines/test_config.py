@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from pipelines import STAGES
-from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes, validate
+from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes, training_seed, validate
 from recsys.errors import ConfigError
 
 
@@ -18,6 +18,11 @@ def test_a_recipe_loads_and_starts_with_the_command_that_runs_it(name: str) -> N
 
 def test_there_are_no_other_recipes() -> None:
     assert sorted(recipes()) == ["beauty", "demo", "ml-1m", "toys"]
+
+
+def test_a_training_has_the_seed_of_the_run_unless_it_has_one_of_its_own() -> None:
+    config = load_config("demo", ["seed=3", "diffuse.seed=0"])
+    assert (training_seed(config, config.finetune), training_seed(config, config.diffuse)) == (3, 0)
 
 
 def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
