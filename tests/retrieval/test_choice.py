@@ -92,6 +92,14 @@ def test_efforts_rise_to_everything() -> None:
     assert (tried[0], tried[-1]) == (1, 600)
 
 
+def test_a_graph_leaves_no_link_unused() -> None:
+    index = ItemIndex.build(clustered(2000), None, CONFIGS["hnsw"])
+    graph = faiss.downcast_index(index.snapshot.base.index.base_index).hnsw
+    links, starts = faiss.vector_to_array(graph.neighbors), faiss.vector_to_array(graph.offsets)[:-1].astype(int)
+    ground = links[starts[:, None] + np.arange(graph.nb_neighbors(0))]
+    assert (ground >= 0).mean() > 0.99
+
+
 def test_a_graph_searches_less_hard_than_it_answers_where_that_finds_enough() -> None:
     config = CONFIGS["hnsw"].model_copy(update={"recall_at": 100, "recall": 0.8})
     vectors, queries = clustered(5000), clustered(100, seed=1)
