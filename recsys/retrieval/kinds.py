@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from recsys.retrieval.config import IndexConfig, Kind
@@ -78,11 +79,11 @@ def search_parameters(index: Any, *, effort: int, selector: Any | None = None, b
             cannot be less than the number of candidates, and FAISS overlooks the selector.
     """
     faiss = import_faiss()
-    if isinstance(index, faiss.IndexPreTransform | faiss.IndexRefine):
-        below = faiss.downcast_index(index.index if isinstance(index, faiss.IndexPreTransform) else index.base_index)
-        inner = search_parameters(below, effort=effort, selector=selector, bounded=bounded)
-        if isinstance(index, faiss.IndexPreTransform):
-            return faiss.SearchParametersPreTransform(index_params=inner)
+    below = partial(search_parameters, effort=effort, selector=selector, bounded=bounded)
+    if isinstance(index, faiss.IndexPreTransform):
+        return faiss.SearchParametersPreTransform(index_params=below(faiss.downcast_index(index.index)))
+    if isinstance(index, faiss.IndexRefine):
+        inner = below(faiss.downcast_index(index.base_index))
         return faiss.IndexRefineSearchParameters(k_factor=1.0, base_index_params=inner)
     if isinstance(index, faiss.IndexHNSW):
         return faiss.SearchParametersHNSW(efSearch=effort, sel=selector, bounded_queue=bounded or selector is not None)
