@@ -99,9 +99,9 @@ STAGES = (
         "recommend",
         "08_recommendations",
         ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index"),
-        5,
-        ("recommend", "prepare.history", "embed.collaborative"),
-        "Rank items for every user: the baselines, both routes, and their fusion.",
+        6,
+        ("recommend", "prepare.history"),
+        "Rank items for every user: the baselines, both routes, and the fusion.",
     ),
     Stage(
         "evaluate",

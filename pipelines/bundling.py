@@ -26,6 +26,7 @@ from recsys.errors import ArtifactError, ConfigError
 from recsys.files import write_json
 from recsys.fusion import FUSED, GENERATIVE, TUNED
 from recsys.llm.storage import load_merged, save_merged
+from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.generative import excludes_seen
 from recsys.rankers.validation import SAMPLES_FILE, interaction_counts
 from recsys.retrieval.index import ItemIndex
@@ -123,6 +124,8 @@ class _Parts:
             _copy(run.verified("tokenize/continuous"), folder / CONTINUOUS, without=("latent_quality.json",))
             ItemIndex.load(run.verified("index")).save(folder / INDEX, with_queries=False)  # they are of users
             shutil.copyfile(run.verified("recommend") / TUNED, folder / TUNED)
+            if self.config.embed.collaborative:
+                _copy(run.verified("embed") / SASREC_FOLDER, folder / SASREC_FOLDER)
         self._text_encoder(folder / TEXT_ENCODER)
         metrics = _metrics(run.verified("evaluate"), FUSED if self.both else GENERATIVE) if self.evaluated else None
         if metrics is not None:

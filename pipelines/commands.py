@@ -120,7 +120,7 @@ def _recommender(config: RunConfig, directory: RunDirectory) -> Recommender:
     if config.tokenize.kind == "discrete":
         parts = [directory.verified(name) for name in ("prepare", "tokenize/discrete", "finetune")]
         return Recommender.load(*parts, history=history)
-    names = ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
+    names = ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
     folders = Folders(*(directory.verified(name) for name in names))
     tuned = directory.verified("recommend") / TUNED
     return Recommender.load_both(folders, tuned, config.recommend, history=history, seed=config.seed)

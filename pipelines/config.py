@@ -9,10 +9,10 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, stages_of
 from recsys.config import Config
@@ -21,6 +21,7 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.embeddings.config import EmbedConfig
 from recsys.errors import ConfigError
 from recsys.evaluation.config import EvaluateConfig
+from recsys.fusion import SASREC
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
 from recsys.rankers.config import RecommendConfig
@@ -41,6 +42,12 @@ class RunConfig(Config):
     index: IndexConfig = IndexConfig()
     recommend: RecommendConfig = RecommendConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _something_is_fused(self) -> Self:
+        if not self.embed.collaborative and set(self.recommend.fusion.sources) == {SASREC}:
+            raise ValueError("recommend.fusion.sources=[sasrec] needs embed.collaborative=true, or another source")
+        return self
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -153,6 +160,8 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(entry: Any) -> str:
+    if not entry["loc"]:  # of the whole configuration, which nobody wants to see
+        return str(entry["ctx"]["error"])
     path = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         *sections, name = entry["loc"]

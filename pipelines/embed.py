@@ -12,6 +12,7 @@ from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.embeddings.text import fit_texts
+from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.generative import excludes_seen
 from recsys.tables import VALIDATION, ItemVectors
 from recsys.tracking import Tracker
@@ -37,7 +38,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         work=run.work / "sasrec",
         tracker=tracker,
     )
-    sasrec.save(run.out / "sasrec")
+    sasrec.save(run.out / SASREC_FOLDER)
     collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
     collaborative.save(run.out / "collaborative.parquet")
     run.note(collaborative_dimensions=collaborative.vectors.shape[1])

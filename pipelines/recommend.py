@@ -24,13 +24,13 @@ from recsys.artifacts import StageRun, stage_and_part, write_json
 from recsys.baselines.base import Baseline, TopItems
 from recsys.baselines.itemknn import fit_item_knn
 from recsys.baselines.popularity import fit_popularity
-from recsys.baselines.sasrec import Sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.diffusion.heads import QueryHead
 from recsys.files import read_json, text_sha256
-from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, TUNED
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, TUNED
 from recsys.llm.storage import load_language_model
+from recsys.rankers.collaborative import load_sasrec
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import ONE_SAMPLE, Ensemble, Tuned
 from recsys.rankers.generative import GenerativeRanker, excludes_seen, sampled_users
@@ -38,7 +38,7 @@ from recsys.rankers.loading import Folders, load_ensemble
 from recsys.tables import RANKING_SCHEMA, TEST, VALIDATION, Catalog, Histories, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
-LADDER = ("popularity", "item-knn", "sasrec", "regression", CROSS_ENTROPY, ONE_SAMPLE, DENSE, GENERATIVE, FUSED)
+LADDER = ("popularity", "item-knn", SASREC, "regression", CROSS_ENTROPY, ONE_SAMPLE, DENSE, GENERATIVE, FUSED)
 # Ranked as one unit of work. It decides which prompts are padded together, so that another number gives scores that
 # differ in their last bits: it is never a matter of how many workers there are.
 USERS = 2048
@@ -74,17 +74,16 @@ def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tra
     """Write `SYSTEM.parquet` for every system, and `seconds.json`, for the users of a partition."""
     systems = _systems(json.dumps(shared.facts))
     ranked = _Ranked(systems, read_histories(partition), out, tracker)
-    for name, baseline in systems.baselines.items():
-        ranked.system(name, baseline)
+    baselines = {name: ranked.system(name, baseline) for name, baseline in systems.baselines.items()}
     if "diffuse" in systems.folders:
-        _both_routes(ranked)
+        _both_routes(ranked, baselines)
     elif "finetune" in systems.folders:
         ranked.system(GENERATIVE, systems.generative)
     write_json(out / SECONDS, ranked.seconds)
 
 
-def _both_routes(ranked: _Ranked) -> None:
-    """Our own parts, each alone, and what comes of fusing the two routes."""
+def _both_routes(ranked: _Ranked, baselines: dict[str, TopItems]) -> None:
+    """Our own parts, each alone, and what comes of fusing them with each other and with SASRec."""
     systems, histories, tracker = ranked.systems, ranked.histories, ranked.tracker
     ensemble, tuned = systems.ensemble, systems.tuned
     k, exclude_seen = systems.config.k, systems.exclude_seen
@@ -101,6 +100,7 @@ def _both_routes(ranked: _Ranked) -> None:
     )
     dense = ranked.add(DENSE, lambda: ensemble.imagine(asked, tuned.scoring, generated, k=k, tracker=tracker))
     parts = {GENERATIVE: generated, DENSE: dense, CROSS_ENTROPY: classified}
+    parts |= {name: found for name, found in baselines.items() if name == SASREC}
     ranked.add(FUSED, lambda: ensemble.fuse(tuned, parts, k=k))
 
 
@@ -111,7 +111,7 @@ class _Systems:
         self.config = RecommendConfig.model_validate(facts["recommend"])
         self.folders = {name: Path(folder) for name, folder in facts["folders"].items()}
         self.window, self.seed, self.exclude_seen = facts["window"], facts["seed"], facts["exclude_seen"]
-        self._collaborative, self._tuned = facts["collaborative"], Path(facts["tuned"])
+        self._tuned = Path(facts["tuned"])
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -125,9 +125,8 @@ class _Systems:
             "popularity": fit_popularity(training, num_items),
             "item-knn": fit_item_knn(training, num_items, neighbours=self.config.neighbours),
         }
-        if self._collaborative:
-            found["sasrec"] = Sasrec.load(self.folders["embed"] / "sasrec")
-        return found
+        sasrec = load_sasrec(self.folders["embed"])
+        return found if sasrec is None else {**found, SASREC: sasrec}
 
     @cached_property
     def generative(self) -> GenerativeRanker:
@@ -140,7 +139,7 @@ class _Systems:
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        names = ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
+        names = ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
         folders = Folders(*(self.folders[name] for name in names))
         return load_ensemble(folders, self.config, window=self.window, seed=self.seed)
 
@@ -167,11 +166,12 @@ class _Ranked:
         self.seconds: dict[str, float] = {}
         self._out = out
 
-    def system(self, name: str, system: Baseline) -> None:
-        """Add what a system ranks."""
+    def system(self, name: str, system: Baseline) -> TopItems:
+        """Add what a system ranks, deep enough to be fused."""
         asked, systems = self.histories, self.systems
-        k, seen, window, tracker = systems.config.k, systems.exclude_seen, systems.window, self.tracker
-        self.add(name, lambda: system.rank(asked, k=k, exclude_seen=seen, window=window, tracker=tracker))
+        k = max(systems.config.k, systems.config.fusion.depth)
+        seen, window, tracker = systems.exclude_seen, systems.window, self.tracker
+        return self.add(name, lambda: system.rank(asked, k=k, exclude_seen=seen, window=window, tracker=tracker))
 
     def add(self, name: str, rank: Callable[[], TopItems]) -> TopItems:
         """The ranking that `rank` makes; its first `k` places are written."""
@@ -194,7 +194,6 @@ def _facts(config: RunConfig, run: StageRun, exclude_seen: bool) -> dict[str, An
         "window": config.prepare.history,
         "seed": config.seed,
         "exclude_seen": exclude_seen,
-        "collaborative": config.embed.collaborative,
         "tuned": str(run.work / TUNED),
     }
 

@@ -22,9 +22,9 @@ from recsys.tables import FloatArray, IntArray
 Floats = npt.NDArray[np.float64]
 Method = Literal["reciprocal-rank", "weighted-sum"]
 METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum")
-Source = Literal["generative", "dense", "cross-entropy"]
-SOURCES: tuple[Source, ...] = ("generative", "dense", "cross-entropy")  # rankings that can be fused
-GENERATIVE, DENSE, CROSS_ENTROPY = map(str, SOURCES)
+Source = Literal["generative", "dense", "cross-entropy", "sasrec"]
+SOURCES: tuple[Source, ...] = ("generative", "dense", "cross-entropy", "sasrec")  # rankings that can be fused
+GENERATIVE, DENSE, CROSS_ENTROPY, SASREC = map(str, SOURCES)
 FUSED = "fused"
 TUNED = "fusion.json"  # where a run keeps what validation chose
 CUTOFF = 10  # weights are chosen by validation NDCG at this length
@@ -107,7 +107,7 @@ class _Pool(NamedTuple):
 
 
 def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: FusionConfig) -> list[Tried]:
-    """Every method and weighting on validation users, best first; of equals the one tried first.
+    """Every method and weighting on validation users, best first; of equals the most even one.
 
     Args:
         rankings: by source, of the same users.
@@ -115,13 +115,16 @@ def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: Fus
     """
     methods = list(METHODS) if config.method == "auto" else [config.method]
     cut = {source: TopItems(r.items[:, : config.depth], r.scores[:, : config.depth]) for source, r in rankings.items()}
-    pool = _pool(cut, methods, config.constant)
+    # Nobody finds anything for the other users, whatever the weights.
+    findable = np.any([(r.items == targets[:, None]).any(axis=1) for r in cut.values()], axis=0)
+    cut = {source: TopItems(r.items[findable], r.scores[findable]) for source, r in cut.items()}
+    pool, share = _pool(cut, methods, config.constant), float(findable.mean()) if len(findable) else 0.0
     tried = []
     for method, weights in product(methods, _simplex(len(pool.sources), config.grid)):
         scores = _combine(pool, method, weights)
         fusion = Fusion(method, dict(zip(pool.sources, weights, strict=True)), config.constant)
-        tried.append(Tried(fusion, _ndcg(pool, scores, targets)))
-    return sorted(tried, key=lambda t: -t.ndcg)
+        tried.append(Tried(fusion, share * _ndcg(pool, scores, targets[findable])))
+    return sorted(tried, key=lambda t: (-t.ndcg, max(t.fusion.weights.values())))
 
 
 def z_scores(scores: FloatArray) -> Floats:

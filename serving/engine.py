@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.baselines.base import TopItems
 from recsys.errors import DataError
-from recsys.fusion import FUSED, GENERATIVE
+from recsys.fusion import DENSE, FUSED, GENERATIVE
 from recsys.rankers.ensemble import Effort as Trying
 from recsys.rankers.ensemble import Tuned
 from recsys.rankers.permits import Permits
@@ -97,8 +97,10 @@ class BundleEngine:
         alone = self._tuned is None and beams is not None
         return max(request.k, beams if alone and beams else self._shelf.settings.recommend.fusion.depth)
 
-    def _answer(self, shelf: Shelf, group: Sequence[Request], effort: Effort) -> list[Answer]:
-        """Answers of requests with the same filter."""
+    def _answer(
+        self, shelf: Shelf, group: Sequence[Request], effort: Effort, *, alone: str | None = None
+    ) -> list[Answer]:
+        """Answers of requests with the same filter, by one ranking `alone` or by that which is served."""
         positions = shelf.items.catalog.positions
         known = [[positions[i] for i in request.history if i in positions] for request in group]
         ignored = [tuple(i for i in request.history if i not in positions) for request in group]
@@ -116,6 +118,7 @@ class BundleEngine:
             names = [r.user if r.user is not None else "\0".join(r.history) for r in group]
             k = self._deep(group[0], effort)
             rankings = self._rank(shelf, Histories.from_lists(names, known), permits, effort, k=k, watch=watch)
+            rankings = rankings if alone is None else {alone: rankings[alone]}
         return [
             Answer(_listed(shelf, rankings, row, request.k), ignored[row], watch.seconds)
             for row, request in enumerate(group)
@@ -151,7 +154,7 @@ class BundleEngine:
             if self._tuned is None:
                 raise DataError("retrieve: this bundle has no continuous route; give a vector or an item_id")
             request = Request(retrieval.history, retrieval.k, retrieval.user, where=retrieval.where)
-            return self.recommend([request], "dense")[0].items
+            return self._answer(self._shelf, [request], "dense", alone=DENSE)[0].items
         shelf = self._shelf
         query = np.array([retrieval.vector], dtype=np.float32)
         return _found(shelf, query, retrieval.k, shelf.allowed(retrieval.where))

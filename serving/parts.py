@@ -19,7 +19,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.tables import Catalog, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
 from recsys.tokenization.tokenizer import RqVaeTokenizer
-from serving.bundle import CONTINUOUS, Bundle, open_bundle
+from serving.bundle import CONTINUOUS, LANGUAGE_MODEL, PREFERENCE, Bundle, open_bundle
 from serving.interface import EngineInfo
 from serving.newcomers import LONGEST_TEXT, Newcomers
 from serving.shelf import Settings, Shelf
@@ -45,8 +45,9 @@ def load_parts(folder: Path) -> Parts:
     both = CONTINUOUS in bundle.settings["routes"]
     discrete = RqVaeTokenizer.load(bundle.folder / "discrete")
     items = _items(bundle, discrete, both=both)
-    models = Models.load(bundle.folder / "language_model", bundle.folder / "preference", items) if both else None
-    language_model = models.language_model if models else load_language_model(bundle.folder / "language_model")
+    language_folder = bundle.folder / LANGUAGE_MODEL
+    models = Models.load(language_folder, bundle.folder / PREFERENCE, bundle.folder, items) if both else None
+    language_model = models.language_model if models else load_language_model(language_folder)
     shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), language_model, models, _settings(bundle))
     encoder = bundle.folder / "text_encoder"
     newcomers = Newcomers(

@@ -114,6 +114,14 @@ def test_tuning_finds_the_source_that_knows() -> None:
     assert Fusion.from_json(best.fusion.to_json()) == best.fusion
 
 
+def test_of_equals_the_most_even_weights_are_taken() -> None:
+    targets = np.arange(5)
+    alike = ranking([[(int(t), 1.0), (11, 0.0)] for t in targets], 2)
+    for method in METHODS:
+        best = tune_fusion(dict.fromkeys("abcd", alike), targets, FusionConfig(grid=8, method=method))[0]
+        assert set(best.fusion.weights.values()) == {0.25}
+
+
 def test_z_scores_by_hand() -> None:
     found = z_scores(np.array([[3.0, 1.0, -np.inf], [2.0, 2.0, 2.0], [-np.inf] * 3], dtype=np.float32))
     assert found.tolist() == [[1.0, -1.0, -np.inf], [0.0, 0.0, 0.0], [-np.inf] * 3]

@@ -113,7 +113,7 @@ class Sasrec:
     ) -> TopItems:
         """The `k` best items after each history; an empty history gets the most popular. See `Baseline`."""
         return rank_batches(
-            self._scores,
+            self.scores,
             histories,
             num_items=len(self.counts),
             k=k,
@@ -123,8 +123,8 @@ class Sasrec:
         )
 
     @torch.inference_mode()
-    def _scores(self, batch: Histories) -> FloatArray:
-        """Scores [B, N] of a batch of histories."""
+    def scores(self, batch: Histories) -> FloatArray:
+        """Float32 [B, N] of histories of items that it knows, all of which are scored at once."""
         self.model.eval()
         device = self.model.items.weight.device
         recent = batch.last(self.config.max_length)

@@ -1,4 +1,4 @@
-"""Both routes on the same requests, and their fusion: how it is chosen on validation users, and how it ranks.
+"""Both routes and SASRec on the same requests, and their fusion: how validation users choose it, and how it ranks.
 
 Writes and reads `fusion.json`: the scoring of samples, the fusion's method and weights, and what validation said of
 each.
@@ -14,8 +14,9 @@ from recsys.baselines.base import TopItems
 from recsys.diffusion.heads import QueryHead
 from recsys.errors import ArtifactError, DataError
 from recsys.files import read_json, write_json
-from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, Fusion, FusionConfig, tune_fusion
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, Fusion, FusionConfig, tune_fusion
 from recsys.metrics import top_k_metrics
+from recsys.rankers.collaborative import CollaborativeRanker
 from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.permits import Permits
 from recsys.rankers.preference import Asked, PreferenceRanker
@@ -78,6 +79,7 @@ class Ensemble:
 
     Args:
         cross_entropy: the plain head on the same states; where it beats the diffusion module, fusion serves it.
+        collaborative: what behaviour alone says, where items have collaborative vectors.
         conditions: the condition [U, d_h] of histories that are cut to the window already.
         own_prompts: it is not the state behind the generative ranker's prompt, but behind one of its own.
         depth: places of each ranking that fusion looks at.
@@ -88,13 +90,15 @@ class Ensemble:
         generative: GenerativeRanker,
         preference: PreferenceRanker,
         cross_entropy: QueryHead,
+        collaborative: CollaborativeRanker | None = None,
         *,
         conditions: States,
         own_prompts: bool = False,
         window: int,
         depth: int,
     ) -> None:
-        self._generative, self.preference, self._cross_entropy = generative, preference, cross_entropy
+        self._generative, self.preference = generative, preference
+        self._cross_entropy, self._collaborative = cross_entropy, collaborative
         self._conditions, self._own_prompts = conditions, own_prompts
         self._window, self._depth = window, depth
 
@@ -119,6 +123,12 @@ class Ensemble:
         """The ranking of the cross-entropy head, deep enough to be fused."""
         return self.preference.rank_scores(self._cross_entropy, asked, k=max(k, self._depth))
 
+    def follow(self, histories: Histories, asked: Asked, *, k: int) -> dict[str, TopItems]:
+        """The ranking of SASRec, deep enough to be fused; nothing where there is none."""
+        if self._collaborative is None:
+            return {}
+        return {SASREC: self._collaborative.rank(histories, asked, k=max(k, self._depth))}
+
     def tune(self, queries: Queries, config: FusionConfig, *, exclude_seen: bool, tracker: Tracker) -> Tuned:
         """Choose scoring and fusion by the NDCG@10 of validation queries."""
         histories, targets = queries.histories, queries.targets
@@ -130,8 +140,9 @@ class Ensemble:
             GENERATIVE: generated,
             DENSE: self.imagine(asked, scored.scoring, generated, k=self._depth, tracker=tracker),
             CROSS_ENTROPY: self.classify(asked, k=self._depth),
+            **self.follow(histories, asked, k=self._depth),
         }
-        fused = tune_fusion({source: parts[source] for source in config.sources}, targets, config)[0]
+        fused = tune_fusion({source: parts[source] for source in config.sources if source in parts}, targets, config)[0]
         validation = {name: top_k_metrics(found.items, targets, k=CUTOFF).ndcg for name, found in parts.items()}
         validation |= {ONE_SAMPLE: single.ndcg, FUSED: fused.ndcg}
         return Tuned(scored.scoring, single.scoring, fused.fusion, validation)
@@ -166,6 +177,7 @@ class Ensemble:
                 asked, tuned.scoring, k=deep, samples=effort.samples, generated=parts.get(GENERATIVE)
             )
             parts[CROSS_ENTROPY] = self.classify(asked, k=deep)
+            parts |= self.follow(histories, asked, k=deep)
         with watch("fuse"):
             return {**parts, FUSED: _fused(tuned, parts, k=k, depth=deep)}
 

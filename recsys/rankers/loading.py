@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from recsys.baselines.sasrec import Sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
 from recsys.diffusion.heads import QueryHead
@@ -12,6 +13,7 @@ from recsys.diffusion.joint import JointPreference, is_joint
 from recsys.diffusion.preference import PreferenceModel
 from recsys.llm.conditions import query_conditions
 from recsys.llm.storage import LanguageModel, load_language_model
+from recsys.rankers.collaborative import CollaborativeRanker, load_sasrec
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import Ensemble
 from recsys.rankers.generative import GenerativeRanker
@@ -23,9 +25,10 @@ from recsys.tokenization.quality import item_categories
 
 
 class Folders(NamedTuple):
-    """Where the parts of both routes are: 01, 03/discrete, 03/continuous, 05, 06 and 07 of a run."""
+    """Where the parts of both routes are: 01, 02, 03/discrete, 03/continuous, 05, 06 and 07 of a run."""
 
     dataset: Path
+    embeddings: Path
     discrete: Path
     continuous: Path
     language_model: Path
@@ -34,29 +37,34 @@ class Folders(NamedTuple):
 
 
 class Models(NamedTuple):
-    """What was trained: `joint` is set where the adapter was trained together with the diffusion module."""
+    """What was trained: `joint` is set where the adapter was trained together with the diffusion module.
+
+    `sasrec` is None where items have no collaborative vectors.
+    """
 
     language_model: LanguageModel
     preference: PreferenceModel
     cross_entropy: QueryHead
     joint: JointPreference | None
+    sasrec: Sasrec | None
 
     @classmethod
-    def load(cls, language_model: Path, preference: Path, items: Items) -> Models:
-        """From the folders 05 and 06 of a run.
+    def load(cls, language_model: Path, preference: Path, embeddings: Path, items: Items) -> Models:
+        """From the folders 05, 06 and 02 of a run.
 
         Raises:
             ArtifactError: a part is missing or damaged.
             ModelError: the pretrained backbone cannot be loaded any more.
         """
-        cross_entropy = QueryHead.load(preference, "cross_entropy")
+        cross_entropy, sasrec = QueryHead.load(preference, "cross_entropy"), load_sasrec(embeddings)
         if not is_joint(preference):
-            return cls(load_language_model(language_model), PreferenceModel.load(preference), cross_entropy, None)
+            model = PreferenceModel.load(preference)
+            return cls(load_language_model(language_model), model, cross_entropy, None, sasrec)
         titles = items.catalog.titles() if PreferenceModel.load(preference).config.titles else None
         joint = JointPreference.load(
             preference, items.semantic_ids, items.latents, finetuned=language_model, titles=titles
         )
-        return cls(joint.language_model, joint.preference, cross_entropy, joint)
+        return cls(joint.language_model, joint.preference, cross_entropy, joint, sasrec)
 
 
 class Items(NamedTuple):
@@ -89,7 +97,7 @@ def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, see
         interaction_counts(training.items, len(dataset.catalog)),
         ItemIndex.load(folders.item_index),
     )
-    models = Models.load(folders.language_model, folders.preference, items)
+    models = Models.load(folders.language_model, folders.preference, folders.embeddings, items)
     return assemble(models, items, config, window=window, seed=seed)
 
 
@@ -107,6 +115,9 @@ def assemble(models: Models, items: Items, config: RecommendConfig, *, window: i
         nearest=config.nearest,
         seed=seed,
     )
+    collaborative = None
+    if models.sasrec is not None:
+        collaborative = CollaborativeRanker(models.sasrec, num_items=len(items.catalog), window=window)
     joint = models.joint and models.joint.over(items.semantic_ids, items.latents, items.catalog.titles())
 
     def conditions(histories: Histories) -> FloatArray:
@@ -121,6 +132,7 @@ def assemble(models: Models, items: Items, config: RecommendConfig, *, window: i
         generative,
         preference,
         models.cross_entropy,
+        collaborative,
         conditions=conditions,
         own_prompts=own_prompts,
         window=window,

@@ -146,7 +146,7 @@ class PreferenceRanker:
 
     def rank_scores(self, head: QueryHead, asked: Asked, *, k: int) -> TopItems:
         """The `k` best items of every request by a head's own scores."""
-        return rank_by_scores(head, self._latents, asked, k=k)
+        return rank_by_scores(lambda rows: head.scores(asked.states[rows], self._latents), asked, k=k)
 
     def _sampler(self, samples: int | None) -> Callable[[Asked], FloatArray]:
         return lambda asked: self._preference.sample(asked.states, asked.keys, seed=self._seed, samples=samples)
@@ -179,12 +179,13 @@ class PreferenceRanker:
             )
 
 
-def rank_by_scores(head: QueryHead, latents: FloatArray, asked: Asked, *, k: int) -> TopItems:
-    """The `k` best items of every request by a head's own scores over all items."""
+def rank_by_scores(score: Callable[[slice], FloatArray], asked: Asked, *, k: int) -> TopItems:
+    """The `k` best items of every request by `score`, which gives the scores [B, N] of a slice of them."""
     parts = []
     for start in range(0, len(asked), USERS_A_BATCH):
-        part = asked.take(slice(start, start + USERS_A_BATCH))
-        scores = head.scores(part.states, latents).astype(np.float32)
+        rows = slice(start, start + USERS_A_BATCH)
+        part = asked.take(rows)
+        scores = score(rows).astype(np.float32)
         if part.allowed is not None:
             scores[:, ~part.allowed] = -np.inf
         if part.excluded is not None:

@@ -62,7 +62,8 @@ class HeadValidator(NamedTuple):
         return ranker.tune(self.asked(states), self.queries.targets, samples=SAMPLES)[0].ndcg
 
     def head(self, head: QueryHead, states: FloatArray) -> float:
-        return self._ndcg(rank_by_scores(head, self.latents, self.asked(states), k=CUTOFF))
+        found = rank_by_scores(lambda rows: head.scores(states[rows], self.latents), self.asked(states), k=CUTOFF)
+        return self._ndcg(found)
 
     def _ndcg(self, found: TopItems) -> float:
         return top_k_metrics(found.items, self.queries.targets, k=CUTOFF).ndcg

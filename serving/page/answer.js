@@ -3,7 +3,7 @@
 import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
 
 const EFFORTS = { narrow: "smaller beam", dense: "dense route only", popularity: "popular items only" };
-const SOURCES = ["generative", "dense", "cross-entropy"]; // in this order; others follow
+const SOURCES = ["generative", "dense", "cross-entropy", "sasrec"]; // in this order; others follow
 const STAGES = ["queue", "prefill", "decode", "retrieve", "fuse"];
 
 /** How many items came, after how long, from which bundle. */

@@ -47,6 +47,12 @@ def test_an_override_is_typed_as_yaml(override: str, key: str, value: object) ->
     assert flatten(load_config("demo", [override]).model_dump(mode="json"))[key] == value
 
 
+def test_sasrec_cannot_be_all_that_is_fused_where_there_is_none() -> None:
+    load_config("demo", ["embed.collaborative=false", "recommend.fusion.sources=[sasrec, generative]"])
+    with pytest.raises(ConfigError, match=r"^recommend.fusion.sources=\[sasrec\] needs embed.collaborative=true"):
+        load_config("demo", ["embed.collaborative=false", "recommend.fusion.sources=[sasrec]"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

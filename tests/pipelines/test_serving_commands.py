@@ -48,6 +48,7 @@ BOTH_ROUTES = {
     "manifest.json",
     "metrics.json",
     "preference",
+    "sasrec",
     "text_encoder",
 }
 
@@ -107,7 +108,7 @@ def test_the_same_run_gives_the_same_bundle(bundle: Bundle, run: RunDirectory, t
 
 def test_the_bundle_recommends_what_the_run_does(bundle: Bundle, run: RunDirectory) -> None:
     config = configured()
-    parts = ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
+    parts = ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
     folders = Folders(*(run.verified(name) for name in parts))
     tuned = run.verified("recommend") / "fusion.json"
     recommender = Recommender.load_both(

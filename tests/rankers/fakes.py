@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from recsys.baselines.config import SasrecConfig
+from recsys.baselines.sasrec import Sasrec
+from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
+from recsys.data.histories import training_histories
 from recsys.llm.config import FinetuneConfig, LoraConfig, ScratchConfig, TrainingConfig
 from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Interactions, SemanticIds
 
@@ -43,6 +47,12 @@ def cycle() -> Dataset:
 def ids(dataset: Dataset) -> SemanticIds:
     codes = np.array([[i // 4, i % 4] for i in range(NUM_ITEMS)])
     return SemanticIds(dataset.catalog.item_ids, codes, 4)
+
+
+def sasrec(dataset: Dataset) -> Sasrec:
+    """Trained until it knows the circle."""
+    config = SasrecConfig(dim=16, heads=2, layers=1, dropout=0, max_length=10, epochs=30, batch_tokens=100)
+    return fit_sasrec(training_histories(dataset.interactions, dataset.catalog), NUM_ITEMS, config, seed=0)
 
 
 def next_of(history: list[str]) -> str:

@@ -13,11 +13,12 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import QueryHead, fit_head
 from recsys.diffusion.training import Run, fit_preference
 from recsys.errors import ArtifactError
-from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, Fusion, FusionConfig
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, SOURCES, Fusion, FusionConfig
 from recsys.llm.conditions import query_conditions, training_conditions
 from recsys.llm.storage import load_language_model
 from recsys.metrics import top_k_metrics
 from recsys.rankers import generative
+from recsys.rankers.collaborative import SASREC_FOLDER, CollaborativeRanker
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import FULL, Effort, Ensemble, Tuned
 from recsys.rankers.loading import Folders, load_ensemble
@@ -27,9 +28,9 @@ from recsys.rankers.validation import HeadValidator, interaction_counts, load_sa
 from recsys.recommender import Recommender
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
-from recsys.tables import VALIDATION, ItemVectors
+from recsys.tables import VALIDATION, Histories, ItemVectors
 from recsys.tracking import NullTracker
-from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of
+from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of, sasrec
 
 DIFFUSE = DiffuseConfig(width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8)
 RECOMMEND = RecommendConfig(k=5, beams=12, nearest=4)
@@ -46,11 +47,14 @@ class Made(NamedTuple):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("run")
-    folders = Folders(*(root / name for name in ("data", "discrete", "continuous", "model", "preference", "index")))
+    folders = Folders(
+        *(root / name for name in ("data", "embeddings", "discrete", "continuous", "model", "preference", "index"))
+    )
     for folder in folders:
         folder.mkdir()
     dataset = cycle()
     dataset.save(folders.dataset)
+    sasrec(dataset).save(folders.embeddings / SASREC_FOLDER)
     ids(dataset).save(folders.discrete / "semantic_ids.parquet")
     latents = np.random.default_rng(0).standard_normal((NUM_ITEMS, 6)).astype(np.float32)
     ItemVectors(dataset.catalog.item_ids, latents).save(folders.continuous / "latents.parquet")
@@ -77,13 +81,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_every_ranking_knows_the_next_item(made: Made) -> None:
     histories, targets = made.validator.queries.histories, made.validator.queries.targets
     found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits.unseen(histories))
-    assert list(found) == [GENERATIVE, DENSE, CROSS_ENTROPY, FUSED]
+    assert list(found) == [GENERATIVE, DENSE, CROSS_ENTROPY, SASREC, FUSED]
     for name, ranking in found.items():
         assert top_k_metrics(ranking.items, targets, k=5).ndcg > 0.6, f"{name}: by chance it would be about .25"
-    assert (
-        made.tuned.validation[FUSED]
-        >= max(made.tuned.validation[name] for name in (GENERATIVE, DENSE, CROSS_ENTROPY)) - 1e-9
-    )
+    assert made.tuned.validation[FUSED] >= max(made.tuned.validation[name] for name in SOURCES) - 1e-9
 
 
 def test_seen_items_are_in_no_ranking(made: Made) -> None:
@@ -105,13 +106,37 @@ def test_the_same_request_gives_the_same_list_alone_and_among_others(made: Made)
         assert np.array_equal(alone[FUSED].items[0], together[FUSED].items[user])
 
 
-@pytest.mark.parametrize("source", [GENERATIVE, DENSE, CROSS_ENTROPY])
-def test_all_the_weight_on_one_route_gives_back_its_ranking(made: Made, source: str) -> None:
+@pytest.mark.parametrize("source", SOURCES)
+def test_all_the_weight_on_one_part_gives_back_its_ranking(made: Made, source: str) -> None:
     histories = made.validator.queries.histories
-    weights = {name: float(name == source) for name in (GENERATIVE, DENSE, CROSS_ENTROPY)}
+    weights = {name: float(name == source) for name in SOURCES}
     tuned = made.tuned._replace(fusion=Fusion("reciprocal-rank", weights))
     found = made.ensemble.rank(histories, histories.user_ids, tuned, k=5, permits=Permits.unseen(histories))
     assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
+
+
+def test_without_collaborative_vectors_the_others_are_fused(made: Made, tmp_path: Path) -> None:
+    ensemble = load_ensemble(made.folders._replace(embeddings=tmp_path), RECOMMEND, window=20, seed=0)
+    queries_ = made.validator.queries
+    tuned = ensemble.tune(queries_, FusionConfig(), exclude_seen=True, tracker=NullTracker())
+    assert tuned.fusion.weights.keys() == {GENERATIVE, DENSE, CROSS_ENTROPY}
+    found = ensemble.rank(queries_.histories, queries_.user_ids, made.tuned, k=5, permits=Permits())
+    assert list(found) == [GENERATIVE, DENSE, CROSS_ENTROPY, FUSED]
+
+
+def test_sasrec_ranks_as_the_baseline_and_leaves_items_alone_that_came_later() -> None:
+    model = sasrec(cycle())
+    histories = Histories.from_lists(["a", "b", "c"], [[3, 4, 5], [], [0, 1]])
+    excluded = [histories[user] for user in range(3)]
+    asked = Asked(np.zeros((3, 1), np.float32), [0] * 3, excluded)
+    expected = model.rank(histories, k=6, exclude_seen=True, window=2)
+    found = CollaborativeRanker(model, num_items=NUM_ITEMS, window=2).rank(histories, asked, k=6)
+    assert np.array_equal(found.items, expected.items)
+    grown = CollaborativeRanker(model, num_items=NUM_ITEMS + 2, window=2)
+    later = Histories.from_lists(["a", "b", "c"], [[3, 4, 5, NUM_ITEMS], [NUM_ITEMS + 1], [0, 1]])
+    assert np.array_equal(grown.rank(later, asked, k=6).items, expected.items)
+    none_left = Asked(asked.states, asked.keys, excluded, np.arange(NUM_ITEMS + 2) >= NUM_ITEMS)
+    assert (grown.rank(later, none_left, k=6).items == -1).all()
 
 
 def test_less_effort_searches_fewer_beams_and_none(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +172,7 @@ def test_a_recommendation_names_its_sources(made: Made, tmp_path: Path) -> None:
     history = [f"item {i}" for i in (3, 4, 5, 6)]
     found = recommender.recommend(history, k=3, user="u3")
     assert found[0].item_id == next_of(history)
-    assert found[0].sources.keys() == {GENERATIVE, DENSE, CROSS_ENTROPY, FUSED}
+    assert found[0].sources.keys() == {*SOURCES, FUSED}
     assert found[0].score == found[0].sources[FUSED]
     assert recommender.recommend(history, k=3, user="u3") == found
     assert len(recommender.recommend([], k=3)) == 3

@@ -19,6 +19,7 @@ from recsys.fusion import FusionConfig
 from recsys.llm.conditions import training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
+from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.loading import Items, Models, assemble
 from recsys.rankers.validation import interaction_counts
@@ -34,7 +35,7 @@ from serving.interface import EngineInfo
 from serving.newcomers import Newcomers
 from serving.parts import Parts
 from serving.shelf import Settings, Shelf
-from tests.rankers.fakes import CONFIG, cycle
+from tests.rankers.fakes import CONFIG, cycle, sasrec
 
 TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12)
 CONTINUOUS = ContinuousConfig(tokens=2, token_dim=4, epochs=10, batch=12)
@@ -46,7 +47,7 @@ SETTINGS = Settings(20, 0, exclude_seen=True, recommend=RecommendConfig(beams=12
 
 
 def train(root: Path) -> Parts:
-    """Both routes, fused."""
+    """Both routes and SASRec, fused."""
     dataset = cycle()
     texts = item_texts(dataset.catalog)
     encoder, vectors = TfidfEncoder.fit(texts, dimensions=16, seed=0)
@@ -63,7 +64,8 @@ def train(root: Path) -> Parts:
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(root / "preference")
     counts = interaction_counts(training.items, len(dataset.catalog))
     items = Items(dataset.catalog, ids, latents, counts, ItemIndex.build(latents))
-    models = Models.load(root / "model", root / "preference", items)
+    sasrec(dataset).save(root / SASREC_FOLDER)
+    models = Models.load(root / "model", root / "preference", root, items)
     return _parts(dataset, items, models, Newcomers(vectors.shape[1], discrete, continuous, encoder))
 
 
@@ -93,4 +95,4 @@ def jointly_trained(parts: Parts, root: Path, out: Path, *, titles: bool) -> Par
     conditions = joint.training_conditions(training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), items.latents, config
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(out)
-    return _parts(dataset, items, Models.load(root / "model", out, items), parts.newcomers)
+    return _parts(dataset, items, Models.load(root / "model", out, root, items), parts.newcomers)
