@@ -1,4 +1,9 @@
-"""Several rankings of the same users -> one: by reciprocal rank, or by a weighted sum of scores calibrated per user.
+"""Several rankings of the same users -> one: by reciprocal rank, or by a weighted sum of calibrated scores.
+
+`weighted-sum` calibrates scores per user, so that all users' are spread alike. `log-linear` takes them as logarithms of
+probabilities, which they are but for a constant a user, and divides each source's by one scale for all users: a source
+that is sure of a user says so (Genest & Zidek, "Combining Probability Distributions", Statistical Science 1986,
+logarithmic opinion pools).
 
 Reads `TopItems` in memory; a `Fusion` (method and weights) is plain JSON. Weights come from validation users only. A
 source of weight 0 takes no part at all, so that a weight of 1 for one source gives back its ranking exactly.
@@ -8,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement, pairwise, product
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,8 +26,8 @@ from recsys.errors import DataError
 from recsys.tables import FloatArray, IntArray
 
 Floats = npt.NDArray[np.float64]
-Method = Literal["reciprocal-rank", "weighted-sum"]
-METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum")
+Method = Literal["reciprocal-rank", "weighted-sum", "log-linear"]
+METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum", "log-linear")
 Source = Literal["generative", "dense", "cross-entropy", "sasrec"]
 SOURCES: tuple[Source, ...] = ("generative", "dense", "cross-entropy", "sasrec")  # rankings that can be fused
 GENERATIVE, DENSE, CROSS_ENTROPY, SASREC = map(str, SOURCES)
@@ -31,24 +37,25 @@ CUTOFF = 10  # weights are chosen by validation NDCG at this length
 
 
 class FusionConfig(Config):
-    """How rankings become one. `auto` takes the method that does better on validation users.
+    """How rankings become one. `auto` takes the method that does best on validation users.
 
     `sources` may take part; the weights that validation users give them say what is served, 0 leaves one out.
     """
 
     sources: tuple[Source, ...] = Field(default=SOURCES, min_length=1)
-    method: Literal["auto", "reciprocal-rank", "weighted-sum"] = "auto"
+    method: Method | Literal["auto"] = "auto"
     depth: int = Field(default=50, ge=1, le=1024, description="places of each ranking that take part")
     constant: float = Field(default=60.0, gt=0, description="of reciprocal rank: 1 / (constant + rank)")
-    grid: int = Field(default=20, ge=1, le=100, description="weights tried are multiples of 1 / grid that sum to 1")
+    grid: int = Field(default=10, ge=1, le=100, description="weights tried are multiples of 1 / grid that sum to 1")
 
 
 class Fusion(NamedTuple):
-    """A method with a weight for each source; `constant` is that of reciprocal rank."""
+    """A method with a weight for each source; `constant` is that of reciprocal rank, `scales` those of log-linear."""
 
     method: Method
-    weights: dict[str, float]
+    weights: Mapping[str, float]
     constant: float = 60.0
+    scales: Mapping[str, float] = MappingProxyType({})
 
     def fuse(self, rankings: Mapping[str, TopItems], k: int) -> TopItems:
         """The `k` best items of each user, best first, equal scores by item index.
@@ -63,7 +70,7 @@ class Fusion(NamedTuple):
         missing = [source for source in used if source not in rankings]
         if missing:
             raise DataError(f"fusion: no ranking of {', '.join(missing)}; there are {', '.join(rankings) or 'none'}")
-        pool = _pool({source: rankings[source] for source in used}, [self.method], self.constant)
+        pool = _pool({source: rankings[source] for source in used}, [self])
         return _best(pool, _combine(pool, self.method, [used[source] for source in pool.sources]), k)
 
     def among(self, rankings: Collection[str]) -> Fusion:
@@ -74,7 +81,7 @@ class Fusion(NamedTuple):
         return self._replace(weights=kept)
 
     def to_json(self) -> dict[str, Any]:
-        return self._asdict()
+        return self._asdict() | {"weights": dict(self.weights), "scales": dict(self.scales)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Fusion:
@@ -85,14 +92,27 @@ class Fusion(NamedTuple):
         """
         if values.get("method") not in METHODS or not values.get("weights"):
             raise DataError(f"fusion: got {dict(values)!r}; a method of {', '.join(METHODS)} and weights are needed")
-        return cls(values["method"], dict(values["weights"]), float(values["constant"]))
+        scales = dict(values.get("scales", {}))
+        return cls(values["method"], dict(values["weights"]), float(values["constant"]), scales)
 
 
 class Tried(NamedTuple):
-    """One setting and its validation NDCG@10."""
+    """One setting, and the NDCG@10 of each validation user for whom some source finds the target; 0 for the others."""
 
     fusion: Fusion
-    ndcg: float
+    gains: Floats  # [F]
+    num_users: int
+
+    @property
+    def ndcg(self) -> float:
+        return float(self.gains.sum() / self.num_users) if self.num_users else 0.0
+
+    def is_as_good_as(self, best: Tried) -> bool:
+        """Whether it is at most one standard error of their difference, over users, behind."""
+        behind = best.gains - self.gains
+        mean = behind.sum() / self.num_users
+        variance = np.square(behind).sum() / self.num_users - mean**2
+        return bool(mean <= np.sqrt(variance / self.num_users) + 1e-12)
 
 
 class _Pool(NamedTuple):
@@ -107,7 +127,7 @@ class _Pool(NamedTuple):
 
 
 def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: FusionConfig) -> list[Tried]:
-    """Every method and weighting on validation users, best first; of equals the most even one.
+    """Every method and weighting on validation users, best first.
 
     Args:
         rankings: by source, of the same users.
@@ -118,13 +138,30 @@ def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: Fus
     # Nobody finds anything for the other users, whatever the weights.
     findable = np.any([(r.items == targets[:, None]).any(axis=1) for r in cut.values()], axis=0)
     cut = {source: TopItems(r.items[findable], r.scores[findable]) for source, r in cut.items()}
-    pool, share = _pool(cut, methods, config.constant), float(findable.mean()) if len(findable) else 0.0
+    scales = {source: _scale(ranking) for source, ranking in cut.items()}
+    kinds = [Fusion(method, {}, config.constant, scales if method == "log-linear" else {}) for method in methods]
+    pool = _pool(cut, kinds)
     tried = []
-    for method, weights in product(methods, _simplex(len(pool.sources), config.grid)):
-        scores = _combine(pool, method, weights)
-        fusion = Fusion(method, dict(zip(pool.sources, weights, strict=True)), config.constant)
-        tried.append(Tried(fusion, share * _ndcg(pool, scores, targets[findable])))
-    return sorted(tried, key=lambda t: (-t.ndcg, max(t.fusion.weights.values())))
+    for kind, weights in product(kinds, _simplex(len(pool.sources), config.grid)):
+        gains = _gains(pool, _combine(pool, kind.method, weights), targets[findable])
+        fusion = kind._replace(weights=dict(zip(pool.sources, weights, strict=True)))
+        tried.append(Tried(fusion, gains, len(targets)))
+    return sorted(tried, key=lambda t: -t.ndcg)
+
+
+def settle(tried: Sequence[Tried]) -> Fusion:
+    """The best method, with the mean of all its weightings that are as good as the best one.
+
+    What users chosen at random cannot tell apart is not chosen between: a mean does better on other users than the one
+    weighting that happened to come first.
+
+    Args:
+        tried: what `tune_fusion` gave, best first.
+    """
+    best = tried[0]
+    good = [t.fusion.weights for t in tried if t.fusion.method == best.fusion.method and t.is_as_good_as(best)]
+    weights = {source: round(float(np.mean([w[source] for w in good])), 4) for source in best.fusion.weights}
+    return best.fusion._replace(weights=weights)
 
 
 def z_scores(scores: FloatArray) -> Floats:
@@ -139,7 +176,8 @@ def z_scores(scores: FloatArray) -> Floats:
     return np.where(listed, calibrated, -np.inf)
 
 
-def _pool(rankings: Mapping[str, TopItems], methods: Sequence[Method], constant: float) -> _Pool:
+def _pool(rankings: Mapping[str, TopItems], kinds: Sequence[Fusion]) -> _Pool:
+    """What every source says of every pair by each method; the weights of `kinds` are not looked at."""
     sizes = {len(ranking.items) for ranking in rankings.values()}
     if len(sizes) != 1:
         raise DataError(f"fusion: rankings of {sorted(sizes)} users; give each source's ranking of the same users")
@@ -148,24 +186,42 @@ def _pool(rankings: Mapping[str, TopItems], methods: Sequence[Method], constant:
     union = np.unique(np.concatenate(keys))
     users, items = union >> 32, union & 0xFFFFFFFF
     listed = np.zeros((len(rankings), len(union)), dtype=bool)
-    said = {method: np.zeros((len(rankings), len(union))) for method in methods}
-    for number, (ranking, (rows, columns)) in enumerate(zip(rankings.values(), places, strict=True)):
+    said = {kind.method: np.zeros((len(rankings), len(union))) for kind in kinds}
+    for number, ((source, ranking), (rows, columns)) in enumerate(zip(rankings.items(), places, strict=True)):
         found = np.searchsorted(union, keys[number])
         listed[number, found] = True
-        for method in methods:
-            values, least = _says(method, ranking, constant)
-            said[method][number] = least[users]
-            said[method][number, found] = values[rows, columns]
+        for kind in kinds:
+            values, least = _says(kind, source, ranking)
+            said[kind.method][number] = least[users]
+            said[kind.method][number, found] = values[rows, columns]
     return _Pool(list(rankings), sizes.pop(), users, items, listed, said)
 
 
-def _says(method: Method, ranking: TopItems, constant: float) -> tuple[Floats, Floats]:
+def _says(kind: Fusion, source: str, ranking: TopItems) -> tuple[Floats, Floats]:
     """What a source adds for each of its places [U, k], and for an item that it does not list [U]."""
-    if method == "reciprocal-rank":
-        by_place = 1 / (constant + 1 + np.arange(ranking.items.shape[1]))
+    if kind.method == "reciprocal-rank":
+        by_place = 1 / (kind.constant + 1 + np.arange(ranking.items.shape[1]))
         return np.broadcast_to(by_place, ranking.items.shape), np.zeros(len(ranking.items))
-    values = z_scores(np.where(ranking.items >= 0, ranking.scores, -np.inf))
+    if kind.method == "weighted-sum":
+        values = z_scores(np.where(ranking.items >= 0, ranking.scores, -np.inf))
+    else:
+        values = _behind(ranking) / kind.scales.get(source, 1.0)
     return values, np.where(np.isfinite(values), values, np.inf).min(axis=1, initial=0)
+
+
+def _behind(ranking: TopItems) -> Floats:
+    """How far each place's score lies behind the user's best, 0 or below; -inf in empty places."""
+    scores = np.where(ranking.items >= 0, ranking.scores, -np.inf).astype(np.float64)
+    best = scores.max(axis=1, keepdims=True, initial=-np.inf)
+    return scores - np.where(np.isfinite(best), best, 0)
+
+
+def _scale(ranking: TopItems) -> float:
+    """The deviation of all users' scores behind their best; 1 where they do not differ."""
+    behind = _behind(ranking)
+    listed = behind[np.isfinite(behind)]
+    deviation = float(listed.std()) if len(listed) else 0.0
+    return deviation if deviation > 0 else 1.0
 
 
 def _combine(pool: _Pool, method: Method, weights: Sequence[float]) -> Floats:
@@ -187,18 +243,17 @@ def _best(pool: _Pool, scores: Floats, k: int) -> TopItems:
     return TopItems(items, values)
 
 
-def _ndcg(pool: _Pool, scores: Floats, targets: IntArray) -> float:
-    """Mean NDCG at `CUTOFF` of one target a user, without sorting: how many pairs of its user come before it."""
+def _gains(pool: _Pool, scores: Floats, targets: IntArray) -> Floats:
+    """NDCG at `CUTOFF` of each user's one target, without sorting: how many pairs of its user come before it."""
     union, wanted = _keys(pool.users, pool.items), _keys(np.arange(pool.num_users), targets)
     if not len(union):
-        return 0.0
+        return np.zeros(pool.num_users)
     found = np.minimum(np.searchsorted(union, wanted), len(union) - 1)
     hit = (union[found] == wanted) & np.isfinite(scores[found])
     own = np.where(hit, scores[found], np.inf)[pool.users]
     before = (scores > own) | ((scores == own) & (pool.items < targets[pool.users]))
     rank = np.bincount(pool.users[before], minlength=pool.num_users)
-    gain = np.where(hit & (rank < CUTOFF), 1 / np.log2(rank + 2.0), 0.0)
-    return float(gain.mean())
+    return np.where(hit & (rank < CUTOFF), 1 / np.log2(rank + 2.0), 0.0)
 
 
 def _simplex(size: int, grid: int) -> Iterator[tuple[float, ...]]:

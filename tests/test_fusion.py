@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.baselines.base import TopItems
 from recsys.errors import DataError
-from recsys.fusion import METHODS, Fusion, FusionConfig, Method, tune_fusion, z_scores
+from recsys.fusion import METHODS, Fusion, FusionConfig, Method, Tried, settle, tune_fusion, z_scores
 from recsys.metrics import top_k_metrics
 
 ITEMS = 12
@@ -49,10 +49,13 @@ def naive(given_: dict[str, TopItems], fusion: Fusion, user: int) -> list[int]:
         values = np.array([s for _, s in row])
         spread = values.std() if len(row) else 0
         z = (values - values.mean()) / spread if spread > 1e-6 else np.zeros(len(row))
-        said[source] = {
-            item: (1 / (fusion.constant + rank) if fusion.method == "reciprocal-rank" else float(z[rank - 1]))
-            for rank, (item, _) in enumerate(row, start=1)
+        places = np.arange(1, len(row) + 1)
+        by_method = {
+            "reciprocal-rank": 1 / (fusion.constant + places),
+            "weighted-sum": z,
+            "log-linear": (values - values.max(initial=-np.inf)) / fusion.scales.get(source, 1.0),
         }
+        said[source] = {item: float(x) for (item, _), x in zip(row, by_method[fusion.method], strict=True)}
     pool = sorted({item for values in said.values() for item in values})
     least = {s: 0.0 if fusion.method == "reciprocal-rank" else min(v.values(), default=0.0) for s, v in said.items()}
     total = {i: sum(fusion.weights[s] * v.get(i, least[s]) for s, v in said.items()) for i in pool}
@@ -62,7 +65,7 @@ def naive(given_: dict[str, TopItems], fusion: Fusion, user: int) -> list[int]:
 @settings(max_examples=60, deadline=None)
 @given(rankings(), st.sampled_from(METHODS), st.lists(st.integers(0, 4), min_size=3, max_size=3).filter(any))
 def test_fusing_equals_the_definition(given_: dict[str, TopItems], method: Method, weights: list[int]) -> None:
-    fusion = Fusion(method, dict(zip(given_, map(float, weights), strict=True)))
+    fusion = Fusion(method, dict(zip(given_, map(float, weights), strict=True)), scales={"s0": 2.0, "s2": 0.5})
     fused = fusion.fuse(given_, k=ITEMS)
     for user in range(len(fused.items)):
         found = [int(i) for i in fused.items[user] if i >= 0]
@@ -96,11 +99,11 @@ def test_tuning_scores_each_setting_as_fusing_and_measuring_would(given_: dict[s
     users = len(given_["s0"].items)
     targets = np.random.default_rng(seed).integers(0, ITEMS, users)
     tried = tune_fusion(given_, targets, FusionConfig(grid=4))
-    assert len(tried) == 2 * 5
+    assert len(tried) == 3 * 5
     assert [t.ndcg for t in tried] == sorted((t.ndcg for t in tried), reverse=True)
-    for fusion, ndcg in tried:
-        measured = top_k_metrics(fusion.fuse(given_, k=10).items, targets, k=10).ndcg
-        assert ndcg == pytest.approx(measured, abs=1e-6)
+    for each in tried:
+        measured = top_k_metrics(each.fusion.fuse(given_, k=10).items, targets, k=10).ndcg
+        assert each.ndcg == pytest.approx(measured, abs=1e-6)
 
 
 def test_tuning_finds_the_source_that_knows() -> None:
@@ -114,12 +117,25 @@ def test_tuning_finds_the_source_that_knows() -> None:
     assert Fusion.from_json(best.fusion.to_json()) == best.fusion
 
 
-def test_of_equals_the_most_even_weights_are_taken() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_what_users_cannot_tell_apart_is_averaged(method: Method) -> None:
     targets = np.arange(5)
     alike = ranking([[(int(t), 1.0), (11, 0.0)] for t in targets], 2)
-    for method in METHODS:
-        best = tune_fusion(dict.fromkeys("abcd", alike), targets, FusionConfig(grid=8, method=method))[0]
-        assert set(best.fusion.weights.values()) == {0.25}
+    tried = tune_fusion(dict.fromkeys("abcd", alike), targets, FusionConfig(grid=8, method=method))
+    assert settle(tried).weights == dict.fromkeys("abcd", 0.25)
+    worse = ranking([[(10, 1.0), (int(t), 0.0)] for t in targets], 2)
+    tried = tune_fusion({"a": alike, "worse": worse}, targets, FusionConfig(grid=8, method=method))
+    assert settle(tried).weights["a"] > 0.5
+    assert settle(tried).fuse({"a": alike, "worse": worse}, 1).items[:, 0].tolist() == targets.tolist()
+
+
+def test_as_good_as_the_best_is_what_lies_within_one_standard_error() -> None:
+    best = Tried(Fusion("log-linear", {"a": 1.0}), np.full(50, 0.5), 100)
+    noisy = best._replace(gains=np.where(np.arange(50) < 27, 0.0, 1.0))  # .02 behind, standard error .0354
+    surely = best._replace(gains=np.full(50, 0.4))  # .05 behind, standard error .005
+    assert noisy.is_as_good_as(best)
+    assert best.is_as_good_as(best)
+    assert not surely.is_as_good_as(best)
 
 
 def test_z_scores_by_hand() -> None:

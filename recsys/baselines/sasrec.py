@@ -135,7 +135,7 @@ class Sasrec:
         hidden = self.model(torch.from_numpy(padded).to(device))
         last = hidden[torch.arange(len(batch)), torch.from_numpy(np.maximum(lengths, 1) - 1)]
         scores: FloatArray = (last @ self.model.items.weight.T).cpu().numpy()
-        scores[lengths == 0] = self.counts
+        scores[lengths == 0] = np.log1p(self.counts)  # on the scale of the other scores, which are logarithms
         return scores
 
     def save(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from recsys.baselines.base import TopItems
 from recsys.diffusion.heads import QueryHead
 from recsys.errors import ArtifactError, DataError
 from recsys.files import read_json, write_json
-from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, Fusion, FusionConfig, tune_fusion
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, Fusion, FusionConfig, settle, tune_fusion
 from recsys.metrics import top_k_metrics
 from recsys.rankers.collaborative import CollaborativeRanker
 from recsys.rankers.generative import GenerativeRanker
@@ -142,10 +142,11 @@ class Ensemble:
             CROSS_ENTROPY: self.classify(asked, k=self._depth),
             **self.follow(histories, asked, k=self._depth),
         }
-        fused = tune_fusion({source: parts[source] for source in config.sources if source in parts}, targets, config)[0]
+        sources: dict[str, TopItems] = {source: parts[source] for source in config.sources if source in parts}
+        fusion = settle(tune_fusion(sources, targets, config))
+        parts[FUSED] = fusion.fuse(sources, CUTOFF)
         validation = {name: top_k_metrics(found.items, targets, k=CUTOFF).ndcg for name, found in parts.items()}
-        validation |= {ONE_SAMPLE: single.ndcg, FUSED: fused.ndcg}
-        return Tuned(scored.scoring, single.scoring, fused.fusion, validation)
+        return Tuned(scored.scoring, single.scoring, fusion, validation | {ONE_SAMPLE: single.ndcg})
 
     def rank(
         self,
