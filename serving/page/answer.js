@@ -2,7 +2,7 @@
 
 import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
 
-const EFFORTS = { narrow: "smaller beam", dense: "dense route only", popularity: "popular items only" };
+const EFFORTS = { narrow: "smaller beam", dense: "nothing generated", popularity: "popular items only" };
 const SOURCES = ["generative", "dense", "cross-entropy", "sasrec"]; // in this order; others follow
 const STAGES = ["queue", "prefill", "decode", "retrieve", "fuse"];
 

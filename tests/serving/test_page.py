@@ -191,7 +191,7 @@ def test_a_degraded_answer_says_so(visit: Visit, engine: FakeEngine) -> None:
     engine.failures = {"full": RuntimeError("broken"), "narrow": RuntimeError("broken")}
     page = visit.open("#item=i1")
     recommended(page, "Item i2")
-    expect(page.locator("#badge")).to_have_text("Degraded · dense route only · failure: RuntimeError")
+    expect(page.locator("#badge")).to_have_text("Degraded · nothing generated · failure: RuntimeError")
 
 
 def test_an_older_answer_is_not_seen(visit: Visit, engine: FakeEngine) -> None:
