@@ -124,8 +124,9 @@ class _Parts:
             _copy(run.verified("tokenize/continuous"), folder / CONTINUOUS, without=("latent_quality.json",))
             ItemIndex.load(run.verified("index")).save(folder / INDEX, with_queries=False)  # they are of users
             shutil.copyfile(run.verified("recommend") / TUNED, folder / TUNED)
-            if self.config.embed.collaborative:
-                _copy(run.verified("embed") / SASREC_FOLDER, folder / SASREC_FOLDER)
+            sasrec = run.verified("embed") / SASREC_FOLDER
+            if sasrec.exists():
+                _copy(sasrec, folder / SASREC_FOLDER)
         self._text_encoder(folder / TEXT_ENCODER)
         metrics = _metrics(run.verified("evaluate"), FUSED if self.both else GENERATIVE) if self.evaluated else None
         if metrics is not None:

@@ -161,7 +161,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _explain(entry: Any) -> str:
     if not entry["loc"]:  # of the whole configuration, which nobody wants to see
-        return str(entry["ctx"]["error"])
+        return str(entry.get("ctx", {}).get("error", entry["msg"]))
     path = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         *sections, name = entry["loc"]

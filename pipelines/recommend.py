@@ -167,9 +167,9 @@ class _Ranked:
         self._out = out
 
     def system(self, name: str, system: Baseline) -> TopItems:
-        """Add what a system ranks, deep enough to be fused."""
+        """Add what a system ranks, deep enough to be fused where it is."""
         asked, systems = self.histories, self.systems
-        k = max(systems.config.k, systems.config.fusion.depth)
+        k = max(systems.config.k, systems.config.fusion.depth if name == SASREC else 0)
         seen, window, tracker = systems.exclude_seen, systems.window, self.tracker
         return self.add(name, lambda: system.rank(asked, k=k, exclude_seen=seen, window=window, tracker=tracker))
 

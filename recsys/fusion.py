@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement, pairwise, product
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -39,14 +38,14 @@ CUTOFF = 10  # weights are chosen by validation NDCG at this length
 class FusionConfig(Config):
     """How rankings become one. `auto` takes the method that does best on validation users.
 
-    `sources` may take part; the weights that validation users give them say what is served, 0 leaves one out.
+    `sources` may take part; the weights that validation users give them say how much, and 0 leaves one out.
     """
 
     sources: tuple[Source, ...] = Field(default=SOURCES, min_length=1)
     method: Method | Literal["auto"] = "auto"
     depth: int = Field(default=50, ge=1, le=1024, description="places of each ranking that take part")
     constant: float = Field(default=60.0, gt=0, description="of reciprocal rank: 1 / (constant + rank)")
-    grid: int = Field(default=10, ge=1, le=100, description="weights tried are multiples of 1 / grid that sum to 1")
+    grid: int = Field(default=10, ge=1, le=30, description="weights tried are multiples of 1 / grid that sum to 1")
 
 
 class Fusion(NamedTuple):
@@ -55,7 +54,7 @@ class Fusion(NamedTuple):
     method: Method
     weights: Mapping[str, float]
     constant: float = 60.0
-    scales: Mapping[str, float] = MappingProxyType({})
+    scales: Mapping[str, float] = {}  # never changed
 
     def fuse(self, rankings: Mapping[str, TopItems], k: int) -> TopItems:
         """The `k` best items of each user, best first, equal scores by item index.
@@ -88,11 +87,13 @@ class Fusion(NamedTuple):
         """What `to_json` gave.
 
         Raises:
-            DataError: the method is unknown or a weight is missing.
+            DataError: the method is unknown, or a weight or a scale is missing.
         """
         if values.get("method") not in METHODS or not values.get("weights"):
             raise DataError(f"fusion: got {dict(values)!r}; a method of {', '.join(METHODS)} and weights are needed")
         scales = dict(values.get("scales", {}))
+        if values["method"] == "log-linear" and not values["weights"].keys() <= scales.keys():
+            raise DataError(f"fusion: got scales of {', '.join(scales) or 'nothing'}; every source needs one")
         return cls(values["method"], dict(values["weights"]), float(values["constant"]), scales)
 
 
@@ -105,7 +106,7 @@ class Tried(NamedTuple):
 
     @property
     def ndcg(self) -> float:
-        return float(self.gains.sum() / self.num_users) if self.num_users else 0.0
+        return float(self.gains.sum() / self.num_users)
 
     def is_as_good_as(self, best: Tried) -> bool:
         """Whether it is at most one standard error of their difference, over users, behind."""
@@ -127,12 +128,20 @@ class _Pool(NamedTuple):
 
 
 def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: FusionConfig) -> list[Tried]:
-    """Every method and weighting on validation users, best first.
+    """Every method and weighting on validation users, best first, and before them the one to be used.
+
+    That is the mean of all weightings of the best method that are as good as the best one: what users chosen at random
+    cannot tell apart is not chosen between. Where the mean itself is not as good, it is the best one.
 
     Args:
         rankings: by source, of the same users.
         targets: [U] what each user took next.
+
+    Raises:
+        DataError: there are no users, or the rankings are not of as many.
     """
+    if not len(targets):
+        raise DataError("fusion: weights are chosen on validation users, and there are none")
     methods = list(METHODS) if config.method == "auto" else [config.method]
     cut = {source: TopItems(r.items[:, : config.depth], r.scores[:, : config.depth]) for source, r in rankings.items()}
     # Nobody finds anything for the other users, whatever the weights.
@@ -141,27 +150,25 @@ def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: Fus
     scales = {source: _scale(ranking) for source, ranking in cut.items()}
     kinds = [Fusion(method, {}, config.constant, scales if method == "log-linear" else {}) for method in methods]
     pool = _pool(cut, kinds)
-    tried = []
-    for kind, weights in product(kinds, _simplex(len(pool.sources), config.grid)):
-        gains = _gains(pool, _combine(pool, kind.method, weights), targets[findable])
-        fusion = kind._replace(weights=dict(zip(pool.sources, weights, strict=True)))
-        tried.append(Tried(fusion, gains, len(targets)))
-    return sorted(tried, key=lambda t: -t.ndcg)
 
+    def attempt(fusion: Fusion) -> Tried:
+        scores = _combine(pool, fusion.method, list(fusion.weights.values()))
+        return Tried(fusion, _gains(pool, scores, targets[findable]), len(targets))
 
-def settle(tried: Sequence[Tried]) -> Fusion:
-    """The best method, with the mean of all its weightings that are as good as the best one.
-
-    What users chosen at random cannot tell apart is not chosen between: a mean does better on other users than the one
-    weighting that happened to come first.
-
-    Args:
-        tried: what `tune_fusion` gave, best first.
-    """
+    weightings = [dict(zip(cut, weights, strict=True)) for weights in _simplex(len(cut), config.grid)]
+    tried = [attempt(kind._replace(weights=weights)) for kind, weights in product(kinds, weightings)]
+    tried.sort(key=lambda t: -t.ndcg)
     best = tried[0]
-    good = [t.fusion.weights for t in tried if t.fusion.method == best.fusion.method and t.is_as_good_as(best)]
-    weights = {source: round(float(np.mean([w[source] for w in good])), 4) for source in best.fusion.weights}
-    return best.fusion._replace(weights=weights)
+    mean = attempt(_mean([t.fusion for t in tried if t.fusion.method == best.fusion.method and t.is_as_good_as(best)]))
+    return [mean if mean.is_as_good_as(best) else best, *tried]
+
+
+def _mean(fusions: Sequence[Fusion]) -> Fusion:
+    """The first one with the mean of all their weights."""
+    first = fusions[0]
+    return first._replace(
+        weights={source: round(float(np.mean([f.weights[source] for f in fusions])), 4) for source in first.weights}
+    )
 
 
 def z_scores(scores: FloatArray) -> Floats:
@@ -217,7 +224,7 @@ def _behind(ranking: TopItems) -> Floats:
 
 
 def _scale(ranking: TopItems) -> float:
-    """The deviation of all users' scores behind their best; 1 where they do not differ."""
+    """The deviation of these users' scores behind each one's best; 1 where they do not differ."""
     behind = _behind(ranking)
     listed = behind[np.isfinite(behind)]
     deviation = float(listed.std()) if len(listed) else 0.0

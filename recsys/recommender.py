@@ -1,7 +1,7 @@
 """One object that recommends: what the command line and serving call, for one request in the user's own item ids.
 
-Reads the folders of a run, or trains a language model; ranks with it alone, or with both routes fused
-(`recsys.rankers`).
+Reads the folders of a run, or trains a language model; ranks with it alone, or with both routes and SASRec
+fused (`recsys.rankers`).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Recommender:
     def load_both(
         cls, folders: Folders, tuned: Path, config: RecommendConfig, *, history: int = 20, seed: int = 0
     ) -> Self:
-        """Both routes and their fusion, from the folders of a run and its `fusion.json`."""
+        """Both routes and SASRec, fused, from the folders of a run and its `fusion.json`."""
         catalog, ensemble = (
             Dataset.load(folders.dataset).catalog,
             load_ensemble(folders, config, window=history, seed=seed),

@@ -83,7 +83,7 @@ class SimilarAsk(Ask):
 
 
 class RetrieveAsk(Ask):
-    """FAISS alone: the items nearest to exactly one of a latent, a history's latent, or an item's."""
+    """Exactly one of a latent and an item, whose nearest items FAISS finds, and a history, which is ranked densely."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": "B00A", "k": 5}, {"history": ["B00A"]}]})
 

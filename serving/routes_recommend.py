@@ -56,7 +56,7 @@ def recommend_routes(service: Service) -> APIRouter:
 
     @router.post("/retrieve")
     async def retrieve(ask: RetrieveAsk) -> Neighbours:
-        """The items nearest to a latent vector, to a history's or to an item's, without the language model."""
+        """The items nearest to a latent vector or to an item's, or the dense ranking of a history."""
         retrieval = Retrieval(
             ask.k,
             None if ask.vector is None else tuple(ask.vector),

@@ -60,7 +60,7 @@ class Shelf:
 
     @cached_property
     def ensemble(self) -> Ensemble | None:
-        """Both routes, where the bundle has both."""
+        """Everything fused, where the bundle has both routes."""
         if self.models is None:
             return None
         settings = self.settings

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.baselines.base import TopItems
 from recsys.errors import DataError
-from recsys.fusion import METHODS, Fusion, FusionConfig, Method, Tried, settle, tune_fusion, z_scores
+from recsys.fusion import METHODS, Fusion, FusionConfig, Method, Tried, tune_fusion, z_scores
 from recsys.metrics import top_k_metrics
 
 ITEMS = 12
@@ -99,8 +99,9 @@ def test_tuning_scores_each_setting_as_fusing_and_measuring_would(given_: dict[s
     users = len(given_["s0"].items)
     targets = np.random.default_rng(seed).integers(0, ITEMS, users)
     tried = tune_fusion(given_, targets, FusionConfig(grid=4))
-    assert len(tried) == 3 * 5
-    assert [t.ndcg for t in tried] == sorted((t.ndcg for t in tried), reverse=True)
+    assert len(tried) == 1 + 3 * 5
+    assert [t.ndcg for t in tried[1:]] == sorted((t.ndcg for t in tried[1:]), reverse=True)
+    assert tried[0].is_as_good_as(tried[1])
     for each in tried:
         measured = top_k_metrics(each.fusion.fuse(given_, k=10).items, targets, k=10).ndcg
         assert each.ndcg == pytest.approx(measured, abs=1e-6)
@@ -122,11 +123,11 @@ def test_what_users_cannot_tell_apart_is_averaged(method: Method) -> None:
     targets = np.arange(5)
     alike = ranking([[(int(t), 1.0), (11, 0.0)] for t in targets], 2)
     tried = tune_fusion(dict.fromkeys("abcd", alike), targets, FusionConfig(grid=8, method=method))
-    assert settle(tried).weights == dict.fromkeys("abcd", 0.25)
+    assert tried[0].fusion.weights == dict.fromkeys("abcd", 0.25)
     worse = ranking([[(10, 1.0), (int(t), 0.0)] for t in targets], 2)
     tried = tune_fusion({"a": alike, "worse": worse}, targets, FusionConfig(grid=8, method=method))
-    assert settle(tried).weights["a"] > 0.5
-    assert settle(tried).fuse({"a": alike, "worse": worse}, 1).items[:, 0].tolist() == targets.tolist()
+    assert tried[0].fusion.weights["a"] > 0.5
+    assert tried[0].fusion.fuse({"a": alike, "worse": worse}, 1).items[:, 0].tolist() == targets.tolist()
 
 
 def test_as_good_as_the_best_is_what_lies_within_one_standard_error() -> None:
@@ -136,6 +137,13 @@ def test_as_good_as_the_best_is_what_lies_within_one_standard_error() -> None:
     assert noisy.is_as_good_as(best)
     assert best.is_as_good_as(best)
     assert not surely.is_as_good_as(best)
+
+
+def test_one_scale_for_all_users_by_hand() -> None:
+    given_ = {"a": ranking([[(0, 4.0), (1, 0.0)], [(2, 9.0), (3, 9.0)]], 2)}
+    tried = tune_fusion(given_, np.array([1, 3]), FusionConfig(method="log-linear"))
+    assert tried[0].fusion.scales == {"a": pytest.approx(np.std([0, -4, 0, 0]))}
+    assert tried[0].fusion.fuse(given_, 2).scores.tolist() == [[0, pytest.approx(-4 / np.sqrt(3))], [0, 0]]
 
 
 def test_z_scores_by_hand() -> None:
@@ -149,5 +157,9 @@ def test_what_cannot_be_fused_is_refused() -> None:
         Fusion("reciprocal-rank", {"a": 0.5, "b": 0.5}).fuse({"a": one}, 3)
     with pytest.raises(DataError, match=r"rankings of \[1, 2\] users"):
         Fusion("reciprocal-rank", {"a": 0.5, "b": 0.5}).fuse({"a": one, "b": two}, 3)
+    with pytest.raises(DataError, match="there are none"):
+        tune_fusion({"a": ranking([], 1)}, np.zeros(0, np.int64), FusionConfig())
+    with pytest.raises(DataError, match="got scales of a; every source needs one"):
+        Fusion.from_json({"method": "log-linear", "weights": {"a": 1.0, "b": 0}, "constant": 60, "scales": {"a": 1.0}})
     with pytest.raises(DataError, match="a method of"):
         Fusion.from_json({"method": "sum", "weights": {"a": 1.0}})

@@ -48,6 +48,8 @@ class CollaborativeRanker:
 
         def score(rows: slice) -> FloatArray:
             scores = self._sasrec.scores(Histories.from_lists(histories.user_ids[rows], sequences[rows]))
+            if not self._newer:
+                return scores
             return np.pad(scores, ((0, 0), (0, self._newer)), constant_values=-np.inf)
 
         return rank_by_scores(score, asked, k=k)

@@ -14,7 +14,7 @@ from recsys.baselines.base import TopItems
 from recsys.diffusion.heads import QueryHead
 from recsys.errors import ArtifactError, DataError
 from recsys.files import read_json, write_json
-from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, Fusion, FusionConfig, settle, tune_fusion
+from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, Fusion, FusionConfig, tune_fusion
 from recsys.metrics import top_k_metrics
 from recsys.rankers.collaborative import CollaborativeRanker
 from recsys.rankers.generative import GenerativeRanker
@@ -143,7 +143,7 @@ class Ensemble:
             **self.follow(histories, asked, k=self._depth),
         }
         sources: dict[str, TopItems] = {source: parts[source] for source in config.sources if source in parts}
-        fusion = settle(tune_fusion(sources, targets, config))
+        fusion = tune_fusion(sources, targets, config)[0].fusion
         parts[FUSED] = fusion.fuse(sources, CUTOFF)
         validation = {name: top_k_metrics(found.items, targets, k=CUTOFF).ndcg for name, found in parts.items()}
         return Tuned(scored.scoring, single.scoring, fusion, validation | {ONE_SAMPLE: single.ndcg})

@@ -11,6 +11,7 @@ from recsys.data.histories import training_histories
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.joint import JointPreference, is_joint
 from recsys.diffusion.preference import PreferenceModel
+from recsys.fusion import SASREC
 from recsys.llm.conditions import query_conditions
 from recsys.llm.storage import LanguageModel, load_language_model
 from recsys.rankers.collaborative import CollaborativeRanker, load_sasrec
@@ -78,7 +79,7 @@ class Items(NamedTuple):
 
 
 def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, seed: int) -> Ensemble:
-    """Both routes of a finished run, ready to rank.
+    """Both routes of a finished run, and SASRec where it takes part, ready to rank.
 
     Args:
         window: newest items of a history that are looked at.
@@ -116,7 +117,7 @@ def assemble(models: Models, items: Items, config: RecommendConfig, *, window: i
         seed=seed,
     )
     collaborative = None
-    if models.sasrec is not None:
+    if models.sasrec is not None and SASREC in config.fusion.sources:
         collaborative = CollaborativeRanker(models.sasrec, num_items=len(items.catalog), window=window)
     joint = models.joint and models.joint.over(items.semantic_ids, items.latents, items.catalog.titles())
 

@@ -67,7 +67,7 @@ class EpochTrainer(ABC, Generic[ModelT, ConfigT]):
 
     @abstractmethod
     def loss(self, batch: torch.Tensor, generator: torch.Generator) -> Loss:
-        """Of some of the vectors."""
+        """Of a batch [B, D] of the vectors."""
 
     def begin(self) -> None:
         """What a training does first, and one that is resumed does not do again."""

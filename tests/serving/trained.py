@@ -72,7 +72,9 @@ def train(root: Path) -> Parts:
 def _parts(dataset: Dataset, items: Items, models: Models, newcomers: Newcomers) -> Parts:
     ensemble = assemble(models, items, SETTINGS.recommend, window=SETTINGS.window, seed=SETTINGS.seed)
     asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
-    tuned = ensemble.tune(asked, FusionConfig(), exclude_seen=True, tracker=NullTracker())
+    # Log-linear: a place more or less, which the last bits of a batch can decide, does not jump in the fused score.
+    fusion = FusionConfig(method="log-linear")
+    tuned = ensemble.tune(asked, fusion, exclude_seen=True, tracker=NullTracker())
     shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
     info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
     return Parts(shelf, tuned, newcomers, info)
