@@ -142,6 +142,7 @@ def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: Fus
     """
     if not len(targets):
         raise DataError("fusion: weights are chosen on validation users, and there are none")
+    _check_users([*(len(ranking.items) for ranking in rankings.values()), len(targets)])
     methods = list(METHODS) if config.method == "auto" else [config.method]
     cut = {source: TopItems(r.items[:, : config.depth], r.scores[:, : config.depth]) for source, r in rankings.items()}
     # Nobody finds anything for the other users, whatever the weights.
@@ -185,9 +186,7 @@ def z_scores(scores: FloatArray) -> Floats:
 
 def _pool(rankings: Mapping[str, TopItems], kinds: Sequence[Fusion]) -> _Pool:
     """What every source says of every pair by each method; the weights of `kinds` are not looked at."""
-    sizes = {len(ranking.items) for ranking in rankings.values()}
-    if len(sizes) != 1:
-        raise DataError(f"fusion: rankings of {sorted(sizes)} users; give each source's ranking of the same users")
+    num_users = _check_users([len(ranking.items) for ranking in rankings.values()])
     places = [np.nonzero(ranking.items >= 0) for ranking in rankings.values()]
     keys = [_keys(rows, r.items[rows, columns]) for (rows, columns), r in zip(places, rankings.values(), strict=True)]
     union = np.unique(np.concatenate(keys))
@@ -201,7 +200,14 @@ def _pool(rankings: Mapping[str, TopItems], kinds: Sequence[Fusion]) -> _Pool:
             values, least = _says(kind, source, ranking)
             said[kind.method][number] = least[users]
             said[kind.method][number, found] = values[rows, columns]
-    return _Pool(list(rankings), sizes.pop(), users, items, listed, said)
+    return _Pool(list(rankings), num_users, users, items, listed, said)
+
+
+def _check_users(sizes: Sequence[int]) -> int:
+    """How many users all are of."""
+    if len(set(sizes)) != 1:
+        raise DataError(f"fusion: rankings of {sorted(set(sizes))} users; give each source's ranking of the same users")
+    return sizes[0]
 
 
 def _says(kind: Fusion, source: str, ranking: TopItems) -> tuple[Floats, Floats]:

@@ -157,6 +157,11 @@ def test_what_cannot_be_fused_is_refused() -> None:
         Fusion("reciprocal-rank", {"a": 0.5, "b": 0.5}).fuse({"a": one}, 3)
     with pytest.raises(DataError, match=r"rankings of \[1, 2\] users"):
         Fusion("reciprocal-rank", {"a": 0.5, "b": 0.5}).fuse({"a": one, "b": two}, 3)
+    for targets in (np.zeros(1, np.int64), np.zeros(2, np.int64)):
+        with pytest.raises(DataError, match=r"rankings of \[1, 2\] users"):
+            tune_fusion({"a": one, "b": two}, targets, FusionConfig())
+    with pytest.raises(DataError, match=r"rankings of \[1, 2\] users"):
+        tune_fusion({"a": one}, np.zeros(2, np.int64), FusionConfig())
     with pytest.raises(DataError, match="there are none"):
         tune_fusion({"a": ranking([], 1)}, np.zeros(0, np.int64), FusionConfig())
     with pytest.raises(DataError, match="got scales of a; every source needs one"):
