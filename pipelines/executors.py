@@ -160,9 +160,10 @@ class RayExecutor(Executor):
                     done, _ = ray.wait(list(running), num_returns=1)
                     self._result(done[0], running[done[0]])
                     yield running.pop(done[0])
-            finally:
-                for reference in running:
-                    ray.cancel(reference, force=True)
+            except (Exception, GeneratorExit):
+                # Not cancelled: where a task is just done, Ray's cancelling ends this process. What runs is committed.
+                ray.wait(list(running), num_returns=len(running))
+                raise
 
     def _result(self, reference: Any, partition: Partition) -> None:
         """Raise what the task raised."""

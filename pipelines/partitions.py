@@ -95,7 +95,7 @@ class Task(NamedTuple):
     def sweep(self) -> None:
         """Remove what killed processes left half made.
 
-        A process that should be dead and is still at work (a cancelled task ends a little later) finds its folder
+        A process that should be dead and is still at work (a task of an interrupted driver ends a little later) finds its folder
         gone, whole: it cannot commit what has been removed in part.
         """
         for path in self.out.glob(".*") if self.out.exists() else ():

@@ -137,6 +137,21 @@ def test_an_error_names_its_partition_and_keeps_what_is_done(
     assert whole(work, folders)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_on_ray_an_error_waits_for_what_was_begun(tmp_path: Path) -> None:
+    """Many times: tasks that are cancelled as they end take the driver with them."""
+    for attempt in range(20):
+        (tmp_path / str(attempt)).mkdir()
+        work = Work(tmp_path / str(attempt))
+        with pytest.raises(DataError):
+            work.map(RayExecutor(2), {6: "fail"})
+        begun = [n for n, times in work.runs().items() if times]
+        assert len(committed(work)) == len(begun) - 1
+        assert whole(work, work.map(RayExecutor(2)))
+        assert work.runs() == {n: 2 if n == 6 else 1 for n in range(0, 18, 3)}
+
+
 def test_a_worker_that_is_killed_is_replaced(executor: Executor, work: Work) -> None:
     if not executor.spreads:
         pytest.skip("one local worker is the driver itself")
