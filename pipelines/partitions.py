@@ -95,8 +95,8 @@ class Task(NamedTuple):
     def sweep(self) -> None:
         """Remove what killed processes left half made.
 
-        A process that should be dead and is still at work (a task of an interrupted driver ends a little later) finds its folder
-        gone, whole: it cannot commit what has been removed in part.
+        A process that should be dead and is still at work (a task whose driver was interrupted ends a little later)
+        finds its folder gone, whole: it cannot commit what has been removed in part.
         """
         for path in self.out.glob(".*") if self.out.exists() else ():
             taken = self._hidden("swept")
