@@ -45,7 +45,7 @@ STAGES = (
         "embed",
         "02_embeddings",
         ("prepare",),
-        1,
+        2,
         ("embed", "prepare.history", "recommend.exclude_seen"),
         "Turn items into vectors: from their texts, and from behaviour (SASRec).",
         ("embed.vectors", "embed.model"),

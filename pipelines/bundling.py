@@ -21,7 +21,7 @@ from recsys.artifacts import RunDirectory, package_versions
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
 from recsys.diffusion.joint import is_joint
-from recsys.embeddings.text import fit_texts
+from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import write_json
 from recsys.fusion import FUSED, GENERATIVE, TUNED
@@ -30,7 +30,6 @@ from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.generative import excludes_seen
 from recsys.rankers.validation import SAMPLES_FILE, interaction_counts
 from recsys.retrieval.index import ItemIndex
-from recsys.tables import ItemVectors
 from serving.bundle import (
     CATALOG,
     COUNTS,
@@ -48,7 +47,6 @@ from serving.golden import make_golden
 from serving.manifest import BundleSettings, EmbedFacts
 
 SERVED_METRICS = ("hr@10", "ndcg@10")
-TOLERANCE = 1e-5  # between vectors that one encoder made twice
 _PER_ROUTE = {
     DISCRETE: ("prepare", "embed", "tokenize", "finetune"),
     CONTINUOUS: ("diffuse", "index", "recommend"),
@@ -127,7 +125,7 @@ class _Parts:
             sasrec = run.verified("embed") / SASREC_FOLDER
             if sasrec.exists():
                 _copy(sasrec, folder / SASREC_FOLDER)
-        self._text_encoder(folder / TEXT_ENCODER)
+        self._later_items(folder)
         metrics = _metrics(run.verified("evaluate"), FUSED if self.both else GENERATIVE) if self.evaluated else None
         if metrics is not None:
             write_json(folder / METRICS, metrics)
@@ -152,21 +150,13 @@ class _Parts:
         if joint:
             _copy(folder / LANGUAGE_MODEL, folder / PREFERENCE, without=("backbone",))
 
-    def _text_encoder(self, folder: Path) -> None:
-        """The run's encoder; one of an older run, which kept none, is fitted again if that gives the same vectors."""
-        embeddings, config = self.run.verified("embed"), self.config
+    def _later_items(self, folder: Path) -> None:
+        """What gives tokens to items that are added to a bundle."""
+        embeddings = self.run.verified("embed")
         if (embeddings / TEXT_ENCODER).exists():
-            _copy(embeddings / TEXT_ENCODER, folder)
-            return
-        if config.embed.vectors is not None or config.embed.encoder != "tfidf":
-            return
-        vectors, encoder = fit_texts(self.dataset.catalog, config.embed, seed=config.seed)
-        given = ItemVectors.load(embeddings / "text.parquet").vectors
-        same = vectors.vectors.shape == given.shape and np.allclose(vectors.vectors, given, rtol=0, atol=TOLERANCE)
-        if encoder is None or not same:
-            logger.warning("this run's text encoder is not kept and cannot be fitted again; new items need a vector")
-            return
-        encoder.save(folder)
+            _copy(embeddings / TEXT_ENCODER, folder / TEXT_ENCODER)
+        if (embeddings / TEXT_NEIGHBOURS).exists():
+            shutil.copyfile(embeddings / TEXT_NEIGHBOURS, folder / TEXT_NEIGHBOURS)
 
 
 def _require_current(run: RunDirectory, config: RunConfig, stages: tuple[str, ...]) -> bool:

@@ -1,7 +1,8 @@
 """The embed stage: every item gets a vector from its texts and, unless turned off, one from behaviour (SASRec).
 
 Reads 01_dataset; writes `text.parquet` and `text_encoder/` (for the texts of later items, unless the vectors are one's
-own), and `collaborative.parquet` and `sasrec/` (the baseline, trained by the way).
+own), and `collaborative.parquet`, `text_neighbours.safetensors` (who lends a vector to items that
+nobody has met) and `sasrec/` (the baseline, trained by the way).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from recsys.artifacts import StageRun
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
+from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.embeddings.text import fit_texts
 from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.generative import excludes_seen
+from recsys.rankers.validation import interaction_counts
 from recsys.tables import VALIDATION, ItemVectors
 from recsys.tracking import Tracker
 
@@ -28,8 +31,9 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     run.note(items=len(text), text_dimensions=text.vectors.shape[1])
     if not config.embed.collaborative:
         return
+    training = training_histories(dataset.interactions, catalog)
     sasrec = fit_sasrec(
-        training_histories(dataset.interactions, catalog),
+        training,
         len(catalog),
         config.embed.sasrec,
         seed=config.seed,
@@ -39,6 +43,10 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         tracker=tracker,
     )
     sasrec.save(run.out / SASREC_FOLDER)
-    collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
-    collaborative.save(run.out / "collaborative.parquet")
-    run.note(collaborative_dimensions=collaborative.vectors.shape[1])
+    met = interaction_counts(training.items, len(catalog)) > 0
+    vectors = sasrec.item_vectors().copy()
+    neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, vectors), met)
+    neighbours.save(run.out / TEXT_NEIGHBOURS)
+    vectors[~met] = neighbours.lend(text.vectors[~met]).vectors  # SASRec knows of them only what they are not
+    ItemVectors(catalog.item_ids, vectors).save(run.out / "collaborative.parquet")
+    run.note(collaborative_dimensions=vectors.shape[1], items_nobody_met=int((~met).sum()))

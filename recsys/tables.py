@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from recsys.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 UNUSED = 3  # later interactions of a window whose first one is the target
@@ -317,3 +318,9 @@ class Rankings:
     @classmethod
     def load(cls, path: Path) -> Self:
         return cls(pl.read_parquet(path))
+
+
+def unit_rows(vectors: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Float32 rows [N, D] of length 1; rows of zeros stay."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)

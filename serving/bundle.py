@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.artifacts import FileRecord
+from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError
 from recsys.files import NoSpace, read_json, sync, write_json
 from serving.manifest import CONTINUOUS, DISCRETE, MANIFEST, BundleSettings, Manifest, bundle_id, read_manifest
@@ -149,7 +150,8 @@ def _check_file(folder: Path, name: str, entry: FileRecord, *, there: bool) -> N
 def _check_parts(folder: Path, manifest: Manifest) -> None:
     """Everything that the routes need is there, and all of it is about the same items."""
     both = "continuous" in manifest.settings.routes
-    for name in (*_ALWAYS, *(_BOTH if both else ())):
+    behaviour = manifest.settings.embed.collaborative_dimensions is not None
+    for name in (*_ALWAYS, *(_BOTH if both else ()), *((TEXT_NEIGHBOURS,) if behaviour else ())):
         if name not in manifest.files:
             raise ArtifactError(f"{folder / MANIFEST} does not name {name}, which its routes need")
     items = _item_ids(folder / CATALOG)

@@ -18,8 +18,7 @@ from recsys.rankers.ensemble import Effort as Trying
 from recsys.rankers.ensemble import Tuned
 from recsys.rankers.permits import Permits
 from recsys.rankers.stopwatch import Stopwatch
-from recsys.retrieval.base import BoolArray
-from recsys.tables import FloatArray, Histories, IntArray
+from recsys.tables import BoolArray, FloatArray, Histories, IntArray
 from serving.interface import (
     EFFORTS,
     Answer,
@@ -195,7 +194,7 @@ class BundleEngine:
         with self._changing:
             shelf = self._shelf
             made = self._newcomers.tokens(items, shelf.items.catalog, shelf.items.semantic_ids.codes)
-            changed = shelf.adding(made.rows, made.codes, made.latents).prepared()
+            changed = shelf.adding(*made).prepared()
             labels = np.arange(len(shelf), len(changed))
             shelf.items.item_index.add(labels, made.latents)
             self._change(changed)

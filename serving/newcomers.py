@@ -1,6 +1,7 @@
 """New items for a live catalogue: their texts cleaned, and turned into semantic ids and latents beside the others'.
 
-Reads a bundle's tokenizers and its text encoder, where it has one; an item that nobody has met is known by its text.
+Reads a bundle's tokenizers, its text encoder, where it has one, and its text neighbours: an item that nobody has met is
+known by its text, and is taken to behave as the known item it reads like.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import polars as pl
 
 from recsys.data.texts import clean
 from recsys.embeddings.encoder import TextEncoder
+from recsys.embeddings.neighbours import TextNeighbours
 from recsys.embeddings.text import item_texts
 from recsys.errors import DataError
 from recsys.tables import Catalog, FloatArray, IntArray, ItemVectors
 from recsys.tokenization.assignment import free_codes
 from recsys.tokenization.continuous import ContinuousTokenizer
-from recsys.tokenization.inputs import without_behaviour
+from recsys.tokenization.inputs import combine
 from recsys.tokenization.tokenizer import RqVaeTokenizer
 from serving.interface import NewItem
 
@@ -27,11 +29,13 @@ LONGEST_TEXT = 2000
 
 
 class Tokens(NamedTuple):
-    """Of M new items: rows for the catalogue, semantic ids [M, L], and latents [M, D] as the index has them."""
+    """Of M new items: rows for the catalogue, semantic ids [M, L], latents [M, D] as the index has them, and the items
+    [M] whose behaviour they borrow, -1 where there is none."""
 
     rows: pl.DataFrame
     codes: IntArray
     latents: FloatArray
+    lenders: IntArray
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,14 @@ class Newcomers:
     """What a bundle needs to give a new item its tokens.
 
     `width` is that of a text vector. Without a continuous tokenizer, the discrete one's quantized points are latents.
+    `neighbours` is None where the run has no collaborative vectors.
     """
 
     width: int
     discrete: RqVaeTokenizer
     continuous: ContinuousTokenizer | None
     encoder: TextEncoder | None
+    neighbours: TextNeighbours | None
 
     def tokens(self, items: Sequence[NewItem], catalog: Catalog, taken: IntArray) -> Tokens:
         """Tokens beside those in use.
@@ -57,12 +63,15 @@ class Newcomers:
         """
         rows = _rows(items, catalog)
         text = ItemVectors([item.item_id for item in items], self._vectors(items, rows, catalog))
-        config = self.discrete.config
-        inputs = without_behaviour(text.vectors, self.discrete.mean, config)
+        behaviour, lenders = None, np.full(len(items), -1)
+        if self.neighbours is not None:
+            borrowed = self.neighbours.lend(text.vectors)
+            behaviour, lenders = ItemVectors(text.item_ids, borrowed.vectors), borrowed.lenders
+        inputs = combine(text, behaviour, self.discrete.config).vectors
         codes = free_codes(self.discrete.latents(inputs), self.discrete.codebooks, taken)
         if self.continuous is None:
-            return Tokens(rows, codes, self.discrete.quantized(codes))
-        return Tokens(rows, codes, self.continuous.latents(text, None).vectors)
+            return Tokens(rows, codes, self.discrete.quantized(codes), lenders)
+        return Tokens(rows, codes, self.continuous.latents(text, behaviour).vectors, lenders)
 
     def _vectors(self, items: Sequence[NewItem], rows: pl.DataFrame, catalog: Catalog) -> FloatArray:
         """A text vector [M, D_text] an item: its own, or one of its texts."""

@@ -10,6 +10,7 @@ import polars as pl
 
 from recsys.data.texts import clean
 from recsys.embeddings.encoder import load_text_encoder
+from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.errors import ArtifactError
 from recsys.llm.storage import load_language_model
 from recsys.rankers.config import RecommendConfig
@@ -19,7 +20,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.tables import Catalog, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
 from recsys.tokenization.tokenizer import RqVaeTokenizer
-from serving.bundle import CONTINUOUS, LANGUAGE_MODEL, PREFERENCE, Bundle, open_bundle
+from serving.bundle import CONTINUOUS, LANGUAGE_MODEL, PREFERENCE, TEXT_ENCODER, Bundle, open_bundle
 from serving.interface import EngineInfo
 from serving.newcomers import LONGEST_TEXT, Newcomers
 from serving.shelf import Settings, Shelf
@@ -49,12 +50,13 @@ def load_parts(folder: Path) -> Parts:
     models = Models.load(language_folder, bundle.folder / PREFERENCE, bundle.folder, items) if both else None
     language_model = models.language_model if models else load_language_model(language_folder)
     shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), language_model, models, _settings(bundle))
-    encoder = bundle.folder / "text_encoder"
+    encoder, neighbours = bundle.folder / TEXT_ENCODER, bundle.folder / TEXT_NEIGHBOURS
     newcomers = Newcomers(
         int(bundle.settings["embed"]["text_dimensions"]),
         discrete,
         ContinuousTokenizer.load(bundle.folder / "continuous") if both else None,
         load_text_encoder(encoder) if encoder.exists() else None,
+        TextNeighbours.load(neighbours) if neighbours.exists() else None,
     )
     tuned = Tuned.load(bundle.folder / "fusion.json") if both else None
     return Parts(shelf, tuned, newcomers, _info(bundle, shelf))
@@ -74,7 +76,8 @@ def _items(bundle: Bundle, discrete: RqVaeTokenizer, *, both: bool) -> Items:
     else:
         latents = discrete.quantized(ids.codes)
         index = ItemIndex.build(latents)
-    return Items(catalog, ids, latents, counts["interactions"].to_numpy().astype(np.int64), index)
+    met = counts["interactions"].to_numpy().astype(np.int64)
+    return Items(catalog, ids, latents, met, index, np.arange(len(catalog)))
 
 
 def _settings(bundle: Bundle) -> Settings:

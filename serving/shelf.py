@@ -19,8 +19,7 @@ from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import Ensemble
 from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.loading import Items, Models, assemble
-from recsys.retrieval.base import BoolArray
-from recsys.tables import Catalog, FloatArray, IntArray, SemanticIds
+from recsys.tables import BoolArray, Catalog, FloatArray, IntArray, SemanticIds
 from serving.facets import Facets
 from serving.interface import Where
 from serving.titles import TitleIndex
@@ -112,11 +111,12 @@ class Shelf:
             mask = matching if mask is None else mask & matching
         return mask
 
-    def adding(self, rows: pl.DataFrame, codes: IntArray, latents: FloatArray) -> Self:
+    def adding(self, rows: pl.DataFrame, codes: IntArray, latents: FloatArray, lenders: IntArray) -> Self:
         """With new items behind the others; the index has them already.
 
         Args:
             rows: item_id and text columns [M]; columns that the catalogue does not have are left out.
+            lenders: [M] items whose behaviour they borrow, or -1.
         """
         before = self.items
         frame = pl.concat([before.catalog.frame, rows], how="diagonal").select(before.catalog.frame.columns)
@@ -129,6 +129,7 @@ class Shelf:
             np.concatenate([before.latents, latents]),
             np.concatenate([before.counts, np.zeros(len(rows), np.int64)]),
             before.item_index,
+            np.concatenate([before.lenders, lenders]),
         )
         visible = np.concatenate([self.visible, np.ones(len(rows), np.bool_)])
         return replace(self, items=items, visible=visible, filters=self.facets.columns)

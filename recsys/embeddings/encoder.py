@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
@@ -21,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recsys.errors import ArtifactError, ConfigError, DependencyError
 from recsys.files import read_json, write_json
-from recsys.tables import FloatArray
+from recsys.tables import FloatArray, unit_rows
 
 _DESCRIPTION, _WEIGHTS, _MODEL = "text_encoder.json", "text_encoder.safetensors", "model"
 _VERSION = 1
@@ -78,7 +77,7 @@ class TfidfEncoder:
         svd = TruncatedSVD(dimensions, algorithm="randomized", random_state=seed)
         reduced = svd.fit_transform(features)
         projection = np.ascontiguousarray(svd.components_.T, dtype=np.float32)
-        return FittedTfidf(cls(terms, idf, projection, fields=fields), _unit_rows(reduced))
+        return FittedTfidf(cls(terms, idf, projection, fields=fields), unit_rows(reduced))
 
     def __repr__(self) -> str:
         return f"<TfidfEncoder ({len(self.terms)} terms -> {self.num_dimensions} dimensions)>"
@@ -97,7 +96,7 @@ class TfidfEncoder:
         if not self.terms:
             return np.zeros((len(texts), 1), dtype=np.float32)
         features = csr_matrix(self._vectorizer.transform(texts))
-        return features.toarray() if self.projection is None else _unit_rows(features @ self.projection)
+        return features.toarray() if self.projection is None else unit_rows(features @ self.projection)
 
     def save(self, folder: Path) -> None:
         """Write `text_encoder.json` and `text_encoder.safetensors` into `folder`, which is created."""
@@ -210,8 +209,3 @@ def _vectorizer(*, min_df: int = 1, vocabulary: dict[str, int] | None = None) ->
     return TfidfVectorizer(
         sublinear_tf=True, ngram_range=(1, 2), min_df=min_df, dtype=np.float32, vocabulary=vocabulary
     )
-
-
-def _unit_rows(reduced: npt.NDArray[np.floating[Any]]) -> FloatArray:
-    norms = np.linalg.norm(reduced, axis=1, keepdims=True)
-    return np.asarray(reduced / np.maximum(norms, 1e-12), dtype=np.float32)

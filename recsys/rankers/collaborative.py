@@ -1,7 +1,7 @@
 """SASRec as a part of the fusion: what usually follows a history, for the same requests as the other parts.
 
-Reads the folder 02 of a run, where it has collaborative vectors. Items that came after its training are none of its
-business: it neither sees nor lists them.
+Reads the folder 02 of a run, where it has collaborative vectors. An item that came after its training counts as the
+known item whose behaviour it borrows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from recsys.baselines.base import TopItems
 from recsys.baselines.sasrec import Sasrec
 from recsys.rankers.preference import Asked, rank_by_scores
-from recsys.tables import FloatArray, Histories
+from recsys.tables import FloatArray, Histories, IntArray
 
 SASREC_FOLDER = "sasrec"
 
@@ -32,24 +32,25 @@ class CollaborativeRanker:
     """Ranks by a SASRec.
 
     Args:
-        num_items: of the catalogue, at least as many as the SASRec knows.
+        lenders: [N], for each item of the catalogue the known one that it counts as, or -1 for none; the first are
+            those that the SASRec knows, as themselves.
         window: newest items of a history that are looked at.
     """
 
-    def __init__(self, sasrec: Sasrec, *, num_items: int, window: int) -> None:
-        self._sasrec, self._window = sasrec, window
-        self._newer = num_items - len(sasrec.counts)
+    def __init__(self, sasrec: Sasrec, *, lenders: IntArray, window: int) -> None:
+        self._sasrec, self._lenders, self._window = sasrec, lenders, window
+        self._newer = lenders[len(sasrec.counts) :]
 
     def rank(self, histories: Histories, asked: Asked, *, k: int) -> TopItems:
         """The `k` best items of every request; `asked` says what may be found for each history."""
-        known = len(self._sasrec.counts)
-        sequences = [histories[user] for user in range(len(histories))]
-        sequences = [items[items < known][-self._window :] for items in sequences]
+        sequences = [self._lenders[histories[user]] for user in range(len(histories))]
+        sequences = [items[items >= 0][-self._window :] for items in sequences]
 
         def score(rows: slice) -> FloatArray:
             scores = self._sasrec.scores(Histories.from_lists(histories.user_ids[rows], sequences[rows]))
-            if not self._newer:
+            if not len(self._newer):
                 return scores
-            return np.pad(scores, ((0, 0), (0, self._newer)), constant_values=-np.inf)
+            lent = np.where(self._newer >= 0, scores[:, self._newer], np.float32(-np.inf))
+            return np.concatenate([scores, lent], axis=1)
 
         return rank_by_scores(score, asked, k=k)

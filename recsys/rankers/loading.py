@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from recsys.baselines.sasrec import Sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
@@ -76,6 +78,7 @@ class Items(NamedTuple):
     latents: FloatArray  # [N, D]
     counts: IntArray  # [N] training interactions
     item_index: ItemIndex
+    lenders: IntArray  # [N] items whose behaviour is theirs: themselves, but for items that came later
 
 
 def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, seed: int) -> Ensemble:
@@ -97,6 +100,7 @@ def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, see
         ItemVectors.load(folders.continuous / "latents.parquet").vectors,
         interaction_counts(training.items, len(dataset.catalog)),
         ItemIndex.load(folders.item_index),
+        np.arange(len(dataset.catalog)),
     )
     models = Models.load(folders.language_model, folders.preference, folders.embeddings, items)
     return assemble(models, items, config, window=window, seed=seed)
@@ -118,7 +122,7 @@ def assemble(models: Models, items: Items, config: RecommendConfig, *, window: i
     )
     collaborative = None
     if models.sasrec is not None and SASREC in config.fusion.sources:
-        collaborative = CollaborativeRanker(models.sasrec, num_items=len(items.catalog), window=window)
+        collaborative = CollaborativeRanker(models.sasrec, lenders=items.lenders, window=window)
     joint = models.joint and models.joint.over(items.semantic_ids, items.latents, items.catalog.titles())
 
     def conditions(histories: Histories) -> FloatArray:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recsys.retrieval.base import BoolArray
-from recsys.tables import Histories, IntArray
+from recsys.tables import BoolArray, Histories, IntArray
 
 
 class Permits(NamedTuple):

@@ -11,7 +11,6 @@ from recsys.baselines.base import TopItems, join, top_items
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.sampling import sample_key
-from recsys.retrieval.base import BoolArray
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import (
     Candidates,
@@ -23,7 +22,7 @@ from recsys.retrieval.scoring import (
     log_popularity,
     tune_scoring,
 )
-from recsys.tables import FloatArray, IntArray
+from recsys.tables import BoolArray, FloatArray, IntArray
 from recsys.tracking import NullTracker, Tracker
 
 USERS_A_BATCH = 128  # whose samples and candidates are in memory at once

@@ -8,16 +8,14 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from recsys.retrieval.config import Metric
 from recsys.retrieval.exact import SPARE, Found, any_empty, as_distances, distances_to, scan
 from recsys.retrieval.kinds import FLAT_MOST, effort_name, innermost, search_parameters, stores_exactly
 from recsys.retrieval.library import GpuCopy, fits_gpu, gpu_copy, import_faiss
 from recsys.retrieval.tuning import Tuned
-from recsys.tables import FloatArray, IntArray
+from recsys.tables import BoolArray, FloatArray, IntArray
 
-BoolArray = npt.NDArray[np.bool_]
 Array = TypeVar("Array", IntArray, FloatArray)
 
 _GRAPH_FACTOR, _LOSSY_FACTOR = 1.1, 3.0  # candidates asked for an item wanted, where vectors are stored compressed

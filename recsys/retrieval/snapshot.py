@@ -13,9 +13,9 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.retrieval.base import Base, BoolArray, Places, places_in
+from recsys.retrieval.base import Base, Places, places_in
 from recsys.retrieval.exact import Found, distances_to, ranked, scan
-from recsys.tables import FloatArray, IntArray
+from recsys.tables import BoolArray, FloatArray, IntArray
 
 Allowed = BoolArray | IntArray | Set[int]
 

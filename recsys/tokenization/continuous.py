@@ -64,7 +64,7 @@ def fit_sigma_vae(
     if not len(text):
         raise DataError("the continuous tokens got no vectors; the catalogue has no items")
     blocks = WhitenedBlocks.fit(text, collaborative, config)
-    x = blocks.whiten(blocks.given(text, collaborative), slice(None), absent=torch.zeros(blocks.num_features))
+    x = blocks.whiten(blocks.given(text, collaborative), slice(None))
     model = train_sigma_vae(x, config, seed=seed, work=work, tracker=tracker or NullTracker())
     width = config.tokens * config.token_dim
     shift, ones = np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32)
@@ -107,17 +107,13 @@ class ContinuousTokenizer:
     def latents(self, text: ItemVectors, collaborative: ItemVectors | None) -> ItemVectors:
         """Normalised latents float32 [N, K * d] of items, fitted on or new; every row by itself, nothing random.
 
-        Without collaborative vectors, those of a tokenizer that was fitted with them count as masked: that is for new
-        items, which nobody has met yet. Such latents lie nearer to zero (on Amazon Beauty their deviation is .27) and
-        are worth what the text is worth: do not mix them with others for items that have vectors.
-
         Raises:
-            DataError: the blocks are not of the same items, or of another width than those fitted on.
+            DataError: a block is missing, or they are not of the same items, or of another width than those fitted on.
         """
         out = np.empty((len(text), self.width), dtype=np.float32)
         given = self.blocks.given(text, collaborative)
         for chunk in _chunks(len(text)):
-            mu = self.model.encode(self.blocks.whiten(given, chunk, absent=self.model.masked))
+            mu = self.model.encode(self.blocks.whiten(given, chunk))
             out[chunk] = (mu.flatten(1).numpy() - self.shift) / self.scale
         return ItemVectors(list(text.item_ids), out)
 

@@ -12,9 +12,8 @@ import torch
 
 from recsys.checkpoints import prefixed, unprefixed
 from recsys.errors import ConfigError, DataError
-from recsys.tables import FloatArray, ItemVectors
+from recsys.tables import FloatArray, ItemVectors, unit_rows
 from recsys.tokenization.continuous_config import ContinuousConfig
-from recsys.tokenization.inputs import unit_rows
 from recsys.tokenization.whitening import Whitening, fit_whitening
 
 TEXT, COLLABORATIVE = "text", "collaborative"
@@ -71,36 +70,29 @@ class WhitenedBlocks:
         return sum(self.widths.values())
 
     def given(self, text: ItemVectors, collaborative: ItemVectors | None) -> Blocks:
-        """The vectors of the blocks fitted on, where they are given.
+        """The vectors of the blocks fitted on.
 
         Raises:
-            DataError: they are not of the same items, or of another width than those fitted on.
+            DataError: a block is missing, they are not of the same items, or of another width than those fitted on.
         """
         blocks = _given(text, collaborative, list(self.whitenings))
-        for name, vectors in blocks.items():
-            if vectors.shape[1:] != (self.widths[name],):
-                raise DataError(
-                    f"the tokenizer was fitted on {self.widths[name]} {name} features, got vectors {vectors.shape}"
-                )
+        for name, width in self.widths.items():
+            got = f"vectors {blocks[name].shape}" if name in blocks else "none"
+            if name not in blocks or blocks[name].shape[1:] != (width,):
+                raise DataError(f"the tokenizer was fitted on {width} {name} features, got {got}")
         return blocks
 
-    def whiten(self, blocks: Blocks, rows: slice, *, absent: torch.Tensor) -> torch.Tensor:
-        """Whitened rows [B, D] of vectors; a block that is not there has the values of `absent` [D]."""
-        parts: list[torch.Tensor] = []
-        count = max((len(vectors[rows]) for vectors in blocks.values()), default=0)
-        for (name, whitening), value in zip(self.whitenings.items(), self.split(absent), strict=True):
-            there = name in blocks
-            parts.append(whitening(_tensor(blocks[name][rows])) if there else value.expand(count, -1))
+    def whiten(self, blocks: Blocks, rows: slice) -> torch.Tensor:
+        """Whitened rows [B, D] of vectors, as `given` has them."""
+        parts = [
+            whitening(torch.from_numpy(unit_rows(blocks[name][rows]))) for name, whitening in self.whitenings.items()
+        ]
         return torch.cat(parts, dim=1)
 
     def undo(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """block -> vectors [B, D_block] of whitened rows [B, D]."""
-        pairs = zip(self.whitenings.items(), self.split(x), strict=True)
+        pairs = zip(self.whitenings.items(), torch.split(x, list(self.widths.values()), dim=-1), strict=True)
         return {name: whitening.undo(part) for (name, whitening), part in pairs}
-
-    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """[..., D] cut into the blocks' columns."""
-        return torch.split(x, list(self.widths.values()), dim=-1)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What `from_tensors` takes."""
@@ -125,7 +117,3 @@ def _given(text: ItemVectors, collaborative: ItemVectors | None, wanted: list[st
         raise DataError("text and collaborative vectors are not of the same items; run `embed` again")
     there = {TEXT: text, COLLABORATIVE: collaborative}
     return {name: block.vectors for name, block in there.items() if name in wanted and block is not None}
-
-
-def _tensor(vectors: FloatArray) -> torch.Tensor:
-    return torch.from_numpy(unit_rows(vectors))

@@ -67,7 +67,7 @@ def latent_quality(
     mu = tokenizer.mu(latents)
     with torch.no_grad():
         whole = tokenizer.blocks.given(text, collaborative)
-        x = tokenizer.blocks.whiten(whole, slice(None), absent=tokenizer.model.masked).numpy()
+        x = tokenizer.blocks.whiten(whole, slice(None)).numpy()
         decoded = tokenizer.model.decode(mu).numpy()
         noisy = tokenizer.model.decode(tokenizer.model.perturb(mu, torch.Generator().manual_seed(seed))).numpy()
     variances = mu.numpy().var(axis=0)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.errors import ConfigError, DataError
-from recsys.tables import FloatArray, ItemVectors
+from recsys.tables import FloatArray, ItemVectors, unit_rows
 from recsys.tokenization.config import TokenizeConfig
 
 
@@ -46,27 +46,3 @@ def combine(text: ItemVectors, collaborative: ItemVectors | None, config: Tokeni
         share = num_columns * weight / total
         scales.append(np.full(vectors.shape[1], np.sqrt(share / max(variance, 1e-12)), dtype=np.float32))
     return Inputs(np.concatenate([vectors for vectors, _ in used], axis=1), np.concatenate(scales))
-
-
-def without_behaviour(text: FloatArray, mean: FloatArray, config: TokenizeConfig) -> FloatArray:
-    """What the tokenizer sees of new items, which nobody has met: their texts, and the mean of what behaviour gives.
-
-    Args:
-        text: vectors [M, D_text].
-        mean: [D] of the inputs that the tokenizer was fitted on.
-
-    Raises:
-        DataError: the vectors are of another width than those fitted on.
-    """
-    width = text.shape[1] if config.text_weight else 0
-    if width > len(mean) or (width < len(mean) and not config.collaborative_weight):
-        raise DataError(f"text vectors of new items: got {text.shape[1]} numbers each, the tokenizer reads {len(mean)}")
-    inputs = np.tile(mean, (len(text), 1)).astype(np.float32)
-    inputs[:, :width] = unit_rows(text)[:, :width]
-    return inputs
-
-
-def unit_rows(vectors: FloatArray) -> FloatArray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: FloatArray = vectors / np.maximum(norms, 1e-12)
-    return unit

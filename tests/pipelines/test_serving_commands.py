@@ -10,18 +10,17 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from pipelines import FOLDERS, cli, embed
+from pipelines import FOLDERS, cli
 from pipelines.bundling import bundle_run
 from pipelines.commands import stored_config
 from recsys.artifacts import RunDirectory
-from recsys.embeddings.encoder import TfidfEncoder, load_text_encoder
-from recsys.embeddings.text import FittedTexts, fit_texts, item_texts
+from recsys.embeddings.encoder import load_text_encoder
+from recsys.embeddings.text import item_texts
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import file_sha256, write_json
 from recsys.llm.backbone import train_text_tokenizer
@@ -30,7 +29,7 @@ from recsys.recommender import Recommender
 from recsys.tables import Catalog, ItemVectors
 from serving.bundle import Bundle, open_bundle
 from serving.engine import BundleEngine
-from serving.golden import Golden, check_golden, require_golden
+from serving.golden import Golden, check_golden
 from serving.interface import Request
 from tests.llm.fakes import TITLES, llama
 from tests.pipelines.finished import configured, finished
@@ -50,6 +49,7 @@ BOTH_ROUTES = {
     "preference",
     "sasrec",
     "text_encoder",
+    "text_neighbours.safetensors",
 }
 
 
@@ -158,25 +158,6 @@ def test_a_run_that_was_not_evaluated_is_bundled_without_figures(copy: RunDirect
     made = bundle_run(copy, configured(), tmp_path / "b")
     assert made.part("metrics.json") is None
     assert "evaluate" not in made.manifest.parents
-
-
-@pytest.mark.parametrize("same", [True, False])
-def test_an_older_run_has_its_text_encoder_fitted_again_where_that_gives_its_vectors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
-) -> None:
-    def old(catalog: Catalog, config: Any, *, seed: int) -> FittedTexts:
-        vectors = fit_texts(catalog, config, seed=seed).vectors
-        return FittedTexts(vectors if same else ItemVectors(vectors.item_ids, -vectors.vectors), None)
-
-    monkeypatch.setattr(embed, "fit_texts", old)
-    with finished(ONE_ROUTE) as directory:
-        assert not (directory.folder("embed") / "text_encoder").exists()
-        made = bundle_run(directory, configured(ONE_ROUTE), tmp_path / "b")
-    assert (made.part("text_encoder") is not None) == same
-    assert made.settings["routes"] == ["discrete"]
-    require_golden(BundleEngine.load(made.folder), made.folder)
-    if same:
-        assert isinstance(load_text_encoder(made.folder / "text_encoder"), TfidfEncoder)
 
 
 @pytest.mark.parametrize(

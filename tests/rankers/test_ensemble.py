@@ -132,19 +132,25 @@ def test_a_source_that_is_not_asked_for_is_not_there(made: Made) -> None:
     assert SASREC not in found
 
 
-def test_sasrec_ranks_as_the_baseline_and_leaves_items_alone_that_came_later() -> None:
+def test_sasrec_ranks_as_the_baseline_and_later_items_as_those_they_count_as() -> None:
     model = sasrec(cycle())
     histories = Histories.from_lists(["a", "b", "c"], [[3, 4, 5], [], [0, 1]])
     excluded = [histories[user] for user in range(3)]
     asked = Asked(np.zeros((3, 1), np.float32), [0] * 3, excluded)
     expected = model.rank(histories, k=6, exclude_seen=True, window=2)
-    found = CollaborativeRanker(model, num_items=NUM_ITEMS, window=2).rank(histories, asked, k=6)
+    own = np.arange(NUM_ITEMS)
+    found = CollaborativeRanker(model, lenders=own, window=2).rank(histories, asked, k=6)
     assert np.array_equal(found.items, expected.items)
-    grown = CollaborativeRanker(model, num_items=NUM_ITEMS + 2, window=2)
-    later = Histories.from_lists(["a", "b", "c"], [[3, 4, 5, NUM_ITEMS], [NUM_ITEMS + 1], [0, 1]])
-    assert np.array_equal(grown.rank(later, asked, k=6).items, expected.items)
-    none_left = Asked(asked.states, asked.keys, excluded, np.arange(NUM_ITEMS + 2) >= NUM_ITEMS)
-    assert (grown.rank(later, none_left, k=6).items == -1).all()
+    grown = CollaborativeRanker(model, lenders=np.append(own, [5, -1]), window=2)
+    later = Histories.from_lists(["a", "b", "c"], [[3, 4, NUM_ITEMS, NUM_ITEMS + 1], [NUM_ITEMS + 1], [0, 1]])
+    old = Asked(asked.states, asked.keys, excluded, np.arange(NUM_ITEMS + 2) < NUM_ITEMS)
+    assert np.array_equal(grown.rank(later, old, k=6).items, expected.items)
+    ranked = grown.rank(later, asked, k=NUM_ITEMS + 2)
+    for user, items in enumerate(ranked.items.tolist()):
+        assert NUM_ITEMS in items
+        assert NUM_ITEMS + 1 not in items
+        scores = dict(zip(items, ranked.scores[user].tolist(), strict=True))
+        assert 5 in excluded[user] or scores[5] == scores[NUM_ITEMS]
 
 
 def test_less_effort_searches_fewer_beams_and_none(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

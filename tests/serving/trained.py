@@ -14,6 +14,7 @@ from recsys.diffusion.joint import JointFolders, fit_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.training import Run, fit_preference
 from recsys.embeddings.encoder import TfidfEncoder
+from recsys.embeddings.neighbours import TextNeighbours
 from recsys.embeddings.text import item_texts
 from recsys.fusion import FusionConfig
 from recsys.llm.conditions import training_conditions
@@ -29,6 +30,7 @@ from recsys.tables import VALIDATION, ItemVectors
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.continuous import fit_sigma_vae
 from recsys.tokenization.continuous_config import ContinuousConfig
+from recsys.tokenization.inputs import combine
 from recsys.tokenization.tokenizer import fit_rqvae
 from recsys.tracking import NullTracker
 from serving.interface import EngineInfo
@@ -37,8 +39,8 @@ from serving.parts import Parts
 from serving.shelf import Settings, Shelf
 from tests.rankers.fakes import CONFIG, cycle, sasrec
 
-TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12)
-CONTINUOUS = ContinuousConfig(tokens=2, token_dim=4, epochs=10, batch=12)
+TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12, collaborative_weight=1)
+CONTINUOUS = ContinuousConfig(tokens=2, token_dim=8, epochs=10, batch=12)
 # fp32: bf16 draws other samples of a request in another batch, and some CPUs would take bf16.
 DIFFUSE = DiffuseConfig(
     width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8, precision="fp32"
@@ -51,11 +53,13 @@ def train(root: Path) -> Parts:
     dataset = cycle()
     texts = item_texts(dataset.catalog)
     encoder, vectors = TfidfEncoder.fit(texts, dimensions=16, seed=0)
-    discrete = fit_rqvae(vectors, TOKENIZE, seed=0)
-    ids = discrete.assign(vectors, dataset.catalog.item_ids)
     text = ItemVectors(dataset.catalog.item_ids, vectors)
-    continuous = fit_sigma_vae(text, None, CONTINUOUS, seed=0)
-    latents = continuous.latents(text, None).vectors
+    behaviour = ItemVectors(dataset.catalog.item_ids, sasrec(dataset).item_vectors())
+    inputs = combine(text, behaviour, TOKENIZE)
+    discrete = fit_rqvae(inputs.vectors, TOKENIZE, seed=0, scale=inputs.scale)
+    ids = discrete.assign(inputs.vectors, dataset.catalog.item_ids)
+    continuous = fit_sigma_vae(text, behaviour, CONTINUOUS, seed=0)
+    latents = continuous.latents(text, behaviour).vectors
     Recommender.fit(dataset, ids, discrete.codebooks, folder=root / "model", config=CONFIG)
     training = training_histories(dataset.interactions, dataset.catalog)
     conditions = training_conditions(load_language_model(root / "model"), ids, training, window=50)
@@ -63,10 +67,11 @@ def train(root: Path) -> Parts:
     fit_preference(*rows, seed=0).save(root / "preference")
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(root / "preference")
     counts = interaction_counts(training.items, len(dataset.catalog))
-    items = Items(dataset.catalog, ids, latents, counts, ItemIndex.build(latents))
+    items = Items(dataset.catalog, ids, latents, counts, ItemIndex.build(latents), np.arange(len(dataset.catalog)))
     sasrec(dataset).save(root / SASREC_FOLDER)
     models = Models.load(root / "model", root / "preference", root, items)
-    return _parts(dataset, items, models, Newcomers(vectors.shape[1], discrete, continuous, encoder))
+    neighbours = TextNeighbours.of(text, behaviour, counts > 0)
+    return _parts(dataset, items, models, Newcomers(vectors.shape[1], discrete, continuous, encoder, neighbours))
 
 
 def _parts(dataset: Dataset, items: Items, models: Models, newcomers: Newcomers) -> Parts:

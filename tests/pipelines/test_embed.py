@@ -1,0 +1,60 @@
+"""The stage writes vectors of texts and of behaviour, also for items that nobody has met."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import FOLDERS, STAGES
+from pipelines.config import RunConfig, validate
+from pipelines.runner import run_stages
+from recsys.artifacts import RunDirectory
+from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
+from recsys.tables import ItemVectors
+from recsys.tracking import NullTracker
+
+TITLES = ["red lamp", "green chair", "blue table", "yellow carpet", "green chair soft", "red lamp bright"]  # 4, 5: new
+
+
+def configured(folder: Path, **embed: object) -> RunConfig:
+    """Everybody buys the first four items, each beginning with another."""
+    source = folder / "raw"
+    source.mkdir()
+    rows = [f"u{user},i{(user + step) % 4},{step}" for user in range(12) for step in range(4)]
+    (source / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    items = [f"i{number},{title}" for number, title in enumerate(TITLES)]
+    (source / "items.csv").write_text("\n".join(["item_id,title", *items]))
+    small = {"dim": 8, "heads": 1, "epochs": 2, "batch_tokens": 64}
+    prepare = {"source": str(source), "min_interactions": 1, "keep_cold_items": True}
+    return validate({"prepare": prepare, "embed": {"sasrec": small} | embed})
+
+
+def run(folder: Path, config: RunConfig) -> RunDirectory:
+    directory = RunDirectory(folder / "run", FOLDERS)
+    with directory.lock():
+        run_stages(config, directory, STAGES[:2], selected=["prepare", "embed"], tracker=NullTracker())
+    return directory
+
+
+def test_items_that_nobody_met_have_the_behaviour_of_those_they_read_like(tmp_path: Path) -> None:
+    directory = run(tmp_path, configured(tmp_path))
+    embeddings = directory.verified("embed")
+    behaviour = ItemVectors.load(embeddings / "collaborative.parquet")
+    vectors = dict(zip(behaviour.item_ids, behaviour.vectors, strict=True))
+    assert sorted(vectors) == [f"i{number}" for number in range(6)]
+    np.testing.assert_array_equal(vectors["i4"], vectors["i1"])
+    np.testing.assert_array_equal(vectors["i5"], vectors["i0"])
+    assert len({vector.tobytes() for vector in behaviour.vectors}) == 4
+    assert directory.existing_record("embed").notes["items_nobody_met"] == 2
+    neighbours = TextNeighbours.load(embeddings / TEXT_NEIGHBOURS)
+    assert [behaviour.item_ids[item] for item in neighbours.items] == ["i0", "i1", "i2", "i3"]
+
+
+def test_text_alone_needs_no_neighbours(tmp_path: Path) -> None:
+    embeddings = run(tmp_path, configured(tmp_path, collaborative=False)).verified("embed")
+    assert {path.name for path in embeddings.iterdir()} == {"text.parquet", "text_encoder", "stage.json"}
+
+
+@pytest.mark.parametrize("name", ["text.parquet", "collaborative.parquet"])
+def test_every_item_has_a_finite_vector(tmp_path: Path, name: str) -> None:
+    assert len(ItemVectors.load(run(tmp_path, configured(tmp_path)).verified("embed") / name)) == len(TITLES)
