@@ -1,11 +1,13 @@
 """The embed stage: every item gets a vector from its texts and, unless turned off, one from behaviour (SASRec).
 
 Reads 01_dataset; writes `text.parquet` and `text_encoder/` (for the texts of later items, unless the vectors are one's
-own), and `collaborative.parquet`, `text_neighbours.safetensors` (who lends a vector to items that
-nobody has met) and `sasrec/` (the baseline, trained by the way).
+own), and `collaborative.parquet`, `text_neighbours.safetensors` (which items lend vectors to those that nobody has met)
+and `sasrec/` (the baseline, trained by the way).
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
@@ -42,11 +44,13 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         work=run.work / "sasrec",
         tracker=tracker,
     )
-    sasrec.save(run.out / SASREC_FOLDER)
     met = interaction_counts(training.items, len(catalog)) > 0
-    vectors = sasrec.item_vectors().copy()
-    neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, vectors), met)
+    neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, sasrec.item_vectors()), met)
     neighbours.save(run.out / TEXT_NEIGHBOURS)
-    vectors[~met] = neighbours.lend(text.vectors[~met]).vectors  # SASRec knows of them only what they are not
-    ItemVectors(catalog.item_ids, vectors).save(run.out / "collaborative.parquet")
-    run.note(collaborative_dimensions=vectors.shape[1], items_nobody_met=int((~met).sum()))
+    lenders = np.arange(len(catalog))
+    lenders[~met] = neighbours.lend(text.vectors[~met]).lenders
+    sasrec = sasrec.borrowing(lenders)
+    sasrec.save(run.out / SASREC_FOLDER)
+    collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
+    collaborative.save(run.out / "collaborative.parquet")
+    run.note(collaborative_dimensions=collaborative.vectors.shape[1], items_nobody_met=int((~met).sum()))

@@ -6,8 +6,9 @@ Kang & McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018), section 
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +23,7 @@ from recsys.baselines.base import TopItems, rank_batches
 from recsys.baselines.config import SasrecConfig
 from recsys.checkpoints import prefixed, unprefixed
 from recsys.errors import ArtifactError
-from recsys.tables import FloatArray, Histories
+from recsys.tables import FloatArray, Histories, IntArray
 from recsys.tracking import Tracker
 
 _TENSORS, _FACTS = "sasrec.safetensors", "sasrec.json"
@@ -102,6 +103,17 @@ class Sasrec:
         """Float32 [N, D] in item order, after the last epoch: nothing that validation chooses reaches them."""
         return self.vectors
 
+    def borrowing(self, lenders: IntArray) -> Sasrec:
+        """The same, but that items have the vectors of their lenders [N]: an item's index, or -1 for the mean.
+
+        Items lend to themselves, but for those that training never met: of these it has learnt what they are not.
+        """
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            weight = model.items.weight
+            weight.copy_(torch.from_numpy(_borrowed(weight.detach().cpu().numpy(), lenders)))
+        return replace(self, model=model, vectors=_borrowed(self.vectors, lenders))
+
     def rank(
         self,
         histories: Histories,
@@ -161,3 +173,9 @@ class Sasrec:
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ArtifactError(f"no SASRec can be read from {folder} ({error}); run the embed stage again") from error
         return cls(config, model, tensors["vectors"].numpy(), tensors["counts"].numpy())
+
+
+def _borrowed(vectors: FloatArray, lenders: IntArray) -> FloatArray:
+    out: FloatArray = vectors[lenders]
+    out[lenders < 0] = vectors[lenders == np.arange(len(lenders))].mean(axis=0)
+    return out
