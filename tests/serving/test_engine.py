@@ -202,6 +202,16 @@ def test_an_added_item_is_found_everywhere_at_once(live: BundleEngine) -> None:
     assert ids(live, Request(("new",), k=3))
 
 
+def test_an_added_item_is_taken_to_behave_as_the_one_it_reads_like(live: BundleEngine) -> None:
+    """It comes beside its twin, and what SASRec and the dense ranking say of both is the same."""
+    live.add([NewItem("twin", {"title": "Thing 10", "category": "even"})])
+    answer = live.recommend([Request(walk(6), k=NUM_ITEMS + 1)], "full")[0]
+    sources = {item.item_id: item.sources for item in answer.items}
+    assert sources["twin"]["sasrec"] == pytest.approx(sources["item 10"]["sasrec"])
+    assert sources["twin"]["dense"] == pytest.approx(sources["item 10"]["dense"], rel=1e-3)
+    assert {"twin", "item 10"} == {item.item_id for item in answer.items[:2]}
+
+
 def test_adding_changes_no_token_of_another_item(live: BundleEngine) -> None:
     before = {item_id: live.item(item_id).tokens for item_id in EVERY}
     live.add([NewItem(f"new {i}", {"title": "Thing 3", "category": "odd"}) for i in range(10)])
