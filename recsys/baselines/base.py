@@ -5,7 +5,7 @@ Reads and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -43,6 +43,45 @@ class Baseline(Protocol):
         """
 
 
+class ScoringBaseline(ABC):
+    """A baseline that scores the whole catalogue for a history."""
+
+    @property
+    @abstractmethod
+    def num_items(self) -> int:
+        """N, the items of the catalogue."""
+
+    @abstractmethod
+    def scores(self, batch: Histories) -> FloatArray:
+        """Float32 [B, N], writable, of a batch of histories."""
+
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        exclude_seen: bool,
+        window: int | None = None,
+        tracker: Tracker | None = None,
+    ) -> TopItems:
+        """See `Baseline`.
+
+        Raises:
+            DataError: a history holds an index outside the catalogue.
+        """
+        check_histories(histories, self.num_items)
+        size = max(1, SCORES_A_BATCH // max(1, self.num_items))
+        starts = range(0, len(histories), size)
+        parts = []
+        for start in (tracker or NullTracker()).track(starts, "ranking", len(starts)):
+            batch = histories.take(np.arange(start, min(start + size, len(histories))))
+            scores = self.scores(batch if window is None else batch.last(window))
+            if exclude_seen:
+                scores[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf
+            parts.append(top_items(scores, k))
+        return join(parts, k)
+
+
 def check_histories(histories: Histories, num_items: int) -> None:
     """Refuse item indices outside the catalogue.
 
@@ -76,34 +115,6 @@ def top_items(scores: FloatArray, k: int) -> TopItems:
     items[:, :width] = np.where(np.isneginf(found), -1, columns)
     values[:, :width] = found
     return TopItems(items, values)
-
-
-def rank_batches(
-    score: Callable[[Histories], FloatArray],
-    histories: Histories,
-    *,
-    num_items: int,
-    k: int,
-    exclude_seen: bool,
-    window: int | None,
-    tracker: Tracker | None,
-) -> TopItems:
-    """Rank every history by `score`, which gives a writable [B, num_items] for a batch of histories.
-
-    Raises:
-        DataError: a history holds an index outside the catalogue.
-    """
-    check_histories(histories, num_items)
-    size = max(1, SCORES_A_BATCH // max(1, num_items))
-    starts = range(0, len(histories), size)
-    parts = []
-    for start in (tracker or NullTracker()).track(starts, "ranking", len(starts)):
-        batch = histories.take(np.arange(start, min(start + size, len(histories))))
-        scores = score(batch if window is None else batch.last(window))
-        if exclude_seen:
-            scores[np.repeat(np.arange(len(batch)), batch.lengths), batch.items] = -np.inf
-        parts.append(top_items(scores, k))
-    return join(parts, k)
 
 
 def join(parts: list[TopItems], k: int) -> TopItems:

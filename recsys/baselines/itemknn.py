@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from recsys.baselines.base import SCORES_A_BATCH, TopItems, check_histories, join, rank_batches, top_items
+from recsys.baselines.base import SCORES_A_BATCH, ScoringBaseline, TopItems, check_histories, join, top_items
 from recsys.tables import FloatArray, Histories, IntArray
 from recsys.tracking import NullTracker, Tracker
 
 
 @dataclass(frozen=True, repr=False)
-class ItemKnn:
+class ItemKnn(ScoringBaseline):
     """`similarity` is sparse float32 [N, N]: row i holds the neighbours of item i."""
 
     similarity: sparse.csr_array
@@ -27,28 +27,12 @@ class ItemKnn:
     def __repr__(self) -> str:
         return f"<ItemKnn ({self.similarity.shape[0]} items, {self.similarity.nnz} neighbours)>"
 
-    def rank(
-        self,
-        histories: Histories,
-        *,
-        k: int,
-        exclude_seen: bool,
-        window: int | None = None,
-        tracker: Tracker | None = None,
-    ) -> TopItems:
-        """The `k` items nearest to each history; items near to none of it follow by popularity. See `Baseline`."""
-        return rank_batches(
-            self._scores,
-            histories,
-            num_items=len(self.fallback),
-            k=k,
-            exclude_seen=exclude_seen,
-            window=window,
-            tracker=tracker,
-        )
+    @property
+    def num_items(self) -> int:
+        return len(self.fallback)
 
-    def _scores(self, batch: Histories) -> FloatArray:
-        """Scores [B, N]: the similarities of a history's items, each weighted by its age."""
+    def scores(self, batch: Histories) -> FloatArray:
+        """The similarities of a history's items, each weighted by its age; items near to none follow by popularity."""
         weights = (self.recency ** _ages(batch)).astype(np.float32)
         shape = (len(batch), len(self.fallback))
         profiles = sparse.csr_array((weights, batch.items, batch.indptr), shape=shape)

@@ -6,36 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.baselines.base import TopItems, check_histories, rank_batches
+from recsys.baselines.base import ScoringBaseline, check_histories
 from recsys.tables import FloatArray, Histories
-from recsys.tracking import Tracker
 
 
 @dataclass(frozen=True)
-class Popularity:
+class Popularity(ScoringBaseline):
     """Ranks by `counts` [N], the interactions of each item."""
 
     counts: FloatArray
 
-    def rank(
-        self,
-        histories: Histories,
-        *,
-        k: int,
-        exclude_seen: bool,
-        window: int | None = None,
-        tracker: Tracker | None = None,
-    ) -> TopItems:
-        """The `k` most frequent items for every history; see `Baseline`."""
-        return rank_batches(
-            lambda batch: np.tile(self.counts, (len(batch), 1)),
-            histories,
-            num_items=len(self.counts),
-            k=k,
-            exclude_seen=exclude_seen,
-            window=window,
-            tracker=tracker,
-        )
+    @property
+    def num_items(self) -> int:
+        return len(self.counts)
+
+    def scores(self, batch: Histories) -> FloatArray:
+        """The counts, for every history."""
+        return np.tile(self.counts, (len(batch), 1))
 
 
 def fit_popularity(histories: Histories, num_items: int) -> Popularity:

@@ -19,12 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recsys.baselines.base import TopItems, rank_batches
+from recsys.baselines.base import ScoringBaseline
 from recsys.baselines.config import SasrecConfig
 from recsys.checkpoints import prefixed, unprefixed
 from recsys.errors import ArtifactError
 from recsys.tables import FloatArray, Histories, IntArray
-from recsys.tracking import Tracker
 
 _TENSORS, _FACTS = "sasrec.safetensors", "sasrec.json"
 
@@ -88,7 +87,7 @@ class SasrecModel(nn.Module):
 
 
 @dataclass(frozen=True, repr=False)
-class Sasrec:
+class Sasrec(ScoringBaseline):
     """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are of the last epoch."""
 
     config: SasrecConfig
@@ -114,29 +113,13 @@ class Sasrec:
             weight.copy_(torch.from_numpy(_borrowed(weight.detach().cpu().numpy(), lenders)))
         return replace(self, model=model, vectors=_borrowed(self.vectors, lenders))
 
-    def rank(
-        self,
-        histories: Histories,
-        *,
-        k: int,
-        exclude_seen: bool,
-        window: int | None = None,
-        tracker: Tracker | None = None,
-    ) -> TopItems:
-        """The `k` best items after each history; an empty history gets the most popular. See `Baseline`."""
-        return rank_batches(
-            self.scores,
-            histories,
-            num_items=len(self.counts),
-            k=k,
-            exclude_seen=exclude_seen,
-            window=window,
-            tracker=tracker,
-        )
+    @property
+    def num_items(self) -> int:
+        return len(self.counts)
 
     @torch.inference_mode()
     def scores(self, batch: Histories) -> FloatArray:
-        """Float32 [B, N] of histories of items that it knows, all of which are scored at once."""
+        """Logits of all items after each history; an empty history gets the logarithms of their counts."""
         self.model.eval()
         device = self.model.items.weight.device
         recent = batch.last(self.config.max_length)

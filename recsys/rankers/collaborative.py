@@ -39,7 +39,7 @@ class CollaborativeRanker:
 
     def __init__(self, sasrec: Sasrec, *, lenders: IntArray, window: int) -> None:
         self._sasrec, self._lenders, self._window = sasrec, lenders, window
-        self._newer = lenders[len(sasrec.counts) :]
+        self._newer = lenders[sasrec.num_items :]
 
     def rank(self, histories: Histories, asked: Asked, *, k: int) -> TopItems:
         """The `k` best items of every request; `asked` says what may be found for each history."""
