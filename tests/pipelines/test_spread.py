@@ -1,5 +1,6 @@
 """A real run whose ranking is spread: every executor writes the same rows, and a killed one ends as if it never was."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,8 @@ if __name__ == "__main__":
 def test_a_killed_driver_changes_nothing(copied: Callable[[str], Path], tmp_path: Path) -> None:
     run, script = copied("killed"), tmp_path / "driver.py"
     script.write_text(DRIVER)
-    driver = subprocess.Popen([sys.executable, str(script), str(run)], env={"PYTHONPATH": str(ROOT)})
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # all of it: some variables choose how floats are summed
+    driver = subprocess.Popen([sys.executable, str(script), str(run)], env=environment)
     ranked = run / ".work" / FOLDERS["recommend"] / "ranked"
     while not list(ranked.glob("[!.]*")):
         assert driver.poll() is None
