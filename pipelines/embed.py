@@ -19,7 +19,7 @@ from recsys.embeddings.text import fit_texts
 from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.generative import excludes_seen
 from recsys.rankers.validation import interaction_counts
-from recsys.tables import VALIDATION, ItemVectors
+from recsys.tables import VALIDATION, BoolArray, Histories, ItemVectors
 from recsys.tracking import Tracker
 
 
@@ -44,7 +44,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         work=run.work / "sasrec",
         tracker=tracker,
     )
-    met = interaction_counts(training.items, len(catalog)) > 0
+    met = _met(training, len(catalog))
     neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, sasrec.item_vectors()), met)
     neighbours.save(run.out / TEXT_NEIGHBOURS)
     lenders = np.arange(len(catalog))
@@ -54,3 +54,9 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
     collaborative.save(run.out / "collaborative.parquet")
     run.note(collaborative_dimensions=collaborative.vectors.shape[1], items_nobody_met=int((~met).sum()))
+
+
+def _met(training: Histories, num_items: int) -> BoolArray:
+    """[N], the items that SASRec has learnt from: those of histories in which something follows something."""
+    learnt = np.repeat(training.lengths > 1, training.lengths)
+    return interaction_counts(training.items[learnt], num_items) > 0

@@ -7,6 +7,7 @@ imported here, so that a worker can choose its number of threads before torch an
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -26,6 +27,8 @@ from recsys.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.partitions import Function, Partition, Shared, Task
     from recsys.tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["local", "ray"]
 KINDS: tuple[Kind, ...] = ("local", "ray")
@@ -162,6 +165,8 @@ class RayExecutor(Executor):
                     yield running.pop(done[0])
             except (Exception, GeneratorExit):
                 # Not cancelled: where a task is just done, Ray's cancelling ends this process. What runs is committed.
+                # An interrupt does not come here: it waits for nothing.
+                logger.warning("a partition failed; waiting for the %d that are running", len(running) - 1)
                 ray.wait(list(running), num_returns=len(running))
                 raise
 

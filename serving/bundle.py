@@ -153,7 +153,7 @@ def _check_parts(folder: Path, manifest: Manifest) -> None:
     behaviour = manifest.settings.embed.collaborative_dimensions is not None
     for name in (*_ALWAYS, *(_BOTH if both else ()), *((TEXT_NEIGHBOURS,) if behaviour else ())):
         if name not in manifest.files:
-            raise ArtifactError(f"{folder / MANIFEST} does not name {name}, which its routes need")
+            raise ArtifactError(f"{folder / MANIFEST} does not name {name}, which it needs; bundle the run again")
     items = _item_ids(folder / CATALOG)
     for name in (COUNTS, SEMANTIC_IDS, *((LATENTS,) if both else ())):
         if not _item_ids(folder / name).equals(items):

@@ -30,7 +30,7 @@ LONGEST_TEXT = 2000
 
 class Tokens(NamedTuple):
     """Of M new items: rows for the catalogue, semantic ids [M, L], latents [M, D] as the index has them, and the items
-    [M] whose behaviour they borrow, -1 where there is none."""
+    [M] whose behaviour they borrow, -1 for the mean of all."""
 
     rows: pl.DataFrame
     codes: IntArray

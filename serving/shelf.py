@@ -116,7 +116,7 @@ class Shelf:
 
         Args:
             rows: item_id and text columns [M]; columns that the catalogue does not have are left out.
-            lenders: [M] items whose behaviour they borrow, or -1.
+            lenders: [M] items whose behaviour they borrow, or -1 for the mean of all.
         """
         before = self.items
         frame = pl.concat([before.catalog.frame, rows], how="diagonal").select(before.catalog.frame.columns)

@@ -106,6 +106,7 @@ class Sasrec(ScoringBaseline):
         """The same, but that items have the vectors of their lenders [N]: an item's index, or -1 for the mean.
 
         Items lend to themselves, but for those that training never met: of these it has learnt what they are not.
+        Counts are not lent: an empty history still gets the items that were met most often.
         """
         model = copy.deepcopy(self.model)
         with torch.no_grad():

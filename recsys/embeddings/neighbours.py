@@ -102,12 +102,12 @@ class TextNeighbours:
         try:
             tensors = load_file(path)
             items, text, collaborative = (tensors[name].numpy() for name in ("items", "text", "collaborative"))
-            if not (items.ndim, text.ndim, collaborative.ndim) == (1, 2, 2) or not (
-                len(items) == len(text) == len(collaborative)
-            ):
-                raise ValueError(f"shapes {items.shape}, {text.shape} and {collaborative.shape} do not fit")
+            if (items.ndim, text.ndim, collaborative.ndim) != (1, 2, 2) or items.dtype != np.int64:
+                raise ValueError("no indices with two vectors each")
+            if not len(items) == len(text) == len(collaborative):
+                raise ValueError(f"{len(items)} indices, {len(text)} and {len(collaborative)} vectors do not fit")
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise ArtifactError(f"no text neighbours can be read from {path} ({error}); run `embed` again") from error
+            raise ArtifactError(f"no text neighbours can be read from {path} ({error}); make it again") from error
         return cls(items, text, collaborative)
 
 

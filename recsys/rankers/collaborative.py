@@ -32,8 +32,9 @@ class CollaborativeRanker:
     """Ranks by a SASRec.
 
     Args:
-        lenders: [N], for each item of the catalogue the known one that it counts as, or -1 for none; the first are
-            those that the SASRec knows, as themselves.
+        lenders: [N], for each item of the catalogue the known one that it counts as, or -1 for the mean of all; the
+            first are those that the SASRec knows, as themselves. Nobody lends popularity: to an empty history, which
+            gets the most popular items, a later one is an item that nobody has met.
         window: newest items of a history that are looked at.
     """
 
@@ -47,10 +48,12 @@ class CollaborativeRanker:
         sequences = [items[items >= 0][-self._window :] for items in sequences]
 
         def score(rows: slice) -> FloatArray:
-            scores = self._sasrec.scores(Histories.from_lists(histories.user_ids[rows], sequences[rows]))
+            batch = Histories.from_lists(histories.user_ids[rows], sequences[rows])
+            scores = self._sasrec.scores(batch)
             if not len(self._newer):
                 return scores
-            lent = np.where(self._newer >= 0, scores[:, self._newer], np.float32(-np.inf))
+            lent = np.where(self._newer >= 0, scores[:, self._newer], scores.mean(axis=1, keepdims=True))
+            lent[batch.lengths == 0] = 0  # log(1 + no interactions)
             return np.concatenate([scores, lent], axis=1)
 
         return rank_by_scores(score, asked, k=k)

@@ -78,7 +78,7 @@ class Items(NamedTuple):
     latents: FloatArray  # [N, D]
     counts: IntArray  # [N] training interactions
     item_index: ItemIndex
-    lenders: IntArray  # [N] items whose behaviour is theirs: themselves, but for items that came later
+    lenders: IntArray  # [N] items whose behaviour is theirs: themselves, but for later items; -1 is the mean of all
 
 
 def load_ensemble(folders: Folders, config: RecommendConfig, *, window: int, seed: int) -> Ensemble:

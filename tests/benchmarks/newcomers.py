@@ -1,9 +1,9 @@
-"""A new item that borrows the behaviour of the item it reads like is found about as often as others, and no more.
+"""A new item that borrows the behaviour of the item it reads like is found nearly as often as if it were known.
 
 `python -m tests.benchmarks.newcomers RUN` takes a tenth of a finished run's items for new: the sigma-VAE is fitted on
 the others, and each way to do without the new ones' behaviour is one JSON line. Users are asked for their validation
 item; items are scored by a kernel sum over the latents of the history's items, none of which is new. `share` is what
-new items take of all lists of ten: more than their tenth, and others are crowded out.
+new items take of all lists of ten: the more it is above that with "their own" behaviour, the more are crowded out.
 """
 
 from __future__ import annotations

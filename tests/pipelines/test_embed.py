@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from pipelines import FOLDERS, STAGES
 from pipelines.config import RunConfig, validate
@@ -60,6 +59,13 @@ def test_text_alone_needs_no_neighbours(tmp_path: Path) -> None:
     assert {path.name for path in embeddings.iterdir()} == {"text.parquet", "text_encoder", "stage.json"}
 
 
-@pytest.mark.parametrize("name", ["text.parquet", "collaborative.parquet"])
-def test_every_item_has_a_finite_vector(tmp_path: Path, name: str) -> None:
-    assert len(ItemVectors.load(run(tmp_path, configured(tmp_path)).verified("embed") / name)) == len(TITLES)
+def test_one_item_alone_teaches_nothing_and_a_wordless_item_gets_the_mean(tmp_path: Path) -> None:
+    """Somebody has met item 4 and nothing else; item 5 has a title without a word that others have."""
+    config = configured(tmp_path)
+    source = tmp_path / "raw"
+    with (source / "interactions.csv").open("a") as file:
+        file.write("\nv,i4,1\nv,i0,2\nv,i1,3")  # two of them are for validation and test
+    (source / "items.csv").write_text((source / "items.csv").read_text().replace("red lamp bright", "?"))
+    vectors = ItemVectors.load(run(tmp_path, config).verified("embed") / "collaborative.parquet").vectors
+    np.testing.assert_array_equal(vectors[4], vectors[1])
+    np.testing.assert_allclose(vectors[5], vectors[:4].mean(axis=0), rtol=1e-5, atol=1e-7)

@@ -86,6 +86,15 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "file", "link", "mine"]
 
 
+def test_with_collaborative_vectors_it_says_who_lends_them(tmp_path: Path) -> None:
+    plain = origin()
+    embed = plain.settings.embed.model_copy(update={"collaborative_dimensions": 8})
+    behaving = plain._replace(settings=plain.settings.model_copy(update={"embed": embed}))
+    write_bundle(tmp_path / "b", behaving, fill)
+    with pytest.raises(ArtifactError, match=r"does not name text_neighbours\.safetensors.*bundle the run again"):
+        open_bundle(tmp_path / "b")
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip first", "flip last", "truncate", "grow", "remove", "link"])
 def test_every_damaged_file_is_refused_by_its_name(tmp_path: Path, name: str, damage: str) -> None:

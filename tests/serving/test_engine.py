@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from recsys.errors import DataError
 from recsys.fusion import DENSE, SOURCES
 from recsys.retrieval.index import ItemIndex
+from recsys.tokenization.tokenizer import fit_rqvae
 from serving.engine import BundleEngine
 from serving.interface import Effort, NewItem, Request, Retrieval
 from serving.parts import Parts
 from tests.rankers.fakes import NUM_ITEMS
-from tests.serving.trained import jointly_trained
+from tests.serving.trained import TOKENIZE, jointly_trained
 
 EVERY = [f"item {i}" for i in range(NUM_ITEMS)]
 
@@ -264,6 +265,23 @@ def test_without_an_encoder_a_new_item_needs_a_vector(parts: Parts) -> None:
     engine = BundleEngine(parts._replace(newcomers=newcomers))
     with pytest.raises(DataError, match="'new' has no vector"):
         engine.add([NewItem("new", {"title": "Thing 99"})])
+
+
+def test_an_added_item_is_not_popular_for_reading_like_one_that_is(live: BundleEngine) -> None:
+    live.add([NewItem("twin", {"title": "Thing 10", "category": "even"})])
+    answer = live.recommend([Request((), k=NUM_ITEMS + 1)], "full")[0]
+    sources = {item.item_id: item.sources for item in answer.items}
+    assert sources["twin"]["sasrec"] == 0 < sources["item 10"]["sasrec"]
+
+
+def test_where_there_is_no_behaviour_none_is_borrowed(discrete: BundleEngine, parts: Parts) -> None:
+    texts = parts.newcomers.encoder.encode(["Thing 10", "Thing 11"])  # type: ignore[union-attr]
+    tokenizer = fit_rqvae(texts, TOKENIZE.model_copy(update={"collaborative_weight": 0}), seed=0)
+    alone = replace(parts.newcomers, discrete=tokenizer, continuous=None, neighbours=None)
+    catalog, codes = parts.shelf.items.catalog, parts.shelf.items.semantic_ids.codes
+    made = alone.tokens([NewItem("new", {"title": "Thing 10", "category": "odd"})], catalog, codes)
+    assert made.lenders.tolist() == [-1]
+    assert made.codes.shape == (1, 2)
 
 
 def test_a_discrete_bundle_takes_new_items_too(discrete: BundleEngine) -> None:
