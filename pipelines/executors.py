@@ -161,13 +161,15 @@ class RayExecutor(Executor):
                     if not running:
                         return
                     done, _ = ray.wait(list(running), num_returns=1)
-                    self._result(done[0], running[done[0]])
-                    yield running.pop(done[0])
+                    partition = running.pop(done[0])
+                    self._result(done[0], partition)
+                    yield partition
             except (Exception, GeneratorExit):
                 # Not cancelled: where a task is just done, Ray's cancelling ends this process. What runs is committed.
                 # An interrupt does not come here: it waits for nothing.
-                logger.warning("a partition failed; waiting for the %d that are running", len(running) - 1)
-                ray.wait(list(running), num_returns=len(running))
+                if running:
+                    logger.warning("stopping; waiting for partitions that are running: %d", len(running))
+                    ray.wait(list(running), num_returns=len(running))
                 raise
 
     def _result(self, reference: Any, partition: Partition) -> None:
