@@ -11,7 +11,7 @@ import pytest
 from recsys.data.histories import queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import QueryHead, fit_head
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.errors import ArtifactError
 from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, SOURCES, Fusion, FusionConfig
 from recsys.llm.conditions import query_conditions, training_conditions
@@ -30,6 +30,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
 from recsys.tables import VALIDATION, Histories, ItemVectors
 from recsys.tracking import NullTracker
+from recsys.training.plan import Run
 from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of, sasrec
 
 DIFFUSE = DiffuseConfig(width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8)
