@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from recsys.diffusion.config import DiffuseConfig
-from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint, is_joint
 from recsys.diffusion.joint_batches import JointData
-from recsys.diffusion.joint_model import MovingAverage
 from recsys.errors import ArtifactError
 from recsys.llm.config import LoraConfig
 from recsys.llm.continuous import ContinuousTexts
@@ -125,30 +123,6 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
     assert str(finetuned).encode() not in text
 
 
-@pytest.mark.parametrize(
-    ("route", "kill_at"), [("discrete", 5), ("continuous", 1), ("continuous", 8), ("text first", 5)]
-)
-def test_a_killed_training_resumes_bit_equal(finetuned: Path, tmp_path: Path, route: str, kill_at: int) -> None:
-    data, condition = ROUTES[route]
-
-    def train(name: str, tracker: Recorder) -> None:
-        scores = iter([0.3, 0.2, 0.1, 0.4])
-        folders = JointFolders(finetuned, tmp_path / name, tmp_path / f"{name}_work")
-        config = _config(condition, epochs=3, validate_every=1, ema_decay=0.9)
-        fit_joint(data, config, folders=folders, seed=3, tracker=tracker, validate=lambda j: next(scores) + _score(j))
-
-    train("whole", Recorder())
-    with pytest.raises(KilledError):
-        train("cut", Recorder(kill_at))
-    train("cut", Recorder())
-    assert _files(tmp_path / "whole") == _files(tmp_path / "cut")
-
-
-def _score(joint: JointPreference) -> float:
-    """A number that the weights decide, greater by more than the other part of the score."""
-    return 1e3 * float(next(joint.preference.denoiser.leave.parameters()).abs().sum())
-
-
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
     tracker = Recorder()
     config = _config("discrete", epochs=30, learning_rate=3e-3, width=64, language_model_weight=1)
@@ -178,17 +152,3 @@ def test_a_folder_asked_another_way_is_refused(finetuned: Path, tmp_path: Path) 
     (tmp_path / "connector.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"connector\.safetensors"):
         JointPreference.load(tmp_path, IDS, LATENTS, finetuned=finetuned, titles=TEXTS.titles)
-
-
-def test_the_average_follows_from_the_first_step() -> None:
-    """Decay min(.999, (1 + step) / (10 + step)): after one step a tenth is left of the start."""
-    source = Denoiser(4, 2, width=8, blocks=1)
-    average = MovingAverage(source, 0.999)
-    start = {n: t.clone() for n, t in average.tensors().items()}
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter += 1
-    average.update(1)
-    for name, tensor in average.tensors().items():
-        torch.testing.assert_close(tensor, start[name] + 0.9)
-    assert not any(t.requires_grad for t in average.tensors().values())
