@@ -15,7 +15,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class MovingAverage(AveragedModel, Generic[M]):
     """An averaged copy of `source` in evaluation mode, as `.module`; the decay warms up: min(decay, n / (9 + n))."""
 
-    module: M  # type: ignore[assignment]
+    module: M
 
     def __init__(self, source: M, decay: float) -> None:
         def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
