@@ -1,8 +1,8 @@
 """Several rankings of the same users -> one: by reciprocal rank, or by a weighted sum of calibrated scores.
 
-`weighted-sum` calibrates scores per user, so that all users' are spread alike. `log-linear` takes them as logarithms of
-probabilities, which they are but for a constant a user, and divides each source's by one scale for all users: a source
-that is sure of a user says so (Genest & Zidek, "Combining Probability Distributions", Statistical Science 1986,
+`weighted-sum` standardizes scores per user. `log-linear` takes them as logarithms of
+probabilities, which they are but for a constant a user, and divides each source's by one scale for all users, so that a
+source which is sure of a user counts for more (Genest & Zidek, "Combining Probability Distributions", Statistical Science 1986,
 logarithmic opinion pools).
 
 Reads `TopItems` in memory; a `Fusion` (method and weights) is plain JSON. Weights come from validation users only. A
@@ -13,39 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import combinations_with_replacement, pairwise, product
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
-from recsys.baselines.base import TopItems
-from recsys.config import Config
 from recsys.errors import DataError
-from recsys.tables import FloatArray, IntArray
+from recsys.ranking.config import FusionConfig, Method
+from recsys.tables import FloatArray, IntArray, TopItems
 
 Floats = npt.NDArray[np.float64]
-Method = Literal["reciprocal-rank", "weighted-sum", "log-linear"]
 METHODS: tuple[Method, ...] = ("reciprocal-rank", "weighted-sum", "log-linear")
-Source = Literal["generative", "dense", "cross-entropy", "sasrec"]
-SOURCES: tuple[Source, ...] = ("generative", "dense", "cross-entropy", "sasrec")  # rankings that can be fused
-GENERATIVE, DENSE, CROSS_ENTROPY, SASREC = map(str, SOURCES)
-FUSED = "fused"
-TUNED = "fusion.json"  # where a run keeps what validation chose
+FUSED = "fused"  # the ranking that is made of the others
 CUTOFF = 10  # weights are chosen by validation NDCG at this length
-
-
-class FusionConfig(Config):
-    """How rankings become one. `auto` takes the method that does best on validation users.
-
-    `sources` may take part; the weights that validation users give them say how much, and 0 leaves one out.
-    """
-
-    sources: tuple[Source, ...] = Field(default=SOURCES, min_length=1)
-    method: Method | Literal["auto"] = "auto"
-    depth: int = Field(default=50, ge=1, le=1024, description="places of each ranking that take part")
-    constant: float = Field(default=60.0, gt=0, description="of reciprocal rank: 1 / (constant + rank)")
-    grid: int = Field(default=10, ge=1, le=30, description="weights tried are multiples of 1 / grid that sum to 1")
 
 
 class Fusion(NamedTuple):
@@ -97,7 +77,7 @@ class Fusion(NamedTuple):
         return cls(values["method"], dict(values["weights"]), float(values["constant"]), scales)
 
 
-class Tried(NamedTuple):
+class FusionTrial(NamedTuple):
     """One setting, and the NDCG@10 of each validation user for whom some source finds the target; 0 for the others."""
 
     fusion: Fusion
@@ -108,7 +88,7 @@ class Tried(NamedTuple):
     def ndcg(self) -> float:
         return float(self.gains.sum() / self.num_users)
 
-    def is_as_good_as(self, best: Tried) -> bool:
+    def is_as_good_as(self, best: FusionTrial) -> bool:
         """Whether it is at most one standard error of their difference, over users, behind."""
         behind = best.gains - self.gains
         mean = behind.sum() / self.num_users
@@ -117,25 +97,25 @@ class Tried(NamedTuple):
 
 
 class _Pool(NamedTuple):
-    """Every (user, item) that some source lists, ordered by user and item, and what each source says of it."""
+    """Every (user, item) that some source lists, ordered by user and item, and the score that each source gives it."""
 
     sources: list[str]
     num_users: int
     users: IntArray  # [M]
     items: IntArray  # [M]
     listed: npt.NDArray[np.bool_]  # [S, M]
-    said: dict[Method, Floats]  # [S, M]; an item that a source does not list gets its least
+    source_scores: dict[Method, Floats]  # [S, M]; an item that a source does not list gets its lowest score
 
 
-def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: FusionConfig) -> list[Tried]:
-    """Every method and weighting on validation users, best first, and before them the one to be used.
+def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: FusionConfig) -> list[FusionTrial]:
+    """Every method and weighting on validation users, best first, preceded by the one to be used.
 
-    That is the mean of all weightings of the best method that are as good as the best one: what users chosen at random
-    cannot tell apart is not chosen between. Where the mean itself is not as good, it is the best one.
+    That is the mean of all weightings of the best method that are as good as the best one, since differences within
+    their standard error are chance. Where the mean itself is not as good, it is the best one.
 
     Args:
         rankings: by source, of the same users.
-        targets: [U] what each user took next.
+        targets: [U] item index of each user's next item.
 
     Raises:
         DataError: there are no users, or the rankings are not of as many.
@@ -145,23 +125,23 @@ def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: Fus
     _check_users([*(len(ranking.items) for ranking in rankings.values()), len(targets)])
     methods = list(METHODS) if config.method == "auto" else [config.method]
     cut = {source: TopItems(r.items[:, : config.depth], r.scores[:, : config.depth]) for source, r in rankings.items()}
-    # Nobody finds anything for the other users, whatever the weights.
+    # No source finds the others' targets, whatever the weights.
     findable = np.any([(r.items == targets[:, None]).any(axis=1) for r in cut.values()], axis=0)
     cut = {source: TopItems(r.items[findable], r.scores[findable]) for source, r in cut.items()}
     scales = {source: _scale(ranking) for source, ranking in cut.items()}
-    kinds = [Fusion(method, {}, config.constant, scales if method == "log-linear" else {}) for method in methods]
+    kinds = [Fusion(method, {}, config.rank_constant, scales if method == "log-linear" else {}) for method in methods]
     pool = _pool(cut, kinds)
 
-    def attempt(fusion: Fusion) -> Tried:
+    def attempt(fusion: Fusion) -> FusionTrial:
         scores = _combine(pool, fusion.method, list(fusion.weights.values()))
-        return Tried(fusion, _gains(pool, scores, targets[findable]), len(targets))
+        return FusionTrial(fusion, _gains(pool, scores, targets[findable]), len(targets))
 
     weightings = [dict(zip(cut, weights, strict=True)) for weights in _simplex(len(cut), config.grid)]
-    tried = [attempt(kind._replace(weights=weights)) for kind, weights in product(kinds, weightings)]
-    tried.sort(key=lambda t: -t.ndcg)
-    best = tried[0]
-    mean = attempt(_mean([t.fusion for t in tried if t.fusion.method == best.fusion.method and t.is_as_good_as(best)]))
-    return [mean if mean.is_as_good_as(best) else best, *tried]
+    trials = [attempt(kind._replace(weights=weights)) for kind, weights in product(kinds, weightings)]
+    trials.sort(key=lambda t: -t.ndcg)
+    best = trials[0]
+    mean = attempt(_mean([t.fusion for t in trials if t.fusion.method == best.fusion.method and t.is_as_good_as(best)]))
+    return [mean if mean.is_as_good_as(best) else best, *trials]
 
 
 def _mean(fusions: Sequence[Fusion]) -> Fusion:
@@ -173,7 +153,7 @@ def _mean(fusions: Sequence[Fusion]) -> Fusion:
 
 
 def z_scores(scores: FloatArray) -> Floats:
-    """Each row of scores [U, k] with mean 0 and deviation 1 over its finite places; a constant row becomes zeros."""
+    """Each row of scores [U, k] with mean 0 and deviation 1 over its finite scores; a constant row becomes zeros."""
     listed = np.isfinite(scores)
     values = np.where(listed, scores, 0).astype(np.float64)
     counts = np.maximum(listed.sum(axis=1, keepdims=True), 1)
@@ -185,22 +165,22 @@ def z_scores(scores: FloatArray) -> Floats:
 
 
 def _pool(rankings: Mapping[str, TopItems], kinds: Sequence[Fusion]) -> _Pool:
-    """What every source says of every pair by each method; the weights of `kinds` are not looked at."""
+    """The score of every source for every pair by each method; the weights of `kinds` are not used."""
     num_users = _check_users([len(ranking.items) for ranking in rankings.values()])
-    places = [np.nonzero(ranking.items >= 0) for ranking in rankings.values()]
-    keys = [_keys(rows, r.items[rows, columns]) for (rows, columns), r in zip(places, rankings.values(), strict=True)]
+    listed_at = [np.nonzero(ranking.items >= 0) for ranking in rankings.values()]
+    keys = [_keys(rows, r.items[rows, columns]) for (rows, columns), r in zip(listed_at, rankings.values(), strict=True)]
     union = np.unique(np.concatenate(keys))
     users, items = union >> 32, union & 0xFFFFFFFF
     listed = np.zeros((len(rankings), len(union)), dtype=bool)
-    said = {kind.method: np.zeros((len(rankings), len(union))) for kind in kinds}
-    for number, ((source, ranking), (rows, columns)) in enumerate(zip(rankings.items(), places, strict=True)):
+    source_scores = {kind.method: np.zeros((len(rankings), len(union))) for kind in kinds}
+    for number, ((source, ranking), (rows, columns)) in enumerate(zip(rankings.items(), listed_at, strict=True)):
         found = np.searchsorted(union, keys[number])
         listed[number, found] = True
         for kind in kinds:
-            values, least = _says(kind, source, ranking)
-            said[kind.method][number] = least[users]
-            said[kind.method][number, found] = values[rows, columns]
-    return _Pool(list(rankings), num_users, users, items, listed, said)
+            values, lowest = _calibrated(kind, source, ranking)
+            source_scores[kind.method][number] = lowest[users]
+            source_scores[kind.method][number, found] = values[rows, columns]
+    return _Pool(list(rankings), num_users, users, items, listed, source_scores)
 
 
 def _check_users(sizes: Sequence[int]) -> int:
@@ -210,11 +190,11 @@ def _check_users(sizes: Sequence[int]) -> int:
     return sizes[0]
 
 
-def _says(kind: Fusion, source: str, ranking: TopItems) -> tuple[Floats, Floats]:
-    """What a source adds for each of its places [U, k], and for an item that it does not list [U]."""
+def _calibrated(kind: Fusion, source: str, ranking: TopItems) -> tuple[Floats, Floats]:
+    """The scores of a source's ranks [U, k], and that of an item which it does not list [U]."""
     if kind.method == "reciprocal-rank":
-        by_place = 1 / (kind.constant + 1 + np.arange(ranking.items.shape[1]))
-        return np.broadcast_to(by_place, ranking.items.shape), np.zeros(len(ranking.items))
+        by_rank = 1 / (kind.constant + 1 + np.arange(ranking.items.shape[1]))
+        return np.broadcast_to(by_rank, ranking.items.shape), np.zeros(len(ranking.items))
     if kind.method == "weighted-sum":
         values = z_scores(np.where(ranking.items >= 0, ranking.scores, -np.inf))
     else:
@@ -223,7 +203,7 @@ def _says(kind: Fusion, source: str, ranking: TopItems) -> tuple[Floats, Floats]
 
 
 def _behind(ranking: TopItems) -> Floats:
-    """How far each place's score lies behind the user's best, 0 or below; -inf in empty places."""
+    """How far each score lies behind the user's best, 0 or below; -inf in padding."""
     scores = np.where(ranking.items >= 0, ranking.scores, -np.inf).astype(np.float64)
     best = scores.max(axis=1, keepdims=True, initial=-np.inf)
     return scores - np.where(np.isfinite(best), best, 0)
@@ -240,19 +220,22 @@ def _scale(ranking: TopItems) -> float:
 def _combine(pool: _Pool, method: Method, weights: Sequence[float]) -> Floats:
     """The fused score [M] of every pair; -inf where only sources of weight 0 list it."""
     share = np.asarray(weights, dtype=np.float64)
-    scores: Floats = np.where(pool.listed[share > 0].any(axis=0), share @ pool.said[method], -np.inf)
-    return scores
+    scores = np.zeros(len(pool.items))
+    # Source by source: a matrix product rounds by the number of pairs, and tuning would break ties unlike serving.
+    for weight, source in zip(share, pool.source_scores[method], strict=True):
+        scores += weight * source
+    return np.where(pool.listed[share > 0].any(axis=0), scores, -np.inf)
 
 
 def _best(pool: _Pool, scores: Floats, k: int) -> TopItems:
     order = np.lexsort((pool.items, -scores, pool.users))
     starts = np.searchsorted(pool.users, np.arange(pool.num_users))
-    place = np.arange(len(order)) - starts[pool.users]
-    kept = (place < k) & np.isfinite(scores[order])
+    rank = np.arange(len(order)) - starts[pool.users]
+    kept = (rank < k) & np.isfinite(scores[order])
     items = np.full((pool.num_users, k), -1, dtype=np.int64)
     values = np.full((pool.num_users, k), -np.inf, dtype=np.float32)
-    items[pool.users[kept], place[kept]] = pool.items[order[kept]]
-    values[pool.users[kept], place[kept]] = scores[order[kept]]
+    items[pool.users[kept], rank[kept]] = pool.items[order[kept]]
+    values[pool.users[kept], rank[kept]] = scores[order[kept]]
     return TopItems(items, values)
 
 
