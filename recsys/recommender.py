@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from recsys.baselines.base import TopItems
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import excludes_seen, queries, training_histories
 from recsys.embeddings.text import item_texts
 from recsys.errors import DataError
 from recsys.fusion import GENERATIVE
@@ -23,7 +23,7 @@ from recsys.llm.finetuning import FinetuneData, finetune
 from recsys.llm.storage import LanguageModel, load_language_model
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import Tuned
-from recsys.rankers.generative import GenerativeRanker, Validator, excludes_seen
+from recsys.rankers.generative import GenerativeRanker, Validator
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.rankers.permits import Permits
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, SemanticIds

@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 import torch
 
+from recsys.data.histories import excludes_seen
 from recsys.embeddings.text import item_texts
 from recsys.errors import DataError, ModelError
 from recsys.llm.backbone import train_text_tokenizer
 from recsys.llm.config import FinetuneConfig, LoraConfig, TrainingConfig
 from recsys.llm.storage import load_language_model
-from recsys.rankers.generative import excludes_seen
 from recsys.recommender import Recommender
 from recsys.tables import Interactions
 from tests.llm.fakes import llama

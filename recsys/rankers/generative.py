@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
-import numpy as np
 import torch
 
 from recsys.baselines.base import TopItems
-from recsys.data.histories import has_repeats
+from recsys.data.histories import sampled_users
 from recsys.decoding.beam import all_but, decode_all, search_tree
 from recsys.decoding.check import check_backbone
 from recsys.decoding.tree import Tree
@@ -17,19 +16,8 @@ from recsys.decoding.trie import Trie
 from recsys.llm.storage import LanguageModel
 from recsys.metrics import top_k_metrics
 from recsys.rankers.permits import Permits
-from recsys.tables import Histories, Interactions, Queries, SemanticIds
+from recsys.tables import Histories, Queries, SemanticIds
 from recsys.tracking import Tracker
-
-
-def excludes_seen(policy: Literal["auto", "always", "never"], interactions: Interactions) -> bool:
-    """Whether a history's items are left out of its ranking: under `auto`, unless the data has repeats."""
-    return policy == "always" or (policy == "auto" and not has_repeats(interactions))
-
-
-def sampled_users(queries: Queries, *, users: int, seed: int) -> Queries:
-    """At most `users` of the queries, chosen by the seed, in their order."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(queries))[:users])
-    return Queries(queries.histories.take(chosen), queries.targets[chosen])
 
 
 class GenerativeRanker:

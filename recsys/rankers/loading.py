@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys.baselines.sasrec import Sasrec
 from recsys.data.dataset import Dataset
-from recsys.data.histories import training_histories
+from recsys.data.histories import interaction_counts, training_histories
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.joint import JointPreference, is_joint
 from recsys.diffusion.preference import PreferenceModel
@@ -21,7 +21,6 @@ from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import Ensemble
 from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.preference import Agreement, PreferenceRanker
-from recsys.rankers.validation import interaction_counts
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import Catalog, FloatArray, Histories, IntArray, ItemVectors, SemanticIds
 from recsys.tokenization.quality import item_categories

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.baselines.base import TopItems
+from recsys.data.histories import sampled_users
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.preference import PreferenceModel
 from recsys.metrics import top_k_metrics
-from recsys.rankers.generative import sampled_users
 from recsys.rankers.preference import Asked, PreferenceRanker, rank_by_scores
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
@@ -67,11 +66,6 @@ class HeadValidator(NamedTuple):
 
     def _ndcg(self, found: TopItems) -> float:
         return top_k_metrics(found.items, self.queries.targets, k=CUTOFF).ndcg
-
-
-def interaction_counts(items: IntArray, num_items: int) -> IntArray:
-    """Training interactions of each item [N]."""
-    return np.bincount(items, minlength=num_items).astype(np.int64)
 
 
 def save_samples(asked_samples: FloatArray, folder: Path) -> None:
