@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
+from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
 from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.diffusion.heads import KINDS, fit_head
@@ -24,7 +25,6 @@ from recsys.llm.storage import load_language_model
 from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, save_samples
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
-from recsys.tokenization.quality import item_categories
 from recsys.tracking import Tracker
 
 

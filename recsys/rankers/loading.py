@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.baselines.sasrec import Sasrec
+from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
 from recsys.data.histories import interaction_counts, training_histories
 from recsys.diffusion.heads import QueryHead
@@ -23,7 +24,6 @@ from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.preference import Agreement, PreferenceRanker
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import Catalog, FloatArray, Histories, IntArray, ItemVectors, SemanticIds
-from recsys.tokenization.quality import item_categories
 
 
 class Folders(NamedTuple):
