@@ -19,7 +19,7 @@ from pipelines.config import RunConfig
 from pipelines.runner import LOG, status
 from recsys.artifacts import RunDirectory, package_versions
 from recsys.data.dataset import Dataset
-from recsys.data.histories import training_histories
+from recsys.data.histories import excludes_seen, interaction_counts, training_histories
 from recsys.diffusion.joint import is_joint
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError, ConfigError
@@ -27,8 +27,7 @@ from recsys.files import write_json
 from recsys.fusion import FUSED, GENERATIVE, TUNED
 from recsys.llm.storage import load_merged, save_merged
 from recsys.rankers.collaborative import SASREC_FOLDER
-from recsys.rankers.generative import excludes_seen
-from recsys.rankers.validation import SAMPLES_FILE, interaction_counts
+from recsys.rankers.validation import SAMPLES_FILE
 from recsys.retrieval.index import ItemIndex
 from serving.bundle import (
     CATALOG,

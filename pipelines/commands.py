@@ -23,6 +23,7 @@ from pipelines.progress import ProgressTracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
 from recsys.artifacts import RunDirectory, write_text
+from recsys.data.histories import excludes_seen
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
 
@@ -94,7 +95,6 @@ def compare(paths: Sequence[Path], metric: str) -> None:
 def recommend(path: Path, history: list[str], *, k: int) -> None:
     """`recsys recommend --history`: answer one query."""
     from recsys.data.dataset import Dataset
-    from recsys.rankers.generative import excludes_seen
 
     directory = RunDirectory(path, FOLDERS)
     config = stored_config(directory)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
+from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.diffusion.heads import KINDS, fit_head
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
@@ -21,11 +22,9 @@ from recsys.diffusion.training import Run, fit_preference
 from recsys.llm.conditions import Conditions, query_conditions, training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
-from recsys.rankers.generative import excludes_seen
-from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, interaction_counts, save_samples
+from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, save_samples
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
-from recsys.tokenization.quality import item_categories
 from recsys.tracking import Tracker
 
 

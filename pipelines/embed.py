@@ -13,12 +13,10 @@ from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.embeddings.text import fit_texts
 from recsys.rankers.collaborative import SASREC_FOLDER
-from recsys.rankers.generative import excludes_seen
-from recsys.rankers.validation import interaction_counts
 from recsys.tables import VALIDATION, BoolArray, Histories, ItemVectors
 from recsys.tracking import Tracker
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries
+from recsys.data.histories import excludes_seen, queries
 from recsys.embeddings.text import item_texts
 from recsys.instructions.examples import load_examples
 from recsys.llm.finetuning import FinetuneData, finetune
-from recsys.rankers.generative import Validator, excludes_seen
+from recsys.rankers.generative import Validator
 from recsys.tables import VALIDATION, SemanticIds
 from recsys.tokenization.tokenizer import RqVaeTokenizer
 from recsys.tracking import Tracker

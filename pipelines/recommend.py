@@ -25,7 +25,7 @@ from recsys.baselines.base import Baseline, TopItems
 from recsys.baselines.itemknn import fit_item_knn
 from recsys.baselines.popularity import fit_popularity
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import excludes_seen, queries, sampled_users, training_histories
 from recsys.diffusion.heads import QueryHead
 from recsys.files import read_json, text_sha256
 from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, TUNED
@@ -33,7 +33,7 @@ from recsys.llm.storage import load_language_model
 from recsys.rankers.collaborative import load_sasrec
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import ONE_SAMPLE, Ensemble, Tuned
-from recsys.rankers.generative import GenerativeRanker, excludes_seen, sampled_users
+from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.tables import RANKING_SCHEMA, TEST, VALIDATION, Catalog, Histories, Rankings, SemanticIds
 from recsys.tracking import Tracker

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun, write_json
+from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
 from recsys.tables import ItemVectors
 from recsys.tokenization.continuous import fit_sigma_vae
 from recsys.tokenization.continuous_quality import latent_quality
 from recsys.tokenization.inputs import combine
-from recsys.tokenization.quality import item_categories, token_quality
+from recsys.tokenization.quality import token_quality
 from recsys.tokenization.tokenizer import fit_rqvae
 from recsys.tracking import Tracker
 

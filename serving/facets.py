@@ -5,19 +5,17 @@ Reads a catalogue; knows item indices only.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys.data.texts import PATH
+from recsys.data.categories import category_paths, path_label
 from recsys.errors import DataError
 from recsys.tables import Catalog, IntArray
 
 _MOST_VALUES, _ITEMS_A_VALUE, _LONGEST = 5000, 2, 200
-_SEVERAL = re.compile(r"[;|]")
 
 Facet = dict[str, IntArray]
 
@@ -81,8 +79,4 @@ def _is_shared(facet: Facet) -> bool:
 
 def _values(text: str) -> set[str]:
     """Every path of a text, and every beginning of each."""
-    found = set()
-    for path in _SEVERAL.split(text):
-        parts = [part.strip() for part in path.split(PATH.strip())]
-        found |= {PATH.join(parts[:depth]) for depth in range(1, len(parts) + 1) if all(parts[:depth])}
-    return found
+    return {path_label(path[:depth]) for path in category_paths(text) for depth in range(1, len(path) + 1)}

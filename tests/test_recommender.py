@@ -3,7 +3,6 @@
 from itertools import pairwise
 from pathlib import Path
 
-import polars as pl
 import pytest
 import torch
 
@@ -12,9 +11,7 @@ from recsys.errors import DataError, ModelError
 from recsys.llm.backbone import train_text_tokenizer
 from recsys.llm.config import FinetuneConfig, LoraConfig, TrainingConfig
 from recsys.llm.storage import load_language_model
-from recsys.rankers.generative import excludes_seen
 from recsys.recommender import Recommender
-from recsys.tables import Interactions
 from tests.llm.fakes import llama
 from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, SCRATCH, cycle, ids
 
@@ -103,15 +100,6 @@ def test_a_pretrained_name_that_is_none_is_one_clear_line(tmp_path: Path) -> Non
     with pytest.raises(ModelError, match=r"finetune\.pretrained=.*nowhere") as raised:
         Recommender.fit(dataset, ids(dataset), CODEBOOKS, folder=tmp_path, config=config)
     assert "\n" not in str(raised.value)
-
-
-def test_seen_items_are_excluded_unless_the_data_has_repeats() -> None:
-    interactions = cycle().interactions
-    repeated = Interactions(pl.concat([interactions.frame, interactions.frame.head(1)]))
-    assert excludes_seen("auto", interactions)
-    assert not excludes_seen("auto", repeated)
-    assert excludes_seen("always", repeated)
-    assert not excludes_seen("never", interactions)
 
 
 def test_the_global_generator_decides_nothing(tmp_path: Path) -> None:

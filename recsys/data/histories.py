@@ -6,6 +6,7 @@ Reads the nouns of `recsys.tables`, writes nothing. Rows of one user lie togethe
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,22 @@ def windows(histories: Histories, window: int) -> Iterator[IntArray]:
 def has_repeats(interactions: Interactions) -> bool:
     """Whether any user met the same item twice; then seen items must stay recommendable."""
     return interactions.frame.select("user_id", "item_id").n_unique() < len(interactions)
+
+
+def excludes_seen(policy: Literal["auto", "always", "never"], interactions: Interactions) -> bool:
+    """Whether the items of a history are left out of its ranking: under `auto`, unless the data has repeats."""
+    return policy == "always" or (policy == "auto" and not has_repeats(interactions))
+
+
+def sampled_users(queries: Queries, *, users: int, seed: int) -> Queries:
+    """At most `users` of the queries, drawn at random, in their original order."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(queries))[:users])
+    return Queries(queries.histories.take(chosen), queries.targets[chosen])
+
+
+def interaction_counts(items: IntArray, num_items: int) -> IntArray:
+    """Number of interactions of each item [N], from the items of all interactions."""
+    return np.bincount(items, minlength=num_items).astype(np.int64)
 
 
 def _user_numbers(interactions: Interactions) -> IntArray:

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recsys.data.categories import first_paths
 from recsys.metrics import IntArray
 from recsys.tables import Catalog, Queries
 
-CATEGORY_COLUMNS = ("categories", "category", "genres", "genre")
-PATH_SEPARATOR = " > "
 MAX_CATEGORIES = 12
 DOMINANT = 0.9  # a level at which one value holds more of the items than this does not split the catalogue
 LENGTH_EDGES = (0, 1, 3, 5, 10, 20, 50)
@@ -43,21 +42,13 @@ def categories(catalog: Catalog) -> Categories | None:
 
     Rare values are gathered in a last label, 'other'. An item in several categories counts in the first.
     """
-    column = next((c for c in CATEGORY_COLUMNS if c in catalog.text_columns), None)
-    if column is None:
-        return None
-    paths = [_first_path(text) for text in catalog.frame[column].to_list()]
+    paths = first_paths(catalog) or []
     for level in range(max(map(len, paths), default=0)):
         names = [path[level] if len(path) > level else None for path in paths]
         counts = Counter(name for name in names if name is not None)
         if len(counts) > 1 and counts.most_common(1)[0][1] <= DOMINANT * counts.total():
             return _coded(names, counts, level)
     return None
-
-
-def _first_path(text: str | None) -> list[str]:
-    first = (text or "").replace("|", ";").split(";")[0]
-    return [part.strip() for part in first.split(PATH_SEPARATOR.strip()) if part.strip()]
 
 
 def _coded(names: Sequence[str | None], counts: Counter[str], level: int) -> Categories:

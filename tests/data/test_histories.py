@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.histories import has_repeats, queries, training_histories
+from recsys.data.histories import (
+    excludes_seen,
+    has_repeats,
+    interaction_counts,
+    queries,
+    sampled_users,
+    training_histories,
+)
 from recsys.data.splits import by_time, leave_one_out
 from recsys.errors import DataError
-from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
+from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Histories, Interactions, Queries
 
 ITEMS = "abcdefgh"
 CATALOG = Catalog(pl.DataFrame({"item_id": list(ITEMS)}))
@@ -84,9 +91,29 @@ def test_nothing_to_ask_gives_empty_queries() -> None:
     assert len(training_histories(interactions("", "", []), CATALOG)) == 0
 
 
-def test_repeats_are_noticed() -> None:
-    assert has_repeats(interactions("uuv", "aba", [0, 0, 0])) is False
-    assert has_repeats(interactions("uuv", "aaa", [0, 0, 0])) is True
+def test_seen_items_are_excluded_unless_the_data_has_repeats() -> None:
+    unique, repeated = interactions("uuv", "aba", [0, 0, 0]), interactions("uuv", "aaa", [0, 0, 0])
+    assert (has_repeats(unique), has_repeats(repeated)) == (False, True)
+    assert excludes_seen("auto", unique)
+    assert not excludes_seen("auto", repeated)
+    assert excludes_seen("always", repeated)
+    assert not excludes_seen("never", unique)
+
+
+def test_sampled_users_are_a_random_part_in_their_order() -> None:
+    users = [f"u{n}" for n in range(50)]
+    whole = Queries(Histories.from_lists(users, [[n % 8] for n in range(50)]), np.arange(50) % 8)
+    drawn, again, other = (sampled_users(whole, users=20, seed=seed) for seed in (1, 1, 2))
+    assert len(drawn) == 20
+    assert drawn.user_ids == sorted(drawn.user_ids, key=users.index) == again.user_ids != other.user_ids
+    assert drawn.user_ids != users[:20]
+    assert [int(drawn.histories[row][0]) for row in range(20)] == drawn.targets.tolist()
+    assert sampled_users(whole, users=99, seed=1).user_ids == users
+
+
+def test_interactions_are_counted_for_every_item() -> None:
+    counts = interaction_counts(np.array([2, 0, 2]), 4)
+    assert (counts.tolist(), counts.dtype) == ([1, 0, 2, 0], np.int64)
 
 
 def test_items_outside_the_catalogue_and_splits_without_targets_are_refused() -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import QueryHead, fit_head
 from recsys.diffusion.training import Run, fit_preference
@@ -24,7 +24,7 @@ from recsys.rankers.ensemble import FULL, Effort, Ensemble, Tuned
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.rankers.permits import Permits
 from recsys.rankers.preference import Agreement, Asked
-from recsys.rankers.validation import HeadValidator, interaction_counts, load_samples, save_samples
+from recsys.rankers.validation import HeadValidator, load_samples, save_samples
 from recsys.recommender import Recommender
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring

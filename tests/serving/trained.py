@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import fit_head
 from recsys.diffusion.joint import JointFolders, fit_joint
@@ -23,7 +23,6 @@ from recsys.llm.storage import load_language_model
 from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.loading import Items, Models, assemble
-from recsys.rankers.validation import interaction_counts
 from recsys.recommender import Recommender
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import VALIDATION, ItemVectors
