@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pytest
 
-from recsys.data.histories import interaction_counts, queries, training_histories
+from recsys.baselines.base import TopItems
+from recsys.data.histories import queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import QueryHead, fit_head
+from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.training import Run, fit_preference
 from recsys.errors import ArtifactError
 from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, SOURCES, Fusion, FusionConfig
@@ -21,14 +23,16 @@ from recsys.rankers import generative
 from recsys.rankers.collaborative import SASREC_FOLDER, CollaborativeRanker
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.ensemble import FULL, Effort, Ensemble, Tuned
+from recsys.rankers.generative import GenerativeRanker
 from recsys.rankers.loading import Folders, load_ensemble
 from recsys.rankers.permits import Permits
-from recsys.rankers.preference import Agreement, Asked
-from recsys.rankers.validation import HeadValidator, load_samples, save_samples
+from recsys.rankers.preference import Agreement, Asked, PreferenceRanker
+from recsys.rankers.validation import HeadValidator, interaction_counts, load_samples, save_samples
 from recsys.recommender import Recommender
+from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
-from recsys.tables import VALIDATION, Histories, ItemVectors
+from recsys.tables import VALIDATION, FloatArray, Histories, ItemVectors, Queries
 from recsys.tracking import NullTracker
 from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of, sasrec
 
@@ -154,6 +158,19 @@ def test_sasrec_ranks_as_the_baseline_and_later_items_as_those_they_count_as() -
         assert scores[NUM_ITEMS + 1] == pytest.approx(0 if empty else np.mean(alone), abs=1e-5)
 
 
+def test_sasrec_reads_the_newest_items_of_the_window_alone() -> None:
+    model = sasrec(cycle())
+    histories = Histories.from_lists(["a", "b"], [[7, 2, 4, 5], [9, 8, 11, 0]])
+    asked = Asked(np.zeros((2, 1), np.float32), [0] * 2, None)
+    scores = {}
+    for window in (1, 2, 3):
+        found = CollaborativeRanker(model, lenders=np.arange(NUM_ITEMS), window=window).rank(histories, asked, k=6)
+        assert found.scores == pytest.approx(-np.sort(-model.scores(histories.last(window)))[:, :6], abs=1e-5)
+        scores[window] = found.scores
+    assert not np.allclose(scores[2], scores[3], atol=1e-3)
+    assert not np.allclose(scores[1], scores[2], atol=1e-3)
+
+
 def test_less_effort_searches_fewer_beams_and_none(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     histories, asked = made.validator.queries.histories, []
     search = generative.search_tree
@@ -219,3 +236,50 @@ def test_requests_are_cut_as_a_whole() -> None:
     assert part.excluded is not None
     assert [e.tolist() for e in part.excluded] == [[1], [2]]
     assert Scoring(1.0).to_json() == {"bandwidth": 1.0, "popularity": 0.0, "agreement": 0.0}
+
+
+class Fixed(NamedTuple):
+    """Stands for the language model, the diffusion module and the cross-entropy head: none of them knows the item."""
+
+    generated: TopItems
+
+    def rank(self, histories: Histories, *, k: int, **_: object) -> TopItems:
+        return self.generated
+
+    def sample(self, states: FloatArray, keys: list[int], *, seed: int, samples: int | None) -> FloatArray:
+        return np.zeros((len(states), samples or 4, 2), np.float32)
+
+    def scores(self, states: FloatArray, latents: FloatArray) -> FloatArray:
+        return np.zeros((len(states), len(latents)), np.float32)
+
+
+def test_tuning_finds_out_that_the_generated_category_is_right() -> None:
+    users, items = 20, 24
+    angles = np.linspace(0, 2 * np.pi, items, endpoint=False)
+    latents = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)  # all as far from every sample
+    categories = np.arange(items) // 12
+    targets = np.random.default_rng(0).permutation(items)[:users]
+    wrong_item_of_the_right_category = np.where(targets % 12 == 11, targets - 1, targets + 1)[:, None]
+    fixed = Fixed(TopItems(wrong_item_of_the_right_category, np.zeros((users, 1), np.float32)))
+    preference = PreferenceRanker(
+        cast(PreferenceModel, fixed),
+        latents=latents,
+        index=ItemIndex.build(latents, config=IndexConfig(kind="flat")),
+        counts=np.ones(items, np.int64),
+        agreement=Agreement(categories, 2),
+        nearest=items,
+        seed=0,
+    )
+    ensemble = Ensemble(
+        cast(GenerativeRanker, fixed),
+        preference,
+        cast(QueryHead, fixed),
+        conditions=lambda histories: np.zeros((len(histories), 1), np.float32),
+        window=5,
+        depth=items,
+    )
+    histories = Histories.from_lists([f"u{user}" for user in range(users)], [[] for _ in range(users)])
+    tuned = ensemble.tune(Queries(histories, targets), FusionConfig(), exclude_seen=False, tracker=NullTracker())
+    assert min(tuned.scoring.agreement, tuned.single.agreement) > 0
+    assert tuned.validation[DENSE] == pytest.approx(tuned.validation["one sample"], abs=1e-6)
+    assert tuned.validation[DENSE] > 1.5 * tuned.validation[CROSS_ENTROPY]
