@@ -99,7 +99,7 @@ STAGES = (
         "recommend",
         "08_recommendations",
         ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index"),
-        6,
+        7,
         ("recommend", "prepare.history"),
         "Rank items for every user: the baselines, both routes, and the fusion.",
     ),

@@ -21,10 +21,9 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.embeddings.config import EmbedConfig
 from recsys.errors import ConfigError
 from recsys.evaluation.config import EvaluateConfig
-from recsys.fusion import SASREC
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
-from recsys.rankers.config import RecommendConfig
+from recsys.ranking.config import RecommendConfig
 from recsys.retrieval.config import IndexConfig
 from recsys.tokenization.config import TokenizeConfig
 
@@ -45,7 +44,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _something_is_fused(self) -> Self:
-        if not self.embed.collaborative and set(self.recommend.fusion.sources) == {SASREC}:
+        if not self.embed.collaborative and set(self.recommend.fusion.sources) == {"sasrec"}:
             raise ValueError("recommend.fusion.sources=[sasrec] needs embed.collaborative=true, or another source")
         return self
 

@@ -22,7 +22,7 @@ from recsys.diffusion.training import Run, fit_preference
 from recsys.llm.conditions import Conditions, query_conditions, training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
-from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, save_samples
+from recsys.ranking.validation import HeadValidator, ValidationUsers, save_samples
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
 from recsys.tracking import Tracker
@@ -51,9 +51,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     validator = data.validator
     trained = (_joint if config.diffuse.joint else _frozen)(config, run, tracker, data)
     trained.preference.save(run.out)
-    asked = validator.asked(trained.validation).take(slice(INDEX_USERS))
-    drawn = trained.preference.sample(asked.states, asked.keys, seed=config.seed, samples=INDEX_SAMPLES)
-    save_samples(drawn, run.out)
+    save_samples(validator.index_samples(trained.preference, trained.validation), run.out)
     scores = {"preference": validator.preference(trained.preference, trained.validation)}
     states, targets = trained.training.states.numpy(), trained.training.targets.numpy()
     for kind in KINDS:
@@ -76,14 +74,14 @@ def _data(config: RunConfig, run: StageRun) -> _Data:
     ids = SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet")
     latents = ItemVectors.load(run.read("tokenize/continuous") / "latents.parquet").vectors
     histories = training_histories(dataset.interactions, dataset.catalog)
-    validator = HeadValidator.sample(
+    users = ValidationUsers.sample(
         queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
-        latents,
-        interaction_counts(histories.items, len(dataset.catalog)),
         users=config.diffuse.validation_users,
-        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
         seed=config.seed,
+        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
     )
+    counts = interaction_counts(histories.items, len(dataset.catalog))
+    validator = HeadValidator(users, latents, counts, config.seed)
     return _Data(dataset.catalog, histories, ids, latents, validator)
 
 
@@ -92,7 +90,7 @@ def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> 
     language_model = load_language_model(run.read("finetune"))
     ids, validator = data.semantic_ids, data.validator
     training = training_conditions(language_model, ids, data.histories, window=config.instruct.window, tracker=tracker)
-    asked = validator.queries.histories
+    asked = validator.users.queries.histories
     states: FloatArray = query_conditions(language_model, ids, asked, window=config.prepare.history).numpy()
     preference = fit_preference(
         training.states.numpy(),
@@ -110,7 +108,7 @@ def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> 
 def _joint(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
     """Together with the language model's adapter; the plain heads then learn on the states of the result."""
     validator, learned = data.validator, _joint_data(config, run, data)
-    asked, window = validator.queries.histories, config.prepare.history
+    asked, window = validator.users.queries.histories, config.prepare.history
 
     def states(joint: JointPreference) -> FloatArray:
         found: FloatArray = joint.query_conditions(asked, window=window).numpy()

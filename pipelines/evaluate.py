@@ -19,7 +19,7 @@ from recsys.evaluation.evaluation import evaluate
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.report import Report, render_report
-from recsys.fusion import TUNED
+from recsys.ranking.tuning import FUSION_FILE
 from recsys.tables import TEST, Catalog, Interactions, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
@@ -63,7 +63,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         token_quality=quality or None,
         semantic_ids=semantic_ids,
         latent_quality=_json(tokens / "continuous" / "latent_quality.json") or None,
-        fusion=_json(folders["recommend"] / TUNED) or None,
+        fusion=_json(folders["recommend"] / FUSION_FILE) or None,
         data_card=_json(folders["prepare"] / "data_card.json"),
         configuration=dump_yaml(config),
         versions=package_versions(),

@@ -12,7 +12,7 @@ from recsys.data.histories import excludes_seen, queries
 from recsys.embeddings.text import item_texts
 from recsys.instructions.examples import load_examples
 from recsys.llm.finetuning import FinetuneData, finetune
-from recsys.rankers.generative import Validator
+from recsys.ranking.validation import LanguageModelValidator, ValidationUsers
 from recsys.tables import VALIDATION, SemanticIds
 from recsys.tokenization.tokenizer import RqVaeTokenizer
 from recsys.tracking import Tracker
@@ -28,9 +28,8 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         codebooks=RqVaeTokenizer.load(tokens).codebooks,
         instruct=config.instruct,
     )
-    validator = Validator.sample(
+    users = ValidationUsers.sample(
         queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
-        data.semantic_ids,
         users=config.finetune.validation_users,
         seed=config.seed,
         exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
@@ -39,7 +38,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         data,
         config.finetune,
         out=run.out,
-        validate=validator,
+        validate=LanguageModelValidator(users, data.semantic_ids),
         seed=training_seed(config, config.finetune),
         work=run.work,
         tracker=tracker,

@@ -40,7 +40,7 @@ class ItemKnn(ScoringModel):
         return len(self.fallback)
 
     def scores(self, batch: Histories) -> FloatArray:
-        """The similarities of a history's items, weighted by their age; items without a neighbour follow by popularity."""
+        """The similarities of a history's items, weighted by age; items without a neighbour follow by popularity."""
         weights = (self.recency ** _ages(batch)).astype(np.float32)
         shape = (len(batch), len(self.fallback))
         profiles = sparse.csr_array((weights, batch.items, batch.indptr), shape=shape)
@@ -106,7 +106,9 @@ def fit_item_knn(
 def _interaction_matrix(histories: Histories, num_items: int) -> sparse.csr_array:
     """Users x items, 1 where the user interacted with the item at all."""
     ones = np.ones(len(histories.items), dtype=np.float32)
-    matrix = sparse.csr_array((ones, histories.items.copy(), histories.indptr.copy()), shape=(len(histories), num_items))
+    matrix = sparse.csr_array(
+        (ones, histories.items.copy(), histories.indptr.copy()), shape=(len(histories), num_items)
+    )
     matrix.sum_duplicates()
     matrix.data[:] = 1
     return matrix

@@ -18,6 +18,7 @@ from recsys.decoding.trie import Trie
 from recsys.tables import CandidateFilter, FloatArray, TopItems
 from recsys.tracking import NullTracker, Tracker
 
+
 class BeamResult(NamedTuple):
     """Items of every prompt, best first; ties in the order of their semantic ids."""
 

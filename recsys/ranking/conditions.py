@@ -37,8 +37,6 @@ def continuous_states(joint: JointPreference) -> Conditions:
 
     def conditions(batch: RankingBatch) -> FloatArray:
         window = batch.max_history
-        return batch.shared(
-            CONTINUOUS_STATES, lambda: joint.query_conditions(batch.histories, window=window).numpy()
-        )
+        return batch.shared(CONTINUOUS_STATES, lambda: joint.query_conditions(batch.histories, window=window).numpy())
 
     return conditions

@@ -200,9 +200,7 @@ def build(context: RankingContext, *, num_samples: int | None = None) -> Ranker 
     if preference is None or search is None or conditions is None:
         return None
     nearest = context.config.neighbors_per_sample
-    return DiffusionRanker(
-        preference, search, conditions, num_samples=num_samples, nearest=nearest, seed=context.seed
-    )
+    return DiffusionRanker(preference, search, conditions, num_samples=num_samples, nearest=nearest, seed=context.seed)
 
 
 def build_regression(context: RankingContext) -> Ranker | None:

@@ -1,9 +1,9 @@
 """Several rankings of the same users -> one: by reciprocal rank, or by a weighted sum of calibrated scores.
 
-`weighted-sum` standardizes scores per user. `log-linear` takes them as logarithms of
-probabilities, which they are but for a constant a user, and divides each source's by one scale for all users, so that a
-source which is sure of a user counts for more (Genest & Zidek, "Combining Probability Distributions", Statistical Science 1986,
-logarithmic opinion pools).
+`weighted-sum` standardizes scores per user. `log-linear` takes them as logarithms of probabilities, which they are but
+for a constant a user, and divides each source's by one scale for all users, so that a source which is sure of a user
+counts for more (Genest & Zidek, "Combining Probability Distributions", Statistical Science 1986, logarithmic opinion
+pools).
 
 Reads `TopItems` in memory; a `Fusion` (method and weights) is plain JSON. Weights come from validation users only. A
 source of weight 0 takes no part at all, so that a weight of 1 for one source gives back its ranking exactly.
@@ -168,7 +168,9 @@ def _pool(rankings: Mapping[str, TopItems], kinds: Sequence[Fusion]) -> _Pool:
     """The score of every source for every pair by each method; the weights of `kinds` are not used."""
     num_users = _check_users([len(ranking.items) for ranking in rankings.values()])
     listed_at = [np.nonzero(ranking.items >= 0) for ranking in rankings.values()]
-    keys = [_keys(rows, r.items[rows, columns]) for (rows, columns), r in zip(listed_at, rankings.values(), strict=True)]
+    keys = [
+        _keys(rows, r.items[rows, columns]) for (rows, columns), r in zip(listed_at, rankings.values(), strict=True)
+    ]
     union = np.unique(np.concatenate(keys))
     users, items = union >> 32, union & 0xFFFFFFFF
     listed = np.zeros((len(rankings), len(union)), dtype=bool)

@@ -91,7 +91,8 @@ class Models:
         folder, items = self._folders.get("diffuse"), self._items
         if folder is None or not is_joint(folder):
             return None
-        assert items.semantic_ids is not None and items.latents is not None
+        assert items.semantic_ids is not None
+        assert items.latents is not None
         titles = items.catalog.titles() if PreferenceModel.load(folder).config.titles else None
         return JointPreference.load(
             folder, items.semantic_ids, items.latents, finetuned=self._folders["finetune"], titles=titles
@@ -138,7 +139,9 @@ class RankingContext:
     seed: int
 
     @classmethod
-    def load(cls, folders: Mapping[str, Path], config: RecommendConfig, *, max_history: int, seed: int) -> RankingContext:
+    def load(
+        cls, folders: Mapping[str, Path], config: RecommendConfig, *, max_history: int, seed: int
+    ) -> RankingContext:
         """Of a finished run."""
         items = Items.load(folders)
         return cls(folders, items, Models(folders, items), config, max_history, seed)

@@ -31,7 +31,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RankedItem:
-    """One item of an answer. `source_scores` holds the score of each ranking that lists it; `tokens` its semantic id."""
+    """One item of an answer, with the score of each ranking that lists it and the tokens of its semantic id."""
 
     item_id: str
     title: str

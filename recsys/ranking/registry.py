@@ -7,6 +7,7 @@ Packages that are installed beside this one add theirs by an entry point of the 
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib.metadata import entry_points
@@ -83,9 +84,11 @@ def build_rankers(context: RankingContext, names: Iterable[str] | None = None) -
 
 def fit_rankers(context: RankingContext, root: Path) -> None:
     """Have every ranker that fits itself write its folder `root/NAME`, but for those that are there already."""
+    root.mkdir(parents=True, exist_ok=True)
     for name, spec in rankers().items():
         if spec.fit is None or (root / name).exists():
             continue
-        partial_ = root / f".{name}.partial"
-        spec.fit(context, partial_)
-        partial_.rename(root / name)
+        unfinished = root / f".{name}.partial"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        spec.fit(context, unfinished)
+        unfinished.rename(root / name)

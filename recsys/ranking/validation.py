@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -53,7 +54,8 @@ class ValidationUsers(NamedTuple):
         return top_k_metrics(found.items, self.queries.targets, k=CUTOFF).ndcg
 
 
-class LanguageModelValidator(NamedTuple):
+@dataclass(frozen=True)
+class LanguageModelValidator:
     """Scores language models through the real decoder."""
 
     users: ValidationUsers
@@ -76,12 +78,8 @@ class HeadValidator(NamedTuple):
 
     def preference(self, model: PreferenceModel, states: FloatArray) -> float:
         """Of the best bandwidth and popularity prior, so that a module is not judged by how it happens to be scored."""
-        search = LatentSearch(
-            self.latents, ItemIndex.build(self.latents, config=IndexConfig(kind="flat")), self.counts
-        )
-        ranker = DiffusionRanker(
-            model, search, lambda _: states, num_samples=NUM_SAMPLES, nearest=50, seed=self.seed
-        )
+        search = LatentSearch(self.latents, ItemIndex.build(self.latents, config=IndexConfig(kind="flat")), self.counts)
+        ranker = DiffusionRanker(model, search, lambda _: states, num_samples=NUM_SAMPLES, nearest=50, seed=self.seed)
         return ranker.trials(self.users.batch(), self.users.queries.targets)[0].ndcg
 
     def head(self, head: QueryHead, states: FloatArray) -> float:
