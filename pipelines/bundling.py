@@ -1,6 +1,6 @@
 """A finished run -> a bundle: gathers what serving needs through the run directory, every file of it verified.
 
-Reads a run directory; writes a bundle (`serving.bundle`), with the answers to its golden requests.
+Reads a run directory; writes a bundle (`serving.bundle.bundle`), with the answers to its golden requests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recsys.llm.storage import load_merged, save_merged
 from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.validation import SAMPLES_FILE
 from recsys.retrieval.index import ItemIndex
-from serving.bundle import (
+from serving.bundle.bundle import (
     CATALOG,
     COUNTS,
     INDEX,
@@ -41,9 +41,9 @@ from serving.bundle import (
     Origin,
     write_bundle,
 )
-from serving.engine import BundleEngine
-from serving.golden import make_golden
-from serving.manifest import BundleSettings, EmbedFacts
+from serving.bundle.golden import make_golden
+from serving.bundle.manifest import BundleSettings, EmbedMetadata
+from serving.engine.engine import BundleEngine
 
 SERVED_METRICS = ("hr@10", "ndcg@10")
 _PER_ROUTE = {
@@ -97,7 +97,7 @@ class _Parts:
             seed=config.seed,
             recommend=config.recommend,
             tokenize=config.tokenize,
-            embed=EmbedFacts(
+            embed=EmbedMetadata(
                 encoder="vectors" if embed.vectors is not None else embed.encoder,
                 fields=embed.fields,
                 text_dimensions=notes["text_dimensions"],

@@ -23,16 +23,16 @@ from recsys.cluster import is_lasting
 from recsys.config import Config
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import tracking_uri
-from serving.bundle import is_bundle
-from serving.changes import Changes
+from serving.bundle.bundle import is_bundle
+from serving.bundle.model_uri import is_registered
 from serving.config import ServeConfig
-from serving.interface import Engine
-from serving.keys import Keys, create_key, revoke_key
-from serving.metrics import Metrics
+from serving.engine.interface import Engine
+from serving.http.keys import Keys, create_key, revoke_key
+from serving.http.server import serve as serve_http
 from serving.ray_app import RayConfig, serve_on_ray
-from serving.runtime import Runtime, RuntimeConfig
-from serving.server import serve as serve_http
-from serving.sources import is_registered
+from serving.runtime.item_updates import ItemUpdates
+from serving.runtime.metrics import Metrics
+from serving.runtime.runtime import Runtime, RuntimeConfig
 
 C = TypeVar("C", bound=Config)
 RUNS = Path("runs")  # where a registry is looked for that nothing else names
@@ -50,7 +50,7 @@ def bundle(run: Path, out: Path) -> None:
 
 def publish(source: Path, *, name: str, alias: str, registry: str | None, force: bool) -> None:
     """`recsys publish`."""
-    from serving.registry import publish as publish_bundle
+    from serving.release.registry import publish as publish_bundle
 
     uri = tracking_uri(registry, home=RUNS)
     with logging_to(Console(stderr=True)), Sources(registry) as sources:
@@ -64,7 +64,7 @@ def publish(source: Path, *, name: str, alias: str, registry: str | None, force:
 
 def rollback(*, name: str, alias: str, registry: str | None) -> None:
     """`recsys rollback`."""
-    from serving.registry import rollback as roll_back
+    from serving.release.registry import rollback as roll_back
 
     made = roll_back(name=name, alias=alias, uri=tracking_uri(registry, home=RUNS))
     _say(f"{name}@{alias} is version {made.version} again, bundle {made.bundle}")
@@ -99,7 +99,7 @@ def serve(source: str, *, options: Mapping[str, Any], settings: Sequence[str], c
 def _serve_here(sources: Sources, configs: ServeConfigs) -> None:
     engine, metrics = sources.engine(None), Metrics()
     bundle_id = engine.info.bundle
-    changes = Changes(configs.serving.changes)
+    changes = ItemUpdates(configs.serving.item_updates)
     live = Runtime(engine, configs.runtime, metrics=metrics, load=sources.engine, changes=changes)
     serve_http(
         live, configs.serving, metrics=metrics, announce=lambda url: _say(f"bundle {bundle_id} answers at {url}")
@@ -107,7 +107,7 @@ def _serve_here(sources: Sources, configs: ServeConfigs) -> None:
 
 
 def _serve_on_ray(sources: Sources, source: str, configs: ServeConfigs) -> None:
-    if configs.serving.changes is not None:
+    if configs.serving.item_updates is not None:
         raise ConfigError("changes: items cannot be changed live on Ray, where a request reaches one replica only")
     if is_lasting() and not is_registered(source) and not is_bundle(Path(source)):
         raise ConfigError(f"{source} is no bundle, and a cluster outlives this command; bundle the run first")
@@ -160,7 +160,7 @@ class Sources:
         Raises:
             RecsysError: there is no such bundle, or it is damaged or answers otherwise.
         """
-        from serving.golden import load_engine
+        from serving.bundle.golden import load_engine
 
         given = source if source is not None else self._first
         assert given is not None
@@ -173,7 +173,7 @@ class Sources:
             RecsysError: there is no such source.
         """
         if is_registered(source):
-            from serving.registry import resolve
+            from serving.release.registry import resolve
 
             return resolve(source, uri=tracking_uri(self._registry, home=RUNS))
         path = Path(source).expanduser()

@@ -27,10 +27,10 @@ from recsys.llm.backbone import train_text_tokenizer
 from recsys.rankers.loading import Folders
 from recsys.recommender import Recommender
 from recsys.tables import Catalog, ItemVectors
-from serving.bundle import Bundle, open_bundle
-from serving.engine import BundleEngine
-from serving.golden import Golden, check_golden
-from serving.interface import Request
+from serving.bundle.bundle import Bundle, open_bundle
+from serving.bundle.golden import Golden, check_golden
+from serving.engine.engine import BundleEngine
+from serving.engine.interface import Request
 from tests.llm.fakes import TITLES, llama
 from tests.pipelines.finished import configured, finished
 

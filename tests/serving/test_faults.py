@@ -50,7 +50,7 @@ class Served(NamedTuple):
 def serving(bundle: Path, home: Path, *options: str) -> Iterator[Served]:
     """`recsys serve` on a free port, its state in `home`."""
     code = "from pipelines.cli import main; main()"
-    settings = ["--store", f"sqlite:///{home / 'histories.sqlite'}", "--set", f"changes={home / 'changes.jsonl'}"]
+    settings = ["--store", f"sqlite:///{home / 'histories.sqlite'}", "--set", f"item_updates={home / 'changes.jsonl'}"]
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", *settings, *options],
@@ -128,7 +128,7 @@ def test_a_reload_under_load_gives_no_error_and_every_answer_is_one_bundle_s(
             answer = json.loads(body)
             statuses[status] += 1
             bundles_seen.add(answer["bundle"])
-            if answer["effort"] == "full" and items_of(body) != expected[answer["bundle"]][user]:
+            if answer["tier"] == "full" and items_of(body) != expected[answer["bundle"]][user]:
                 wrong.append(answer)
 
         async def reload_and_back() -> None:
