@@ -66,7 +66,7 @@ def test_sasrec_cannot_be_all_that_is_fused_where_there_is_none() -> None:
         ("tokenize=3", "tokenize: got 3"),
         ("seed.deep=3", "seed"),
         ("tokenize.levels", "write it as section.key=value"),
-        ("tokenize.levels=[1", "the value is no YAML"),
+        ("tokenize.levels=[1", "the value is not valid YAML"),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_full_path(override: str, message: str) -> None:

@@ -206,9 +206,9 @@ def recsys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     return command
 
 
-def test_check_says_whether_a_bundle_answers_as_it_did(recsys: Command, bundle: Bundle, tmp_path: Path) -> None:
+def test_check_replays_the_golden_requests(recsys: Command, bundle: Bundle, tmp_path: Path) -> None:
     code, out, err = recsys("serve", bundle.folder, "--check")
-    assert (code, "answers its golden requests" in out) == (0, True), err
+    assert (code, "passes its golden requests" in out) == (0, True), err
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     shutil.copytree(bundle.folder, tmp_path / "b")
     golden = json.loads((tmp_path / "b" / "golden.json").read_text(encoding="utf-8"))
@@ -251,7 +251,7 @@ def test_keys_are_made_listed_and_revoked(recsys: Command, tmp_path: Path) -> No
     assert "shop" not in recsys("keys", "list", "--keys", path)[1]
 
 
-def test_a_finished_run_is_served_until_it_is_told_to_stop(run: RunDirectory, root: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_served_until_sigterm(run: RunDirectory, root: Path, tmp_path: Path) -> None:
     served = subprocess.Popen(
         [sys.executable, "-c", "from pipelines.cli import main; main()", "serve", str(run.path), "--port", "0"],
         cwd=tmp_path,

@@ -84,7 +84,7 @@ def test_a_worse_bundle_does_not_take_the_alias_but_by_force(
     publish(good.folder, name="gate", alias="champion", uri=uri)
     little = fake_bundle(tmp_path / "little", ndcg=0.056)
     worse, unknown = fake_bundle(tmp_path / "worse", ndcg=0.05), fake_bundle(tmp_path / "unknown", ndcg=None)
-    with pytest.raises(ArtifactError, match=r"its NDCG@10 of 0\.0500 is below 0\.0550.*--force"):
+    with pytest.raises(ArtifactError, match=r"its NDCG@10 of 0\.0500 is below 0\.0550.*--skip-gates"):
         publish(worse.folder, name="gate", alias="champion", uri=uri)
     with pytest.raises(ArtifactError, match="it was not evaluated"):
         publish(unknown.folder, name="gate", alias="champion", uri=uri)
