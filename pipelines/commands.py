@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -24,12 +24,8 @@ from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
 from pipelines.settings import nearest
 from recsys.artifacts import RunDirectory, write_text
-from recsys.data.histories import excludes_seen
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
-
-if TYPE_CHECKING:
-    from recsys.recommender import Recommender
 
 CONFIG = "config.yaml"
 PACKAGES = ("recsys", "pipelines", "serving")
@@ -95,36 +91,19 @@ def compare(paths: Sequence[Path], metric: str) -> None:
 
 def query(path: Path, history: list[str], *, k: int) -> None:
     """`recsys query`: recommendations for one history, with the scores of every source."""
-    from recsys.data.dataset import Dataset
+    from pipelines.recommend import load_recommender
+    from recsys.ranking.recommender import Request
 
     directory = RunDirectory(path, FOLDERS)
-    config = stored_config(directory)
-    interactions = Dataset.load(directory.verified("prepare")).interactions
-    exclude_seen = excludes_seen(config.recommend.exclude_seen, interactions)
-    answer = _recommender(config, directory).recommend(history, k, exclude_seen=exclude_seen)
-    # The served ranking scores every item, and is the last of its sources.
-    served = [list(found.sources)[-1] for found in answer[:1]]
-    parts = sorted({name for found in answer for name in found.sources} - set(served))
-    table = Table("rank", "item_id", "title", *served, *parts, box=None, header_style="bold")
-    for rank, found in enumerate(answer, start=1):
-        scores = (f"{found.sources[name]:.3f}" if name in found.sources else "-" for name in (*served, *parts))
-        table.add_row(str(rank), Text(found.item_id), Text(found.title), *scores)
+    answer = load_recommender(stored_config(directory), directory).recommend([Request(tuple(history), k)])[0]
+    sources = sorted({name for item in answer.items for name in item.source_scores})
+    table = Table("rank", "item_id", "title", "score", *sources, box=None, header_style="bold")
+    for rank, item in enumerate(answer.items, start=1):
+        scores = (f"{item.source_scores[name]:.3f}" if name in item.source_scores else "-" for name in sources)
+        table.add_row(str(rank), Text(item.item_id), Text(item.title), f"{item.score:.3f}", *scores)
+    if answer.ignored:
+        Console(stderr=True).print(f"ignored, not in the catalogue: {', '.join(answer.ignored)}", markup=False)
     Console().print(table)
-
-
-def _recommender(config: RunConfig, directory: RunDirectory) -> Recommender:
-    from recsys.fusion import TUNED
-    from recsys.rankers.loading import Folders
-    from recsys.recommender import Recommender
-
-    history = config.prepare.history
-    if config.tokenize.kind == "discrete":
-        parts = [directory.verified(name) for name in ("prepare", "tokenize/discrete", "finetune")]
-        return Recommender.load(*parts, history=history)
-    names = ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
-    folders = Folders(*(directory.verified(name) for name in names))
-    tuned = directory.verified("recommend") / TUNED
-    return Recommender.load_both(folders, tuned, config.recommend, history=history, seed=config.seed)
 
 
 def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str], options: RunOptions) -> None:

@@ -48,7 +48,7 @@ class Answer:
     """
 
     items: tuple[RankedItem, ...]
-    unknown: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
 

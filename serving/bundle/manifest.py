@@ -15,7 +15,7 @@ from recsys.artifacts import FileRecord
 from recsys.config import Config
 from recsys.errors import ArtifactError
 from recsys.files import read_json, text_sha256
-from recsys.rankers.config import RecommendConfig
+from recsys.ranking.config import RecommendConfig
 from recsys.tokenization.config import TokenizeConfig
 
 FORMAT = 1

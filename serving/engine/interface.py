@@ -7,8 +7,25 @@ be answered raises `DataError` with one line for the person who sent it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from recsys.ranking.recommender import Answer, RankedItem
+from recsys.ranking.recommender import Request as LibraryRequest
+
+__all__ = [
+    "TIERS",
+    "Answer",
+    "Engine",
+    "EngineInfo",
+    "ItemMetadata",
+    "NewItem",
+    "RankedItem",
+    "Request",
+    "Retrieval",
+    "Tier",
+    "Where",
+]
 
 Tier = Literal["full", "narrow", "dense", "popularity"]
 TIERS: tuple[Tier, ...] = ("full", "narrow", "dense", "popularity")
@@ -17,25 +34,16 @@ Where = tuple[tuple[str, tuple[str, ...]], ...]  # (column, values it may have),
 
 
 @dataclass(frozen=True)
-class Request:
-    """One question for recommendations; item ids that the catalogue does not have are left out of `history`.
+class Request(LibraryRequest):
+    """One request for recommendations; `where` keeps items whose column has one of the values."""
 
-    `user` names the noise of the diffusion samples, so that one user always gets the same list. `exclude_seen` None
-    means the bundle's own policy. `where` keeps items whose column has one of the values.
-    """
-
-    history: tuple[str, ...] = ()
-    k: int = 10
-    user: str | None = None
-    exclude: tuple[str, ...] = ()
-    exclude_seen: bool | None = None
     where: Where = ()
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One question without the language model's own ranking: the `k` items nearest to a latent or to an item's, or what
-    the dense ranking says of a history; exactly one of them."""
+    """A search in latent space: the `k` items nearest to a vector or to an item, or the diffusion ranking of a history;
+    exactly one of them."""
 
     k: int = 10
     vector: tuple[float, ...] | None = None
@@ -43,29 +51,6 @@ class Retrieval:
     item_id: str | None = None
     user: str | None = None
     where: Where = ()
-
-
-@dataclass(frozen=True)
-class RankedItem:
-    """One item of an answer: `source_scores` has its score in each ranking that lists it, `tokens` its semantic id."""
-
-    item_id: str
-    title: str
-    score: float
-    source_scores: dict[str, float] = field(default_factory=dict)
-    tokens: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Items, best first, and the history's ids that the catalogue does not have.
-
-    `seconds` tells the stages of the whole batch: prefill, decode, retrieve, fuse, as far as they took place.
-    """
-
-    items: tuple[RankedItem, ...]
-    ignored: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +97,7 @@ class Engine(Protocol):
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
-        """The rungs this bundle has, the best first; the last is always `popularity`."""
+        """The degradation tiers of this bundle, the best first; the last is always `popularity`."""
 
     def check(self, request: Request) -> None:
         """Raise DataError where the request cannot be answered, before it waits in a queue."""
@@ -121,7 +106,7 @@ class Engine(Protocol):
         """Answers in the order of the requests, made together; each is what its request gets alone."""
 
     def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
-        """Items, best first; the score is the negative distance, and of a history that of the dense ranking."""
+        """Items, best first; the score is the negative distance, and of a history that of the diffusion ranking."""
 
     def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
         """Items like one, itself left out."""
