@@ -116,7 +116,7 @@ def _recommender(config: RunConfig, directory: RunDirectory) -> Recommender:
     from recsys.rankers.loading import Folders
     from recsys.recommender import Recommender
 
-    history = config.prepare.history
+    history = config.prepare.max_history
     if config.tokenize.kind == "discrete":
         parts = [directory.verified(name) for name in ("prepare", "tokenize/discrete", "finetune")]
         return Recommender.load(*parts, history=history)

@@ -36,7 +36,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     if semantic_ids is not None:
         quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
     # Whole histories, whatever part of them the systems saw: slices and lift are about the users.
-    asked = queries(interactions, catalog, split=TEST, history=len(interactions))
+    asked = queries(interactions, catalog, split=TEST, max_history=len(interactions))
     training = training_histories(interactions, catalog)
     generator = np.random.default_rng(config.seed)
     evaluation = evaluate(
@@ -52,7 +52,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         queries=asked,
         catalog=catalog,
         cutoff=config.evaluate.slice_cutoff,
-        count=config.evaluate.examples,
+        count=config.evaluate.num_examples,
         generator=generator,
     )
     report = Report(

@@ -29,7 +29,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         instruct=config.instruct,
     )
     validator = Validator.sample(
-        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         data.semantic_ids,
         users=config.finetune.validation_users,
         seed=config.seed,

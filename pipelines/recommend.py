@@ -49,7 +49,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     executor = executor or LocalExecutor(1)
     dataset = Dataset.load(run.read("prepare"))
     # Whole histories: systems look at their newest items, and none of them may come back.
-    asked = queries(dataset.interactions, dataset.catalog, split=TEST, history=len(dataset.interactions))
+    asked = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=len(dataset.interactions))
     exclude_seen = excludes_seen(config.recommend.exclude_seen, dataset.interactions)
     facts = _facts(config, run, exclude_seen)
     if "diffuse" in run.reads:
@@ -191,7 +191,7 @@ def _facts(config: RunConfig, run: StageRun, exclude_seen: bool) -> dict[str, An
         "folders": {name: str(run.read(name)) for name in run.reads},
         "inputs": {name: run.record(stage).fingerprint(part) for name, (stage, part) in inputs.items()},
         "recommend": config.recommend.model_dump(mode="json"),
-        "window": config.prepare.history,
+        "window": config.prepare.max_history,
         "seed": config.seed,
         "exclude_seen": exclude_seen,
         "tuned": str(run.work / TUNED),
@@ -210,7 +210,7 @@ def _tune(config: RunConfig, run: StageRun, facts: dict[str, Any], dataset: Data
     """Write `fusion.json`: scoring and fusion, chosen on validation users, or before a kill."""
     path = run.work / TUNED
     if not path.exists():
-        asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=len(dataset.interactions))
+        asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=len(dataset.interactions))
         chosen = sampled_users(asked, users=config.recommend.tuning_users, seed=config.seed)
         ensemble = _systems(json.dumps(facts)).ensemble
         ensemble.tune(chosen, config.recommend.fusion, exclude_seen=facts["exclude_seen"], tracker=tracker).save(path)

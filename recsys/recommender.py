@@ -117,7 +117,7 @@ class Recommender:
         training = training_histories(dataset.interactions, dataset.catalog)
         instruct, config = InstructConfig(), config or FinetuneConfig()
         validator = Validator.sample(
-            queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=history),
+            queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=history),
             semantic_ids,
             users=config.validation_users,
             seed=seed,

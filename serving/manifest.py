@@ -36,7 +36,7 @@ class BundleSettings(Config):
     """How a bundle ranks: its routes, the newest items of a history that are read, and what the run was told."""
 
     routes: tuple[Literal["discrete", "continuous"], ...]
-    history: int = Field(ge=1)
+    max_history: int = Field(ge=1)
     exclude_seen: bool
     seed: int
     recommend: RecommendConfig

@@ -83,13 +83,13 @@ def _items(bundle: Bundle, discrete: RqVaeTokenizer, *, both: bool) -> Items:
 def _settings(bundle: Bundle) -> Settings:
     said = bundle.settings
     recommend = RecommendConfig.model_validate(said["recommend"])
-    return Settings(int(said["history"]), int(said["seed"]), bool(said["exclude_seen"]), recommend)
+    return Settings(int(said["max_history"]), int(said["seed"]), bool(said["exclude_seen"]), recommend)
 
 
 def _info(bundle: Bundle, shelf: Shelf) -> EngineInfo:
     recommend = shelf.settings.recommend
     settings = {
-        "history": str(shelf.settings.window),
+        "max_history": str(shelf.settings.window),
         "beams": str(recommend.beams),
         "exclude_seen": str(shelf.settings.exclude_seen).lower(),
         "index": repr(shelf.items.item_index),

@@ -157,7 +157,7 @@ def _estimates(
 ) -> tuple[dict[str, dict[str, Estimate]], list[Comparison]]:
     """Intervals and comparisons of scores `[U, S, M]`, all from the same bootstrap draws."""
     means = scores.mean(axis=0)
-    samples = bootstrap_means(scores.reshape(len(scores), -1), resamples=config.resamples, generator=generator)
+    samples = bootstrap_means(scores.reshape(len(scores), -1), resamples=config.num_resamples, generator=generator)
     samples = samples.reshape(-1, *means.shape)
     low, high = percentile_interval(samples, config.confidence)
     accuracy = {
@@ -172,7 +172,9 @@ def _estimates(
                 samples[:, [better], column] - samples[:, [worse], column], config.confidence
             )
             p = sign_flip_p_value(
-                scores[:, better, column] - scores[:, worse, column], resamples=config.resamples, generator=generator
+                scores[:, better, column] - scores[:, worse, column],
+                resamples=config.num_resamples,
+                generator=generator,
             )
             difference = _estimate(means[better, column] - means[worse, column], low_d[0], high_d[0])
             rows.append((metrics[column], names[better], names[worse], difference, p))

@@ -86,7 +86,7 @@ def test_a_catalogue_without_categories_is_noticed() -> None:
         queries=fakes.queries(),
         catalog=plain,
         popularity=fakes.POPULARITY,
-        config=EvaluateConfig(resamples=100),
+        config=EvaluateConfig(num_resamples=100),
         generator=np.random.default_rng(0),
     )
     assert all(row.name != "target category" for row in found.slices)

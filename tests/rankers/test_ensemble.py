@@ -61,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     Recommender.fit(dataset, ids(dataset), CODEBOOKS, folder=folders.language_model, config=CONFIG)
     language_model = load_language_model(folders.language_model)
     training = training_histories(dataset.interactions, dataset.catalog)
-    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     counts = interaction_counts(training.items, NUM_ITEMS)
     validator = HeadValidator.sample(asked, latents, counts, users=30, exclude_seen=True, seed=0)
     conditions = training_conditions(language_model, ids(dataset), training, window=50)

@@ -42,7 +42,7 @@ def test_the_configuration_overrides_the_choice() -> None:
     assert chosen_kind(10, IndexConfig(kind="ivf-sq8")) == "ivf-sq8"
     assert factory_string(10, 8, IndexConfig(factory="SQ8")) == "SQ8"
     assert factory_string(1_000_000, 128, IndexConfig(kind="ivf-rabitq")) == "RR128,IVF4000,RaBitQ4"
-    assert factory_string(1000, 8, IndexConfig(kind="ivf-flat", lists=900)) == "IVF25,Flat"
+    assert factory_string(1000, 8, IndexConfig(kind="ivf-flat", nlist=900)) == "IVF25,Flat"
     assert recall_target(10_000_000, IndexConfig(recall=0.7)) == 0.7
     assert recall_target(100_000, IndexConfig()) == 0.99
     assert recall_target(1_000_000, IndexConfig()) == 0.95
@@ -51,7 +51,7 @@ def test_the_configuration_overrides_the_choice() -> None:
 def test_a_factory_string_of_one_s_own(caplog: pytest.LogCaptureFixture) -> None:
     vectors = clustered(400)
     for factory in ("HNSW8,Flat", "IVF8,Flat,RFlat", "SQ8", "RR16,IVF8,RaBitQfs4", "IVF8,PQ8x4fs"):
-        config = IndexConfig(factory=factory, recall_at=5, tuning_queries=50)
+        config = IndexConfig(factory=factory, recall_at=5, num_tuning_queries=50)
         with caplog.at_level(logging.ERROR):
             index = ItemIndex.build(vectors, None, config)
         assert (index.kind, index.snapshot.base.factory) == ("factory", factory)
