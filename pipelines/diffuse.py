@@ -91,9 +91,8 @@ def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> 
     """On the states of the finished language model, computed once."""
     language_model = load_language_model(run.read("finetune"))
     ids, validator = data.semantic_ids, data.validator
-    training = training_conditions(
-        language_model, ids, data.histories, window=config.prepare.max_history, tracker=tracker
-    )
+    window = config.prepare.max_history
+    training = training_conditions(language_model, ids, data.histories, window=window, tracker=tracker)
     asked = validator.queries.histories
     states: FloatArray = query_conditions(language_model, ids, asked, window=window).numpy()
     preference = fit_preference(

@@ -83,6 +83,8 @@ def test_unused_rows_are_history_of_the_test_alone() -> None:
     data = interactions("uuuuu", "abcde", [TRAIN, TRAIN, VALIDATION, UNUSED, TEST])
     assert queries(data, CATALOG, split=TEST, max_history=9).histories[0].tolist() == codes("abcd")
     assert training_histories(data, CATALOG)[0].tolist() == codes("ab")
+    data = interactions("uuuu", "abcd", [TRAIN, UNUSED, VALIDATION, TEST])
+    assert queries(data, CATALOG, split=VALIDATION, max_history=9).histories[0].tolist() == codes("a")
 
 
 def test_nothing_to_ask_gives_empty_queries() -> None:

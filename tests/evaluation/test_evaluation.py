@@ -14,6 +14,7 @@ from recsys.evaluation.config import EvaluateConfig
 from recsys.evaluation.evaluation import evaluate
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.metrics import ranked_items
+from recsys.evaluation.slices import by_history_length, by_target_popularity
 from recsys.tables import RANKING_SCHEMA, Histories, Queries, Rankings
 from tests.evaluation import fakes
 
@@ -64,6 +65,30 @@ def test_slices_point_users_at_the_right_groups() -> None:
     assert users["target popularity", "head (top 10 %)"] == 1
     assert users["target category", "Kitchen"] == 2
     assert users["target category", "Light"] == 1
+
+
+def test_the_edges_of_slices() -> None:
+    lengths = [0, 1, 2, 3, 4, 5, 9, 10, 49, 50]
+    users = Queries(Histories.from_lists(list("abcdefghij"), [[0] * n for n in lengths]), np.arange(10) * 2)
+    by_length = by_history_length(users)
+    assert [by_length.labels[group] for group in by_length.groups] == [
+        *("new user", "1 to 2", "1 to 2", "3 to 4", "3 to 4", "5 to 9", "5 to 9", "10 to 19", "20 to 49", "50 or more")
+    ]
+    popularity = np.where(np.arange(22) < 20, 100 - np.arange(22), 0)
+    by_popularity = by_target_popularity(
+        Queries(users.histories, np.array([0, 1, 2, 8, 9, 10, 18, 19, 20, 21])), popularity
+    )
+    assert by_popularity.groups.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_the_difference_of_equal_systems_is_zero_without_doubt() -> None:
+    (equal,) = [
+        c
+        for c in fakes.evaluation(more=1).comparisons
+        if {c.better, c.worse} == {"popular", "popular 0"} and c.metric == "hr@2"
+    ]
+    assert equal.difference == (0, 0, 0)
+    assert equal.p == 1
 
 
 def test_comparisons_name_the_better_system_and_correct_upwards() -> None:

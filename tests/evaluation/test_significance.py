@@ -45,6 +45,11 @@ def test_bootstrap_spreads_as_the_standard_error_and_covers_the_mean() -> None:
     assert ((low < values.mean(axis=0)) & (values.mean(axis=0) < high)).all()
 
 
+def test_interval_ends_are_quantiles_by_hand() -> None:
+    low, high = percentile_interval(np.arange(101.0)[:, None], 0.9)
+    assert (low.tolist(), high.tolist()) == (pytest.approx([5]), pytest.approx([95]))
+
+
 def test_bootstrap_leaves_users_without_hits_in_the_mean() -> None:
     values = np.concatenate([np.ones((10, 1)), np.zeros((90, 1))])
     samples = bootstrap_means(values, resamples=2000, generator=np.random.default_rng(3))

@@ -173,6 +173,15 @@ def test_more_items_than_fusion_looks_at_are_ranked_when_asked_for(made: Made) -
     assert (shallow[FUSED].items >= 0).all()
 
 
+def test_k_may_exceed_the_number_of_neighbours_of_a_sample(made: Made) -> None:
+    config = RECOMMEND.model_copy(update={"nearest": 1})
+    histories = made.validator.queries.histories
+    found = load_ensemble(made.folders, config, window=20, seed=0).rank(
+        histories, histories.user_ids, made.tuned, k=NUM_ITEMS, permits=Permits()
+    )
+    assert (found[DENSE].items >= 0).all()
+
+
 def test_a_regression_ranks_by_the_nearest_latent(made: Made) -> None:
     queries_ = made.validator.queries
     asked = made.ensemble.ask(queries_.histories, queries_.user_ids, exclude_seen=True)

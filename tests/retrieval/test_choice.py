@@ -12,6 +12,7 @@ import pytest
 
 from recsys.errors import ConfigError, DependencyError
 from recsys.retrieval import base as base_module
+from recsys.retrieval.build import perturbed
 from recsys.retrieval.config import IndexConfig, Kind
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.kinds import chosen_kind, factory_string, recall_target
@@ -83,6 +84,25 @@ def test_the_smallest_effort_that_reaches_the_target(caplog: pytest.LogCaptureFi
     assert not caplog.records
     assert tuned_effort(search, truth, [1, 5], 0.8) == (5, pytest.approx(0.5))
     assert "reaches a recall of 0.5000, 0.8000 was asked for" in caplog.text
+
+
+def test_the_recall_of_few_queries_must_exceed_the_target_by_its_standard_error() -> None:
+    truth = np.tile(np.arange(10, dtype=np.float32), (4, 1))
+
+    def search(effort: int) -> Any:
+        found = truth.copy()
+        found[:2, effort:] = np.inf  # of half of the queries everything is found
+        return found
+
+    assert tuned_effort(search, truth, [2, 4, 6, 8, 10], 0.9).effort == 10
+    assert tuned_effort(search, truth, [2, 4, 6, 8, 10], 0.84).effort == 8
+
+
+def test_perturbed_vectors_lie_half_a_deviation_from_the_items() -> None:
+    vectors = np.zeros((2, 4), np.float32) + np.array([[1], [-1]], np.float32)  # deviation 1
+    moved = perturbed(vectors, 2000, np.random.default_rng(0))
+    assert (np.abs(moved) - 1).std() == pytest.approx(0.5, abs=0.03)
+    assert moved.mean() == pytest.approx(0, abs=0.1)
 
 
 def test_efforts_rise_to_everything() -> None:
