@@ -22,9 +22,10 @@ from pipelines.executors import Kind, choose_executor
 from pipelines.progress import ProgressTracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
-from recsys.artifacts import RunDirectory, write_text
+from recsys.artifacts import RunDirectory
 from recsys.data.histories import excludes_seen
 from recsys.errors import ArtifactError, ConfigError
+from recsys.files import write_text
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 from pipelines.config import RunConfig
 from pipelines.executors import Executor, LocalExecutor
 from pipelines.partitions import Partition, Shared, read_histories, user_partitions
-from recsys.artifacts import StageRun, stage_and_part, write_json
+from recsys.artifacts import StageRun, stage_and_part
 from recsys.baselines.base import Baseline, TopItems
 from recsys.baselines.itemknn import fit_item_knn
 from recsys.baselines.popularity import fit_popularity
 from recsys.data.dataset import Dataset
 from recsys.data.histories import excludes_seen, queries, sampled_users, training_histories
 from recsys.diffusion.heads import QueryHead
-from recsys.files import read_json, text_sha256
+from recsys.files import read_json, text_sha256, write_json
 from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, TUNED
 from recsys.llm.storage import load_language_model
 from recsys.rankers.collaborative import load_sasrec

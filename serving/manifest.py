@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from recsys.artifacts import FileRecord
 from recsys.config import Config
 from recsys.errors import ArtifactError
-from recsys.files import read_json, text_sha256
+from recsys.files import FileRecord, read_json, text_sha256
 from recsys.rankers.config import RecommendConfig
 from recsys.tokenization.config import TokenizeConfig
 

@@ -1,4 +1,4 @@
-"""Intervals and tests: calibrated where nothing differs, certain where everything does."""
+"""Intervals and p-values: calibrated under the null hypothesis, smallest where every user differs."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ from pipelines import FOLDERS
 from pipelines.commands import CONFIG
 from pipelines.config import RunConfig, dump_yaml, load_config
 from pipelines.runner import run_stages
-from recsys.artifacts import RunDirectory, write_text
+from recsys.artifacts import RunDirectory
+from recsys.files import write_text
 from recsys.tracking import NullTracker
 from tests.pipelines.short import SETTINGS
 

@@ -166,9 +166,10 @@ def test_duplicates_come_in_the_order_of_their_labels(config: IndexConfig, vecto
 
 def test_of_equal_distances_the_smallest_labels_are_found(vectors: FloatArray) -> None:
     labels = np.random.default_rng(0).permutation(400)
-    index = ItemIndex.build(np.repeat(vectors[:100], 4, axis=0), labels, CONFIGS["flat"])
     smallest = np.sort(labels.reshape(100, 4), axis=1)[:, :2]
-    np.testing.assert_array_equal(index.search(vectors[:100], 2).labels, smallest)
+    for kind in ("flat", "ivf-flat"):
+        index = ItemIndex.build(np.repeat(vectors[:100], 4, axis=0), labels, CONFIGS[kind])
+        np.testing.assert_array_equal(index.search(vectors[:100], 2, allowed=labels).labels, smallest)
 
 
 def test_large_values_are_allowed(built: ItemIndex, vectors: FloatArray) -> None:
