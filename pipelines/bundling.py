@@ -93,7 +93,7 @@ class _Parts:
         notes = self.run.existing_record("embed").notes
         return BundleSettings(
             routes=(DISCRETE, CONTINUOUS) if self.both else (DISCRETE,),
-            history=config.prepare.history,
+            max_history=config.prepare.max_history,
             exclude_seen=excludes_seen(config.recommend.exclude_seen, self.dataset.interactions),
             seed=config.seed,
             recommend=config.recommend,

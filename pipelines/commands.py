@@ -23,8 +23,9 @@ from pipelines.progress import ProgressTracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
 from pipelines.settings import nearest
-from recsys.artifacts import RunDirectory, write_text
+from recsys.artifacts import RunDirectory
 from recsys.errors import ArtifactError, ConfigError
+from recsys.files import write_text
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
 
 CONFIG = "config.yaml"

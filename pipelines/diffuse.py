@@ -75,7 +75,7 @@ def _data(config: RunConfig, run: StageRun) -> _Data:
     latents = ItemVectors.load(run.read("tokenize/continuous") / "latents.parquet").vectors
     histories = training_histories(dataset.interactions, dataset.catalog)
     users = ValidationUsers.sample(
-        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         users=config.diffuse.validation_users,
         seed=config.seed,
         exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
@@ -89,9 +89,11 @@ def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> 
     """On the states of the finished language model, computed once."""
     language_model = load_language_model(run.read("finetune"))
     ids, validator = data.semantic_ids, data.validator
-    training = training_conditions(language_model, ids, data.histories, window=config.instruct.window, tracker=tracker)
+    training = training_conditions(
+        language_model, ids, data.histories, window=config.prepare.max_history, tracker=tracker
+    )
     asked = validator.users.queries.histories
-    states: FloatArray = query_conditions(language_model, ids, asked, window=config.prepare.history).numpy()
+    states: FloatArray = query_conditions(language_model, ids, asked, window=config.prepare.max_history).numpy()
     preference = fit_preference(
         training.states.numpy(),
         training.targets.numpy(),
@@ -108,7 +110,7 @@ def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> 
 def _joint(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
     """Together with the language model's adapter; the plain heads then learn on the states of the result."""
     validator, learned = data.validator, _joint_data(config, run, data)
-    asked, window = validator.users.queries.histories, config.prepare.history
+    asked, window = validator.users.queries.histories, config.prepare.max_history
 
     def states(joint: JointPreference) -> FloatArray:
         found: FloatArray = joint.query_conditions(asked, window=window).numpy()
@@ -136,7 +138,7 @@ def _joint_data(config: RunConfig, run: StageRun, data: _Data) -> JointData:
     return JointData(
         data.semantic_ids,
         data.histories,
-        config.instruct.window,
+        config.prepare.max_history,
         data.latents,
         ContinuousTokenizer.load(run.read("tokenize/continuous")).config.tokens,
         ContinuousTexts(

@@ -19,10 +19,10 @@ from pipelines import FOLDERS
 from pipelines.config import RunConfig, dump_yaml, load_config, validate
 from pipelines.recommend import load_recommender
 from pipelines.runner import run_stages, stage_key
-from recsys.artifacts import RunDirectory, StageKey, write_text
+from recsys.artifacts import RunDirectory, StageKey
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError, DataError
-from recsys.files import text_sha256
+from recsys.files import text_sha256, write_text
 from recsys.ranking.recommender import FittedRecommender, RankedItem, Request
 from recsys.tables import Interactions, Rankings
 from recsys.tracking import NullTracker, Tracker

@@ -29,7 +29,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         instruct=config.instruct,
     )
     users = ValidationUsers.sample(
-        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         users=config.finetune.validation_users,
         seed=config.seed,
         exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from pipelines.config import RunConfig
 from pipelines.executors import Executor, LocalExecutor
 from pipelines.partitions import Partition, Shared, read_histories, user_partitions
-from recsys.artifacts import RunDirectory, StageRun, stage_and_part, write_json
+from recsys.artifacts import RunDirectory, StageRun, stage_and_part
 from recsys.data.dataset import Dataset
 from recsys.data.histories import excludes_seen, queries, sampled_users
-from recsys.files import read_json, text_sha256
+from recsys.files import read_json, text_sha256, write_json
 from recsys.ranking.config import RecommendConfig
 from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.loading import RANKERS_FOLDER, RankingContext
@@ -49,7 +49,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     executor = executor or LocalExecutor(1)
     dataset = Dataset.load(run.read("prepare"))
     # Whole histories: rankers see their newest items, and none of the others may come back either.
-    requests = queries(dataset.interactions, dataset.catalog, split=TEST, history=len(dataset.interactions))
+    requests = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=len(dataset.interactions))
     exclude_seen = excludes_seen(config.recommend.exclude_seen, dataset.interactions)
     params = _params(config, run, exclude_seen)
     _tune(config, run, params, dataset, tracker)
@@ -109,7 +109,7 @@ def load_recommender(config: RunConfig, directory: RunDirectory) -> FittedRecomm
 
 
 def _context(config: RunConfig, folders: dict[str, Path]) -> RankingContext:
-    return RankingContext.load(folders, config.recommend, max_history=config.prepare.history, seed=config.seed)
+    return RankingContext.load(folders, config.recommend, max_history=config.prepare.max_history, seed=config.seed)
 
 
 @lru_cache(maxsize=1)
@@ -136,7 +136,7 @@ def _params(config: RunConfig, run: StageRun, exclude_seen: bool) -> dict[str, A
         "folders": {name: str(folder) for name, folder in folders.items()},
         "inputs": {name: run.record(stage).fingerprint(part) for name, (stage, part) in inputs.items()},
         "recommend": config.recommend.model_dump(mode="json"),
-        "max_history": config.prepare.history,
+        "max_history": config.prepare.max_history,
         "seed": config.seed,
         "exclude_seen": exclude_seen,
         "fusion": str(run.work / FUSION_FILE),
@@ -157,14 +157,14 @@ def _tune(config: RunConfig, run: StageRun, params: dict[str, Any], dataset: Dat
     fit_rankers(context, run.work / RANKERS_FOLDER)
     path = run.work / FUSION_FILE
     if not path.exists():
-        users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=len(dataset.interactions))
+        users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=len(dataset.interactions))
         chosen = sampled_users(users, users=config.recommend.tuning_users, seed=config.seed)
         if not len(chosen):
             logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
             return
         batch = RankingBatch.build(
             chosen.histories,
-            max_history=config.prepare.history,
+            max_history=config.prepare.max_history,
             exclude_seen=params["exclude_seen"],
             tracker=tracker,
         )

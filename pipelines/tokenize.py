@@ -10,10 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.config import RunConfig
-from recsys.artifacts import StageRun, write_json
+from recsys.artifacts import StageRun
 from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
+from recsys.files import write_json
 from recsys.tables import ItemVectors
 from recsys.tokenization.continuous import fit_sigma_vae
 from recsys.tokenization.continuous_quality import latent_quality

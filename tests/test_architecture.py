@@ -108,7 +108,7 @@ def test_every_module_says_what_it_is_for(name: str) -> None:
 
 
 def settings_used(tree: ast.AST) -> set[str]:
-    """`config.prepare.history` in the code -> `prepare.history`, each as deep as the code goes."""
+    """`config.prepare.max_history` in the code -> `prepare.max_history`, each as deep as the code goes."""
     chains = set()
     for node in ast.walk(tree):
         names: list[str] = []

@@ -29,10 +29,10 @@ def training_histories(interactions: Interactions, catalog: Catalog) -> Historie
     return Histories(user_ids, np.append(starts, len(rows)), _item_indices(interactions, catalog)[rows])
 
 
-def queries(interactions: Interactions, catalog: Catalog, *, split: int, history: int) -> Queries:
-    """Every user's target in `split` and the newest `history` items before it.
+def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_history: int) -> Queries:
+    """Every user's target in `split` and the newest `max_history` items before it.
 
-    A VALIDATION target is asked from TRAIN items alone, a TEST target from everything that user did before it.
+    The history of a VALIDATION target holds TRAIN items alone, that of a TEST target all earlier items of its user.
 
     Raises:
         DataError: an item is not in the catalogue, or `split` is neither VALIDATION nor TEST.
@@ -45,7 +45,7 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, history
     usable = np.flatnonzero(splits == TRAIN) if split == VALIDATION else np.arange(len(splits))
     # Positions within `usable`: a user's first row, and the first row that is not before the target.
     ends = np.searchsorted(usable, targets)
-    starts = np.maximum(np.searchsorted(users[usable], users[targets]), ends - history)
+    starts = np.maximum(np.searchsorted(users[usable], users[targets]), ends - max_history)
     lengths = ends - starts
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     offsets = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)

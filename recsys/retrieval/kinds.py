@@ -35,11 +35,11 @@ def factory_string(count: int, width: int, config: IndexConfig) -> str:
     """FAISS's description of the index for `count` vectors of a width."""
     if config.factory is not None and count:
         return config.factory
-    lists = config.lists or 4 * math.isqrt(count)
+    lists = config.nlist or 4 * math.isqrt(count)
     lists = max(1, min(lists, count // _ROWS_A_LIST))
     return {
         "flat": "Flat",
-        "hnsw": f"HNSW{config.links}_SQ8",
+        "hnsw": f"HNSW{config.hnsw_m}_SQ8",
         "ivf-flat": f"IVF{lists},Flat",
         "ivf-sq8": f"IVF{lists},SQ8",
         "ivf-rabitq": f"RR{width},IVF{lists},RaBitQ4",

@@ -48,7 +48,7 @@ def load_bundle(folder: Path) -> LoadedBundle:
     folders |= {"diffuse": PREFERENCE} if both else {}
     paths = {name: bundle.folder / inside for name, inside in folders.items()}
     context = RankingContext(
-        paths, items, Models(paths, items), settings.recommend, max_history=settings.history, seed=settings.seed
+        paths, items, Models(paths, items), settings.recommend, max_history=settings.max_history, seed=settings.seed
     )
     tuned = bundle.part(FUSION_FILE)
     fusion = None if tuned is None else FusionParams.load(tuned)

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from recsys.artifacts import FileRecord
 from recsys.config import Config
 from recsys.errors import ArtifactError
-from recsys.files import read_json, text_sha256
+from recsys.files import FileRecord, read_json, text_sha256
 from recsys.ranking.config import RecommendConfig
 from recsys.tokenization.config import TokenizeConfig
 
@@ -36,7 +35,7 @@ class BundleSettings(Config):
     """How a bundle ranks: its routes, the newest items of a history that are read, and what the run was told."""
 
     routes: tuple[Literal["discrete", "continuous"], ...]
-    history: int = Field(ge=1)
+    max_history: int = Field(ge=1)
     exclude_seen: bool
     seed: int
     recommend: RecommendConfig

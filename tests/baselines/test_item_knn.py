@@ -52,6 +52,12 @@ def test_only_the_nearest_neighbours_are_kept() -> None:
     assert similarity.indices.tolist() == [1, 0, 3, 2]
 
 
+def test_more_items_than_neighbours_are_kept_are_ranked_when_wanted() -> None:
+    train = histories_of([[0, 1], [0, 1], [0, 2], [3, 2], [4], [5, 4]])
+    top = fit_item_knn(train, 6, neighbours=1, shrinkage=0).rank(histories_of([[0]]), k=5, exclude_seen=True)
+    assert top.items.tolist() == [[1, 2, 4, 3, 5]]  # the neighbour, then all others by popularity
+
+
 def test_newer_items_count_more() -> None:
     model = fit_item_knn(histories_of([[0, 1], [2, 3]]), 4, recency=0.5)
     tops = model.rank(histories_of([[0, 2], [2, 0]]), k=1, exclude_seen=True)

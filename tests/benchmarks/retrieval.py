@@ -38,7 +38,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.storage import Stored
 from recsys.retrieval.tuning import Tuned
 from recsys.tables import FloatArray, IntArray, ItemVectors
-from tests.benchmarks._common import emit
+from tests.benchmarks.common import emit
 
 WIDTH, QUERIES, K, LINKS, EF_CONSTRUCTION = 128, 4000, 100, 16, 200
 TURNS = 4  # the first only warms

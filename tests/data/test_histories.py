@@ -54,7 +54,7 @@ def test_histories_and_queries() -> None:
     training = training_histories(data, CATALOG)
     assert training.user_ids == ["u", "v", "w"]
     assert [training[user].tolist() for user in range(3)] == [codes("ab"), codes("a"), codes("b")]
-    validation, test = (queries(data, CATALOG, split=split, history=2) for split in (VALIDATION, TEST))
+    validation, test = (queries(data, CATALOG, split=split, max_history=2) for split in (VALIDATION, TEST))
     assert validation.user_ids == ["u"]
     assert (validation.histories[0].tolist(), validation.targets.tolist()) == (codes("ab"), codes("c"))
     assert [test.histories[user].tolist() for user in range(2)] == [codes("bc"), codes("a")]
@@ -70,7 +70,7 @@ def test_queries_are_those_of_the_naive_rule(data: st.DataObject, history: int) 
     splits = leave_one_out(users)
     table = interactions("".join(chr(97 + user) for user in users), items, splits.tolist())
     for split, allowed in ((VALIDATION, (TRAIN,)), (TEST, (TRAIN, VALIDATION))):
-        found = queries(table, CATALOG, split=split, history=history)
+        found = queries(table, CATALOG, split=split, max_history=history)
         rows = [row for row in range(len(users)) if splits[row] == split]
         past = [
             [items[r] for r in range(row) if users[r] == users[row] and splits[r] in allowed][-history:] for row in rows
@@ -81,13 +81,15 @@ def test_queries_are_those_of_the_naive_rule(data: st.DataObject, history: int) 
 
 def test_unused_rows_are_history_of_the_test_alone() -> None:
     data = interactions("uuuuu", "abcde", [TRAIN, TRAIN, VALIDATION, UNUSED, TEST])
-    assert queries(data, CATALOG, split=TEST, history=9).histories[0].tolist() == codes("abcd")
+    assert queries(data, CATALOG, split=TEST, max_history=9).histories[0].tolist() == codes("abcd")
     assert training_histories(data, CATALOG)[0].tolist() == codes("ab")
+    data = interactions("uuuu", "abcd", [TRAIN, UNUSED, VALIDATION, TEST])
+    assert queries(data, CATALOG, split=VALIDATION, max_history=9).histories[0].tolist() == codes("a")
 
 
 def test_nothing_to_ask_gives_empty_queries() -> None:
     data = interactions("uv", "ab", [TRAIN, TRAIN])
-    assert len(queries(data, CATALOG, split=TEST, history=5)) == 0
+    assert len(queries(data, CATALOG, split=TEST, max_history=5)) == 0
     assert len(training_histories(interactions("", "", []), CATALOG)) == 0
 
 
@@ -121,4 +123,4 @@ def test_items_outside_the_catalogue_and_splits_without_targets_are_refused() ->
     with pytest.raises(DataError, match="1 interactions name items outside the catalogue, the first is 'z'"):
         training_histories(data, CATALOG)
     with pytest.raises(DataError, match="split 0 has no targets"):
-        queries(data, CATALOG, split=TRAIN, history=5)
+        queries(data, CATALOG, split=TRAIN, max_history=5)

@@ -112,7 +112,7 @@ def test_the_bundle_recommends_what_the_run_does(bundle: Bundle, run: RunDirecto
     folders = Folders(*(run.verified(name) for name in parts))
     tuned = run.verified("recommend") / "fusion.json"
     recommender = Recommender.load_both(
-        folders, tuned, config.recommend, history=config.prepare.history, seed=config.seed
+        folders, tuned, config.recommend, history=config.prepare.max_history, seed=config.seed
     )
     engine = BundleEngine.load(bundle.folder)
     ids = pl.read_parquet(bundle.folder / "catalog.parquet")["item_id"].to_list()

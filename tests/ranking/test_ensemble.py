@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     Recommender.fit(dataset, ids(dataset), CODEBOOKS, folder=folders.language_model, config=CONFIG)
     language_model = load_language_model(folders.language_model)
     training = training_histories(dataset.interactions, dataset.catalog)
-    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     counts = interaction_counts(training.items, NUM_ITEMS)
     validator = HeadValidator.sample(asked, latents, counts, users=30, exclude_seen=True, seed=0)
     conditions = training_conditions(language_model, ids(dataset), training, window=50)
@@ -188,6 +188,15 @@ def test_more_items_than_fusion_looks_at_are_ranked_when_asked_for(made: Made) -
     histories = made.validator.queries.histories
     shallow = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=NUM_ITEMS, permits=Permits())
     assert (shallow[FUSED].items >= 0).all()
+
+
+def test_k_may_exceed_the_number_of_neighbours_of_a_sample(made: Made) -> None:
+    config = RECOMMEND.model_copy(update={"nearest": 1})
+    histories = made.validator.queries.histories
+    found = load_ensemble(made.folders, config, window=20, seed=0).rank(
+        histories, histories.user_ids, made.tuned, k=NUM_ITEMS, permits=Permits()
+    )
+    assert (found[DENSE].items >= 0).all()
 
 
 def test_a_regression_ranks_by_the_nearest_latent(made: Made) -> None:

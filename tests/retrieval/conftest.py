@@ -10,7 +10,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.tables import FloatArray, IntArray
 
 WIDTH = 16
-_SMALL = IndexConfig(recall_at=10, tuning_queries=100, ef_construction=40, lists=8)
+_SMALL = IndexConfig(recall_at=10, num_tuning_queries=100, ef_construction=40, nlist=8)
 CONFIGS = {
     "flat": _SMALL.model_copy(update={"kind": "flat"}),
     "hnsw": _SMALL.model_copy(update={"kind": "hnsw"}),

@@ -21,7 +21,7 @@ def origin(*, both: bool = True, seed: int = 0, data: str = "d0") -> Origin:
     """Settings of one route or both."""
     settings = BundleSettings(
         routes=("discrete", "continuous") if both else ("discrete",),
-        history=20,
+        max_history=20,
         exclude_seen=True,
         seed=seed,
         recommend=RecommendConfig(),

@@ -75,7 +75,7 @@ def train(root: Path) -> LoadedBundle:
 
 def _parts(dataset: Dataset, items: Items, models: Models, new_items: NewItemTokenizer) -> LoadedBundle:
     ensemble = assemble(models, items, SETTINGS.recommend, window=SETTINGS.window, seed=SETTINGS.seed)
-    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     # Log-linear: a place more or less, which the last bits of a batch can decide, does not jump in the fused score.
     fusion = FusionConfig(method="log-linear")
     tuned = ensemble.tune(asked, fusion, exclude_seen=True, tracker=NullTracker())

@@ -1,6 +1,6 @@
 """A new item that borrows the behaviour of the item it reads like is found nearly as often as if it were known.
 
-`python -m tests.benchmarks.newcomers RUN` takes a tenth of a finished run's items for new: the sigma-VAE is fitted on
+`python -m tests.benchmarks.cold_start RUN` takes a tenth of a finished run's items for new: the sigma-VAE is fitted on
 the others, and each way to do without the new ones' behaviour is one JSON line. Users are asked for their validation
 item; items are scored by a kernel sum over the latents of the history's items, none of which is new. `share` is what
 new items take of all lists of ten: the more it is above that with "their own" behaviour, the more are crowded out.
@@ -22,7 +22,7 @@ from recsys.embeddings.neighbours import TextNeighbours
 from recsys.tables import VALIDATION, BoolArray, FloatArray, Histories, IntArray, ItemVectors, unit_rows
 from recsys.tokenization.continuous import ContinuousTokenizer, fit_sigma_vae
 from recsys.tokenization.continuous_config import ContinuousConfig
-from tests.benchmarks._common import emit
+from tests.benchmarks.common import emit
 
 K, BANDWIDTH, WINDOW = 10, 4.0, 20
 
@@ -35,7 +35,7 @@ class Asked(NamedTuple):
 
 
 def asked_of(dataset: Dataset, new: BoolArray, users: int, generator: np.random.Generator) -> Asked:
-    found = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=WINDOW)
+    found = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=WINDOW)
     chosen = generator.choice(len(found), size=min(users, len(found)), replace=False)
     kept = [(items, found.targets[u]) for u in chosen if len(items := _old(found.histories, u, new))]
     return Asked([items for items, _ in kept], np.array([target for _, target in kept]))
