@@ -75,7 +75,7 @@ class CrossEntropyLoss(RegressionLoss):
         return Losses(loss, loss.new_zeros(()))
 
 
-_LOSSES: dict[Kind, type[RegressionLoss]] = {"regression": RegressionLoss, "cross_entropy": CrossEntropyLoss}
+LOSSES: dict[Kind, type[RegressionLoss]] = {"regression": RegressionLoss, "cross_entropy": CrossEntropyLoss}
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,6 +145,6 @@ def fit_head(
     with seeded(run.seed, 0):
         trunk = Trunk(*rows.widths, width=config.width, blocks=config.blocks)
     head = QueryHead(trunk, kind, config)
-    module = _LOSSES[kind](trunk, torch.from_numpy(rows.latents)).to(default_device())
+    module = LOSSES[kind](trunk, torch.from_numpy(rows.latents)).to(default_device())
     fit(module, rows, config, run=run, validate=None if validate is None else partial(validate, head))
     return head

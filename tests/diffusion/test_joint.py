@@ -7,15 +7,19 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint, is_joint
 from recsys.diffusion.joint_batches import JointData
-from recsys.diffusion.joint_model import MovingAverage
+from recsys.diffusion.joint_model import JointModel, MovingAverage
+from recsys.diffusion.loss import PreferenceLoss
 from recsys.errors import ArtifactError
+from recsys.llm.conditions import Conditioned
 from recsys.llm.config import LoraConfig
 from recsys.llm.continuous import ContinuousTexts
+from recsys.llm.heads import Losses
 from recsys.llm.lora import add_lora
 from recsys.llm.storage import load_language_model, save_adapter, save_backbone
 from recsys.rankers.generative import GenerativeRanker
@@ -163,6 +167,35 @@ def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
         )
     ]
     assert total == pytest.approx(tracker.values["joint/loss"], rel=1e-4)
+
+
+class GivenConditions(torch.nn.Module):
+    """States of 64 rows and a text loss of 5 nats a token, whatever the batch."""
+
+    def forward(self) -> Conditioned:
+        states = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        return Conditioned(states, torch.arange(64) % ITEMS, Losses(torch.tensor(20.0), 3, torch.tensor(10.0), 3))
+
+
+def test_the_default_weights_of_the_losses_are_those_of_the_paper() -> None:
+    """ContRec, section 3.3: diffusion + .1 language model + .25 dispersive."""
+    config = DiffuseConfig(width=16, blocks=1)
+    denoiser = Denoiser(4, 8, width=16, blocks=1)
+    losses = JointModel(GivenConditions(), PreferenceLoss(denoiser, torch.from_numpy(LATENTS), config), config)()
+    assert float(losses.language_model) == 5
+    assert float(losses.dispersive.detach()) < 0
+    torch.testing.assert_close(losses.mean(), losses.diffusion + 0.1 * 5 + 0.25 * losses.dispersive)
+
+
+def test_head_and_connector_have_a_learning_rate_of_their_own(finetuned: Path, tmp_path: Path) -> None:
+    """At a rate of nearly 0 they keep their first weights, while the adapter learns at LoRA's."""
+    for epochs in (1, 2):
+        config = _config("continuous", epochs=epochs, learning_rate=1e-30)
+        fit_joint(DATA, config, folders=JointFolders(finetuned, tmp_path / str(epochs)), seed=0)
+    for name in ("preference", "connector", "adapter/adapter_model"):
+        one, two = (load_file(tmp_path / epochs / f"{name}.safetensors") for epochs in "12")
+        moved = max(float((one[tensor] - two[tensor]).abs().max()) for tensor in one)
+        assert (moved > 1e-6) == name.startswith("adapter"), name
 
 
 def test_the_same_seed_writes_the_same_bytes(finetuned: Path, tmp_path: Path) -> None:

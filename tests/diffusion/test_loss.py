@@ -89,6 +89,22 @@ def test_a_seed_decides_everything(problem: Problem, untouched_generator: None) 
     assert not torch.equal(first.diffusion, other.diffusion)
 
 
+def test_the_timesteps_of_a_row_are_evenly_spaced_and_cover_the_range(problem: Problem) -> None:
+    """Stratified: four draws a row lie a quarter of the range apart, from a start that is uniform over the rows."""
+    module, drawn = make_loss(problem, timesteps=1000), []
+    modulation = module.denoiser.modulation
+    module.denoiser.modulation = lambda embedded, when: drawn.append(when) or modulation(embedded, when)  # type: ignore
+    losses(module, problem, rows=2000)
+    (timesteps,) = drawn
+    assert timesteps.shape == (2000, 4)
+    gaps = timesteps.sort(dim=1).values.diff(dim=1)
+    assert ((gaps - 250).abs() <= 1).all()
+    assert int(timesteps.min()) == 0
+    assert int(timesteps.max()) == 999
+    shares = torch.histc(timesteps[:, 0].float(), bins=4, min=0, max=1000) / 2000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.05, rtol=0)
+
+
 def test_gradients_reach_the_conditions_and_dropped_ones_stop_them(problem: Problem) -> None:
     module = make_loss(problem, condition_dropout=0.5)
     with torch.no_grad():
