@@ -53,7 +53,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     trained = (_joint if config.diffuse.joint else _frozen)(config, run, tracker, data)
     trained.preference.save(run.out)
     asked = validator.asked(trained.validation).take(slice(INDEX_USERS))
-    drawn = trained.preference.sample(asked.states, asked.keys, seed=config.seed, samples=INDEX_SAMPLES)
+    drawn = trained.preference.sample(asked.states, asked.keys, seed=config.seed, num_samples=INDEX_SAMPLES)
     save_samples(drawn, run.out)
     scores = {"preference": validator.preference(trained.preference, trained.validation)}
     states, targets = trained.training.states.numpy(), trained.training.targets.numpy()

@@ -30,9 +30,9 @@ def normalised(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 
 
-def block_layers(width: int) -> nn.Sequential:
+def block_layers(hidden_size: int) -> nn.Sequential:
     """The branch of one residual block."""
-    return nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+    return nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
 
 class Denoiser(nn.Module):
@@ -41,22 +41,22 @@ class Denoiser(nn.Module):
     Gates, shifts and the output start at zero and scales at one, whatever the condition: the first prediction is 0.
     """
 
-    def __init__(self, condition_dim: int, latent_dim: int, *, width: int, blocks: int) -> None:
+    def __init__(self, condition_dim: int, latent_dim: int, *, hidden_size: int, num_layers: int) -> None:
         super().__init__()
-        self.width = width
+        self.hidden_size = hidden_size
         self.norm = nn.RMSNorm(condition_dim, eps=_EPS)
         self.null = nn.Parameter(0.02 * torch.randn(condition_dim))
-        self.project = nn.Linear(condition_dim, width)
-        self.time = nn.Sequential(nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.enter = nn.Linear(latent_dim, width)
-        self.blocks = nn.ModuleList(block_layers(width) for _ in range(blocks))
-        self.modulate = nn.Linear(width, (3 * blocks + 2) * width)
-        self.leave = nn.Linear(width, latent_dim)
+        self.project = nn.Linear(condition_dim, hidden_size)
+        self.time = nn.Sequential(nn.Linear(_FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.enter = nn.Linear(latent_dim, hidden_size)
+        self.blocks = nn.ModuleList(block_layers(hidden_size) for _ in range(num_layers))
+        self.modulate = nn.Linear(hidden_size, (3 * num_layers + 2) * hidden_size)
+        self.leave = nn.Linear(hidden_size, latent_dim)
         for module in (self.modulate, self.leave):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
         with torch.no_grad():
-            self.modulate.bias.view(-1, width)[1::3] = 1  # the scales; see `forward`
+            self.modulate.bias.view(-1, hidden_size)[1::3] = 1  # the scales; see `forward`
 
     @property
     def latent_dim(self) -> int:
@@ -80,10 +80,10 @@ class Denoiser(nn.Module):
         return embedded
 
     def modulation(self, embedded: Tensor, timesteps: Tensor) -> Tensor:
-        """Shifts, scales and gates of all blocks: [..., 3 blocks + 2, w] of embedded [..., w], timesteps [...]."""
+        """Shifts, scales and gates of all blocks: [..., 3 num_layers + 2, w] of embedded [..., w], timesteps [...]."""
         state = F.silu(embedded + self._embed_time(timesteps))
         flat: Tensor = self.modulate(state)
-        return flat.reshape(*flat.shape[:-1], -1, self.width)
+        return flat.reshape(*flat.shape[:-1], -1, self.hidden_size)
 
     def forward(self, noisy: Tensor, modulation: Tensor) -> Denoised:
         """Denoise latents [..., D] under a modulation whose leading dimensions are theirs or broadcast to them."""

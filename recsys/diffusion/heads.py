@@ -35,12 +35,12 @@ _CHUNK = 4096
 class Trunk(nn.Module):
     """Conditions [B, d_h] -> queries [B, D]."""
 
-    def __init__(self, condition_dim: int, latent_dim: int, *, width: int, blocks: int) -> None:
+    def __init__(self, condition_dim: int, latent_dim: int, *, hidden_size: int, num_layers: int) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(condition_dim, eps=1e-6)
-        self.enter = nn.Linear(condition_dim, width)
-        self.blocks = nn.ModuleList(block_layers(width) for _ in range(blocks))
-        self.leave = nn.Linear(width, latent_dim)
+        self.enter = nn.Linear(condition_dim, hidden_size)
+        self.blocks = nn.ModuleList(block_layers(hidden_size) for _ in range(num_layers))
+        self.leave = nn.Linear(hidden_size, latent_dim)
 
     def forward(self, conditions: Tensor) -> Tensor:
         x = self.enter(self.norm(conditions))
@@ -119,7 +119,7 @@ class QueryHead:
         """
 
         def build(shape: dict[str, int], config: DiffuseConfig) -> Trunk:
-            return Trunk(**shape, width=config.width, blocks=config.blocks)
+            return Trunk(**shape, hidden_size=config.hidden_size, num_layers=config.num_layers)
 
         trunk, config = load_module(folder, kind, build)
         return cls(trunk.to(default_device()), kind, config)
@@ -143,7 +143,7 @@ def fit_head(
     """
     rows = checked_rows(conditions, targets, latents)
     with seeded(run.seed, 0):
-        trunk = Trunk(*rows.widths, width=config.width, blocks=config.blocks)
+        trunk = Trunk(*rows.widths, hidden_size=config.hidden_size, num_layers=config.num_layers)
     head = QueryHead(trunk, kind, config)
     module = LOSSES[kind](trunk, torch.from_numpy(rows.latents)).to(default_device())
     fit(module, rows, config, run=run, validate=None if validate is None else partial(validate, head))

@@ -225,7 +225,7 @@ def _untrained(adapted: LanguageModel, data: JointData, config: DiffuseConfig, *
     latents = torch.from_numpy(data.latents)
     hidden = adapted.model.get_input_embeddings().weight.shape[1]
     with seeded(seed, 0):
-        denoiser = Denoiser(hidden, latents.shape[1], width=config.width, blocks=config.blocks)
+        denoiser = Denoiser(hidden, latents.shape[1], hidden_size=config.hidden_size, num_layers=config.num_layers)
     return JointModel(conditions, PreferenceLoss(denoiser, latents, config), config).to(device)
 
 
@@ -234,7 +234,7 @@ def _training(config: DiffuseConfig, lora: LoraConfig) -> TrainingConfig:
         epochs=config.epochs,
         lr=lora.lr,
         weight_decay=config.weight_decay,
-        warmup=config.warmup,
+        warmup=config.warmup_ratio,
         batch_tokens=lora.batch_tokens,
         clip=lora.clip,
         validate_every=config.validate_every,

@@ -66,7 +66,10 @@ class PreferenceLoss(nn.Module):
         """
         config, device = self.config, targets.device
         dropped = torch.rand(len(targets), device=device) < (config.condition_dropout if self.training else 0)
-        shares = torch.rand(len(targets), 1, device=device) + torch.arange(config.draws, device=device) / config.draws
+        shares = (
+            torch.rand(len(targets), 1, device=device)
+            + torch.arange(config.timesteps_per_row, device=device) / config.timesteps_per_row
+        )
         timesteps = (shares % 1 * config.timesteps).long().clamp(max=config.timesteps - 1)
         x0 = self.latents[targets][:, None]
         eps = torch.randn(*timesteps.shape, x0.shape[-1], device=device)

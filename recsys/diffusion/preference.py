@@ -43,17 +43,17 @@ class PreferenceModel:
 
     def __repr__(self) -> str:
         dims = f"{self.denoiser.condition_dim} -> {self.denoiser.latent_dim}"
-        return f"<PreferenceModel ({dims}, {self.config.blocks} blocks x {self.config.width})>"
+        return f"<PreferenceModel ({dims}, {self.config.num_layers} blocks x {self.config.hidden_size})>"
 
     def sample(
-        self, conditions: FloatArray, keys: Sequence[int], *, seed: int, samples: int | None = None
+        self, conditions: FloatArray, keys: Sequence[int], *, seed: int, num_samples: int | None = None
     ) -> FloatArray:
         """Latents [B, S, D] for conditions [B, d_h] and a key a user (`sampling.sample_key`); see `sampling.sample`.
 
-        The same key, seed and condition give the same latents; `samples` defaults to the configuration's.
+        The same key, seed and condition give the same latents; `num_samples` defaults to the configuration's.
         """
-        count = samples or self.config.samples
-        return sample(self._sampler, conditions, keys, self.config, seed=seed, samples=count)
+        count = num_samples or self.config.num_samples
+        return sample(self._sampler, conditions, keys, self.config, seed=seed, num_samples=count)
 
     @cached_property
     def _sampler(self) -> Denoiser:
@@ -76,7 +76,7 @@ class PreferenceModel:
         """
 
         def build(shape: dict[str, int], config: DiffuseConfig) -> Denoiser:
-            return Denoiser(**shape, width=config.width, blocks=config.blocks)
+            return Denoiser(**shape, hidden_size=config.hidden_size, num_layers=config.num_layers)
 
         denoiser, config = load_module(folder, KIND, build)
         return cls(denoiser.to(default_device()), config)

@@ -43,12 +43,12 @@ def sample_key(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def keyed_noise(keys: Sequence[int], step: int, *, seed: int, samples: int, width: int) -> FloatArray:
+def keyed_noise(keys: Sequence[int], step: int, *, seed: int, num_samples: int, width: int) -> FloatArray:
     """Standard normal noise [B, S, D], a function of seed, key, sample index and step alone.
 
     A row is the start of one Philox stream, so fewer samples are a prefix of more.
     """
-    noise = np.empty((len(keys), samples, width), dtype=np.float32)
+    noise = np.empty((len(keys), num_samples, width), dtype=np.float32)
     for row, key in zip(noise, keys, strict=True):
         words = np.array([seed % 2**64, key % 2**64], dtype=np.uint64)
         stream = np.random.Philox(key=words, counter=np.array([0, 0, 0, step], dtype=np.uint64))
@@ -102,7 +102,7 @@ def sample(
     config: DiffuseConfig,
     *,
     seed: int,
-    samples: int,
+    num_samples: int,
 ) -> FloatArray:
     """Latents [B, S, D] for conditions [B, d_h]; `keys` holds one integer a user, as `sample_key` gives.
 
@@ -117,10 +117,10 @@ def sample(
             f"got {conditions.shape} and {len(keys)} keys"
         )
     steps = sampling_steps(Schedule(config.timesteps), config)
-    noise = partial(keyed_noise, seed=seed, samples=samples, width=denoiser.latent_dim)
-    latents = np.empty((len(conditions), samples, denoiser.latent_dim), dtype=np.float32)
+    noise = partial(keyed_noise, seed=seed, num_samples=num_samples, width=denoiser.latent_dim)
+    latents = np.empty((len(conditions), num_samples, denoiser.latent_dim), dtype=np.float32)
     for group in _slices(len(conditions), _GROUP[denoiser.null.device.type]):
-        predict = _Predict(denoiser, conditions[group], config.guidance)
+        predict = _Predict(denoiser, conditions[group], config.guidance_scale)
         draw = partial(_draw, noise, keys[group], device=denoiser.null.device)
         latents[group] = solve(predict, draw(0), steps, draw).cpu().numpy()
     return latents
@@ -139,16 +139,16 @@ def _slices(length: int, size: int) -> Iterator[slice]:
 class _Predict:
     """The denoiser's output for a group of users, whose embeddings are made once."""
 
-    def __init__(self, denoiser: Denoiser, conditions: FloatArray, guidance: float) -> None:
-        self.denoiser, self.guidance = denoiser, guidance
+    def __init__(self, denoiser: Denoiser, conditions: FloatArray, guidance_scale: float) -> None:
+        self.denoiser, self.guidance_scale = denoiser, guidance_scale
         self.embedded = denoiser.embed(torch.from_numpy(conditions).to(denoiser.null.device))[:, None]
 
     def __call__(self, y: Tensor, timestep: int) -> Tensor:
         output = self._run(y, self.embedded, timestep)
-        if self.guidance == 1:
+        if self.guidance_scale == 1:
             return output
         null = self._run(y, self.denoiser.embed_null()[None], timestep)
-        return null.lerp_(output, self.guidance)
+        return null.lerp_(output, self.guidance_scale)
 
     def _run(self, y: Tensor, embedded: Tensor, timestep: int) -> Tensor:
         """Outputs float32 [G, S, D]; the modulation [G, 1, ...] is made once, and broadcast over a user's samples."""

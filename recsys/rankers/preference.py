@@ -148,7 +148,7 @@ class PreferenceRanker:
         return rank_by_scores(lambda rows: head.scores(asked.states[rows], self._latents), asked, k=k)
 
     def _sampler(self, samples: int | None) -> Callable[[Asked], FloatArray]:
-        return lambda asked: self._preference.sample(asked.states, asked.keys, seed=self._seed, samples=samples)
+        return lambda asked: self._preference.sample(asked.states, asked.keys, seed=self._seed, num_samples=samples)
 
     def _batches(
         self,

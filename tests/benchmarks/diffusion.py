@@ -29,17 +29,17 @@ USERS, COMPARED_USERS, SAMPLES, DIM, ROUNDS = 1000, 64, 32, 128, 2
 ITEMS, CLUSTERS, LATENT_DIM, CONDITION_DIM, TASTES = 2000, 50, 32, 64, 3
 TRAIN_ROWS, TEST_ROWS = 24_000, 1000
 BANDWIDTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-SMALL = DiffuseConfig(width=256, epochs=12, batch=256)
-# The plain heads pass a row once where the diffusion head passes it `draws` times; equal compute is more epochs, of
-# which the best on validation is kept: they overfit. The diffusion head keeps its last.
-PLAIN = SMALL.model_copy(update={"epochs": SMALL.epochs * SMALL.draws})
+SMALL = DiffuseConfig(hidden_size=256, epochs=12, batch_size=256)
+# The diffusion head sees a row `timesteps_per_row` times a step, the plain heads once: they get as many more epochs, of
+# which the best on validation is kept, because they overfit. The diffusion head keeps its last.
+PLAIN = SMALL.model_copy(update={"epochs": SMALL.epochs * SMALL.timesteps_per_row})
 # What the code published with ContRec does: raw target, x0-prediction, few timesteps, dispersion of inverted sign.
 PUBLISHED = SMALL.model_copy(update={"prediction": "x0", "timesteps": 200, "dispersive_weight": -0.25})
 
 
 def speed() -> None:
     torch.manual_seed(0)
-    denoiser = Denoiser(DIM, DIM, width=512, blocks=3)
+    denoiser = Denoiser(DIM, DIM, hidden_size=512, num_layers=3)
     for layer in (denoiser.modulate, denoiser.leave):
         torch.nn.init.normal_(layer.weight, std=0.02)
     denoiser.eval().to(default_device())
@@ -67,7 +67,7 @@ def naive_sample(denoiser: Denoiser, conditions: FloatArray) -> FloatArray:
     """The usual way: the condition repeated for every sample, its modulation made as often, all in float32."""
     steps = sampling_steps(Schedule(1000), DiffuseConfig())
     repeated = torch.from_numpy(conditions).to(default_device()).repeat_interleave(SAMPLES, dim=0)
-    noise = keyed_noise(range(len(conditions)), 0, seed=0, samples=SAMPLES, width=DIM)
+    noise = keyed_noise(range(len(conditions)), 0, seed=0, num_samples=SAMPLES, width=DIM)
     y = torch.from_numpy(noise).to(repeated.device).flatten(0, 1)
     for step in steps:
         parts = zip(y.split(1024), repeated.split(1024), strict=True)
@@ -154,7 +154,7 @@ def quality() -> None:
         scores = kernel_scores(drawn[:, :count], latents, bandwidth)
         row(f"diffusion, samples: {count}", scores, bandwidth=bandwidth, cpu_seconds=spent)
     published = fit_preference(conditions[train], targets[train], raw, PUBLISHED, seed=0)
-    one = published.sample(conditions[test], range(TEST_ROWS), seed=0, samples=1)
+    one = published.sample(conditions[test], range(TEST_ROWS), seed=0, num_samples=1)
     row("diffusion as published", kernel_scores(one, raw, 1.0))
 
 

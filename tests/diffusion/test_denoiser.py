@@ -7,7 +7,7 @@ from recsys.diffusion.denoiser import Denoiser
 
 def random_denoiser() -> Denoiser:
     """One whose zero-initialised parts are not zero."""
-    denoiser = Denoiser(6, 3, width=16, blocks=2)
+    denoiser = Denoiser(6, 3, hidden_size=16, num_layers=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in denoiser.parameters():
@@ -16,7 +16,7 @@ def random_denoiser() -> Denoiser:
 
 
 def test_the_first_output_is_zero_whatever_comes_in() -> None:
-    denoiser = Denoiser(6, 3, width=16, blocks=2)
+    denoiser = Denoiser(6, 3, hidden_size=16, num_layers=2)
     embedded = denoiser.embed(10 * torch.randn(5, 6))
     denoised = denoiser(10 * torch.randn(5, 3), denoiser.modulation(embedded, torch.arange(5)))
     assert torch.equal(denoised.output, torch.zeros(5, 3))

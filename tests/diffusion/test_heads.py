@@ -11,7 +11,7 @@ from recsys.diffusion.heads import LOSSES, Kind, QueryHead
 from recsys.errors import ArtifactError
 from tests.diffusion.conftest import Problem, fit_plain, small_config
 
-TRAINED = {"width": 32, "epochs": 12, "learning_rate": 1e-2}
+TRAINED = {"hidden_size": 32, "epochs": 12, "learning_rate": 1e-2}
 
 
 def test_regression_predicts_the_mean_and_ranks_by_nearness(problem: Problem) -> None:

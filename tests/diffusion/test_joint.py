@@ -81,7 +81,14 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(condition: str, **changes: Any) -> DiffuseConfig:
-    small = {"width": 32, "blocks": 1, "epochs": 2, "precision": "fp32", "joint": True, "condition": condition}
+    small = {
+        "hidden_size": 32,
+        "num_layers": 1,
+        "epochs": 2,
+        "precision": "fp32",
+        "joint": True,
+        "condition": condition,
+    }
     return DiffuseConfig.model_validate(small | changes)
 
 
@@ -117,7 +124,7 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
     queries = Histories.from_lists(["a", "b", "c"], [[3, 4, 5], [], [19]])
     wanted, found = (j.query_conditions(queries, window=10) for j in (done, loaded))
     assert torch.equal(wanted, found)
-    drawn = [j.preference.sample(found.numpy(), [1, 2, 3], seed=0, samples=2) for j in (done, loaded)]
+    drawn = [j.preference.sample(found.numpy(), [1, 2, 3], seed=0, num_samples=2) for j in (done, loaded)]
     assert drawn[0].shape == (3, 2, 8)
     np.testing.assert_array_equal(*drawn)
     merged = load_language_model(out, backbone=finetuned)
@@ -155,7 +162,7 @@ def _score(joint: JointPreference) -> float:
 
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
     tracker = Recorder()
-    config = _config("discrete", epochs=30, learning_rate=3e-3, width=64, language_model_weight=1)
+    config = _config("discrete", epochs=30, learning_rate=3e-3, hidden_size=64, language_model_weight=1)
     fit_joint(DATA, config, folders=JointFolders(finetuned, tmp_path), seed=0, tracker=tracker)
     for part in ("language_model", "diffusion"):
         values = tracker.values[f"joint/{part}"]
@@ -179,8 +186,8 @@ class GivenConditions(torch.nn.Module):
 
 def test_the_default_weights_of_the_losses_are_those_of_the_paper() -> None:
     """ContRec, section 3.3: diffusion + .1 language model + .25 dispersive."""
-    config = DiffuseConfig(width=16, blocks=1)
-    denoiser = Denoiser(4, 8, width=16, blocks=1)
+    config = DiffuseConfig(hidden_size=16, num_layers=1)
+    denoiser = Denoiser(4, 8, hidden_size=16, num_layers=1)
     losses = JointModel(GivenConditions(), PreferenceLoss(denoiser, torch.from_numpy(LATENTS), config), config)()
     assert float(losses.language_model) == 5
     assert float(losses.dispersive.detach()) < 0
@@ -215,7 +222,7 @@ def test_a_folder_asked_another_way_is_refused(finetuned: Path, tmp_path: Path) 
 
 def test_the_average_follows_from_the_first_step() -> None:
     """Decay min(.999, (1 + step) / (10 + step)): after one step a tenth is left of the start."""
-    source = Denoiser(4, 2, width=8, blocks=1)
+    source = Denoiser(4, 2, hidden_size=8, num_layers=1)
     average = MovingAverage(source, 0.999)
     start = {n: t.clone() for n, t in average.tensors().items()}
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_minimising_it_pushes_vectors_apart() -> None:
 def make_loss(problem: Problem, **changes: object) -> PreferenceLoss:
     config = small_config(**changes)
     with seeded(0, 0):
-        denoiser = Denoiser(8, 4, width=config.width, blocks=config.blocks)
+        denoiser = Denoiser(8, 4, hidden_size=config.hidden_size, num_layers=config.num_layers)
     return PreferenceLoss(denoiser, torch.from_numpy(problem.latents), config)
 
 

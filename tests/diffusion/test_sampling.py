@@ -76,18 +76,18 @@ def test_a_key_is_a_number_of_64_bits_that_text_decides() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4), st.integers(0, 50), st.integers(0, 2**63))
 def test_noise_depends_on_its_own_row_alone(keys: list[int], step: int, seed: int) -> None:
-    noise = keyed_noise(keys, step, seed=seed, samples=4, width=3)
+    noise = keyed_noise(keys, step, seed=seed, num_samples=4, width=3)
     for row, key in zip(noise, keys, strict=True):
-        np.testing.assert_array_equal(keyed_noise([key], step, seed=seed, samples=2, width=3)[0], row[:2])
+        np.testing.assert_array_equal(keyed_noise([key], step, seed=seed, num_samples=2, width=3)[0], row[:2])
     for other in (
-        keyed_noise(keys, step + 1, seed=seed, samples=4, width=3),
-        keyed_noise(keys, step, seed=seed + 1, samples=4, width=3),
+        keyed_noise(keys, step + 1, seed=seed, num_samples=4, width=3),
+        keyed_noise(keys, step, seed=seed + 1, num_samples=4, width=3),
     ):
         assert not np.array_equal(other, noise)
 
 
 def test_noise_is_standard_normal_and_users_are_independent() -> None:
-    noise = keyed_noise(range(200), 0, seed=0, samples=20, width=10)
+    noise = keyed_noise(range(200), 0, seed=0, num_samples=20, width=10)
     assert abs(float(noise.mean())) < 0.02
     assert float(noise.std()) == pytest.approx(1, abs=0.02)
     assert abs(float(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1])) < 0.2
@@ -99,7 +99,7 @@ def nearest(latents: FloatArray, items: FloatArray) -> IntArray:
 
 def variation(model: PreferenceModel, problem: Problem, conditions: FloatArray) -> float:
     """Mean over users of the total variation between the shares of sampled items and the shares in the data."""
-    chosen = nearest(model.sample(conditions, range(NUM_USERS), seed=1, samples=500), problem.latents)
+    chosen = nearest(model.sample(conditions, range(NUM_USERS), seed=1, num_samples=500), problem.latents)
     shares = np.stack([np.bincount(row, minlength=len(problem.latents)) / 500 for row in chosen])
     return float(np.abs(shares - problem.shares).sum(axis=1).mean() / 2)
 
@@ -118,21 +118,21 @@ def with_settings(model: PreferenceModel, **changes: object) -> PreferenceModel:
     return PreferenceModel(model.denoiser, model.config.model_copy(update=changes))
 
 
-@pytest.mark.parametrize("changes", [{}, {"sampler": "ancestral", "steps": 10}, {"guidance": 2.0}])
+@pytest.mark.parametrize("changes", [{}, {"sampler": "ancestral", "steps": 10}, {"guidance_scale": 2.0}])
 def test_a_batch_equals_its_rows_alone(
     trained: PreferenceModel, problem: Problem, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, keys = with_settings(trained, **changes), [sample_key(name) for name in "abcd"]
-    batch = model.sample(problem.users, keys, seed=0, samples=6)
+    batch = model.sample(problem.users, keys, seed=0, num_samples=6)
     monkeypatch.setitem(sampling._GROUP, "cpu", 3)
     monkeypatch.setitem(sampling._ROWS, "cpu", 6)
     for size in (1, 2, 4):
         pieces = [
-            model.sample(problem.users[part], keys[part], seed=0, samples=6)
+            model.sample(problem.users[part], keys[part], seed=0, num_samples=6)
             for part in (slice(first, first + size) for first in range(0, NUM_USERS, size))
         ]
         np.testing.assert_allclose(np.concatenate(pieces), batch, atol=1e-5)
-    fewer = model.sample(problem.users, keys, seed=0, samples=2)
+    fewer = model.sample(problem.users, keys, seed=0, num_samples=2)
     np.testing.assert_allclose(fewer, batch[:, :2], atol=1e-5)
 
 
@@ -143,20 +143,20 @@ def test_the_same_request_gives_the_same_latents_and_another_seed_or_key_does_no
         model = with_settings(trained, precision=precision)
         first = model.sample(problem.users, range(4), seed=0)
         assert first.dtype == np.float32
-        assert first.shape == (4, model.config.samples, 4)
+        assert first.shape == (4, model.config.num_samples, 4)
         np.testing.assert_array_equal(model.sample(problem.users, range(4), seed=0), first)
         assert not np.allclose(model.sample(problem.users, range(4), seed=1), first)
         assert not np.allclose(model.sample(problem.users, range(1, 5), seed=0), first)
 
 
 def test_bf16_draws_nearly_the_same(trained: PreferenceModel, problem: Problem) -> None:
-    exact = trained.sample(problem.users, range(4), seed=0, samples=100)
-    rough = with_settings(trained, precision="bf16").sample(problem.users, range(4), seed=0, samples=100)
+    exact = trained.sample(problem.users, range(4), seed=0, num_samples=100)
+    rough = with_settings(trained, precision="bf16").sample(problem.users, range(4), seed=0, num_samples=100)
     assert (nearest(exact, problem.latents) == nearest(rough, problem.latents)).mean() > 0.95
 
 
 def test_guidance_of_zero_forgets_the_condition(trained: PreferenceModel, problem: Problem) -> None:
-    drawn = with_settings(trained, guidance=0.0).sample(problem.users, [7] * NUM_USERS, seed=0)
+    drawn = with_settings(trained, guidance_scale=0.0).sample(problem.users, [7] * NUM_USERS, seed=0)
     np.testing.assert_allclose(drawn, np.broadcast_to(drawn[:1], drawn.shape), atol=1e-5)
 
 

@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_seed_is_not_continued_and_a_damaged_one_is_refu
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
-    config = small_config(learning_rate=0.1, warmup=0.1)
+    config = small_config(learning_rate=0.1, warmup_ratio=0.1)
     rates = [learning_rate(config, progress) for progress in (0, 0.05, 0.1, 0.55, 1)]
     assert rates[0] == pytest.approx(0.001)
     assert rates[1:] == pytest.approx([0.05, 0.1, 0.0525, 0.005])
