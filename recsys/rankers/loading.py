@@ -123,7 +123,7 @@ def assemble(models: Models, items: Items, config: RecommendConfig, *, window: i
     collaborative = None
     if models.sasrec is not None and SASREC in config.fusion.sources:
         collaborative = CollaborativeRanker(models.sasrec, lenders=items.lenders, window=window)
-    joint = models.joint and models.joint.over(items.semantic_ids, items.latents, items.catalog.titles())
+    joint = models.joint and models.joint.with_catalog(items.semantic_ids, items.latents, items.catalog.titles())
 
     def conditions(histories: Histories) -> FloatArray:
         if joint is not None:

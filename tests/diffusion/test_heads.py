@@ -1,4 +1,4 @@
-"""The plain heads learn what they should: the mean of the latents, and the shares of the items."""
+"""The plain heads learn the mean of the latents, and the shares of the items."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_cross_entropy_ranks_as_inner_products_and_each_users_own_items_first(pr
 def test_the_scores_are_those_that_the_loss_trains(kind: Kind, problem: Problem) -> None:
     """Cross-entropy: softmax of the scores; regression: a target's score is its squared distance, mean a dimension."""
     head = fit_plain(kind, *problem[:2], problem.latents, small_config(), seed=0)
-    module = LOSSES[kind](head.trunk, torch.from_numpy(problem.latents))
+    module = LOSSES[kind](head.model, torch.from_numpy(problem.latents))
     conditions, targets = problem.conditions[::50], torch.from_numpy(problem.targets[::50])
     scores = torch.from_numpy(head.scores(conditions, problem.latents))
     wanted = F.cross_entropy(scores, targets) if kind == "cross_entropy" else -scores[range(48), targets].mean() / 4
