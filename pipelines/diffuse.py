@@ -145,5 +145,4 @@ def _joint_data(config: RunConfig, run: StageRun, data: _Data) -> JointData:
             titles=catalog.titles() if settings.titles else None,
             answers=None if answers is None else [answer or "" for answer in answers],
         ),
-        settings.text_first,
     )

@@ -167,7 +167,7 @@ class DiffusionRanker:
 
         def draw(rows: IntArray) -> FloatArray:
             return self._preference.sample(
-                conditions[rows], [keys[row] for row in rows], seed=self._seed, samples=self._num_samples
+                conditions[rows], [keys[row] for row in rows], seed=self._seed, num_samples=self._num_samples
             )
 
         return draw

@@ -168,4 +168,4 @@ class RankingContext:
             return None
         if joint is None or joint.continuous is None or items.latents is None:
             return prompt_states(model, items.semantic_ids)
-        return continuous_states(joint.over(items.semantic_ids, items.latents, items.catalog.titles()))
+        return continuous_states(joint.with_catalog(items.semantic_ids, items.latents, items.catalog.titles()))

@@ -97,7 +97,7 @@ class HeadValidator(NamedTuple):
     def index_samples(self, model: PreferenceModel, states: FloatArray) -> FloatArray:
         """Latents [Q, D] as users' requests will search for them, to tune an index on."""
         keys = [sample_key(user) for user in self.users.queries.user_ids[:INDEX_USERS]]
-        samples = model.sample(states[:INDEX_USERS], keys, seed=self.seed, samples=INDEX_SAMPLES)
+        samples = model.sample(states[:INDEX_USERS], keys, seed=self.seed, num_samples=INDEX_SAMPLES)
         return samples.reshape(-1, samples.shape[-1])
 
 

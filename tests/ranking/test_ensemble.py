@@ -36,7 +36,9 @@ from recsys.tables import VALIDATION, FloatArray, Histories, ItemVectors, Querie
 from recsys.tracking import NullTracker
 from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of, sasrec
 
-DIFFUSE = DiffuseConfig(width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8)
+DIFFUSE = DiffuseConfig(
+    hidden_size=32, num_layers=1, epochs=30, batch_size=64, learning_rate=5e-3, ema_decay=0.9, num_samples=8
+)
 RECOMMEND = RecommendConfig(k=5, beams=12, nearest=4)
 
 
@@ -75,7 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     preference.save(folders.preference)
     regression = fit_head("regression", *rows, run=Run("regression", 0))
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(folders.preference)
-    save_samples(preference.sample(states, range(len(states)), seed=0, samples=2), folders.preference)
+    save_samples(preference.sample(states, range(len(states)), seed=0, num_samples=2), folders.preference)
     ItemIndex.build(latents, queries=load_samples(folders.preference)).save(folders.item_index)
     ensemble = load_ensemble(folders, RECOMMEND, window=20, seed=0)
     tuned = ensemble.tune(asked, FusionConfig(), exclude_seen=True, tracker=NullTracker())

@@ -42,7 +42,14 @@ TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12, c
 CONTINUOUS = ContinuousConfig(tokens=2, token_dim=8, epochs=10, batch=12)
 # fp32: bf16 draws other samples of a request in another batch, and some CPUs would take bf16.
 DIFFUSE = DiffuseConfig(
-    width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8, precision="fp32"
+    hidden_size=32,
+    num_layers=1,
+    epochs=30,
+    batch_size=64,
+    learning_rate=5e-3,
+    ema_decay=0.9,
+    num_samples=8,
+    precision="fp32",
 )
 SETTINGS = Settings(20, 0, exclude_seen=True, recommend=RecommendConfig(beams=12, nearest=4))
 
