@@ -15,8 +15,9 @@ from pydantic import model_validator
 
 from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, stages_of
 from pipelines.settings import nearest, override, validated
-from recsys.config import Config
-from recsys.data.config import PrepareConfig
+from recsys.config import Config, lookup
+from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
+from recsys.data.sources import SOURCES
 from recsys.diffusion.config import DiffuseConfig
 from recsys.embeddings.config import EmbedConfig
 from recsys.errors import ConfigError
@@ -25,7 +26,9 @@ from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
 from recsys.ranking.config import RecommendConfig
 from recsys.retrieval.config import IndexConfig
+from recsys.retrieval.kinds import KINDS
 from recsys.tokenization.config import TokenizeConfig
+from recsys.tokenization.registry import QUANTIZERS
 
 
 class RunConfig(Config):
@@ -46,6 +49,13 @@ class RunConfig(Config):
     def _require_a_fused_source(self) -> Self:
         if not self.embed.collaborative and set(self.recommend.fusion.sources) == {"sasrec"}:
             raise ValueError("recommend.fusion.sources=[sasrec] needs embed.collaborative=true, or another source")
+        return self
+
+    @model_validator(mode="after")
+    def _require_registered_names(self) -> Self:
+        lookup({AUTO: None, SYNTHETIC: None, **SOURCES}, self.prepare.kind, key="prepare.kind")
+        lookup(QUANTIZERS, self.tokenize.quantizer, key="tokenize.quantizer")
+        lookup({AUTO: None, **KINDS}, self.index.kind, key="index.kind")
         return self
 
     @property

@@ -14,7 +14,7 @@ from recsys.instructions.examples import load_examples
 from recsys.llm.finetuning import FinetuneData, finetune
 from recsys.ranking.validation import LanguageModelValidator, ValidationUsers
 from recsys.tables import VALIDATION, SemanticIds
-from recsys.tokenization.tokenizer import RqVaeTokenizer
+from recsys.tokenization.registry import load_tokenizer
 from recsys.tracking import Tracker
 
 
@@ -25,7 +25,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         examples=load_examples(run.read("instruct") / "instructions.parquet", dataset.catalog),
         texts=item_texts(dataset.catalog),
         semantic_ids=SemanticIds.load(tokens / "semantic_ids.parquet"),
-        codebooks=RqVaeTokenizer.load(tokens).codebooks,
+        codebooks=load_tokenizer(tokens).codebooks,
         instruct=config.instruct,
     )
     users = ValidationUsers.sample(

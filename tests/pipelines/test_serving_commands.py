@@ -206,6 +206,16 @@ def recsys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     return command
 
 
+def test_a_query_recommends_what_the_bundle_does(recsys: Command, bundle: Bundle, run: RunDirectory) -> None:
+    ids = pl.read_parquet(bundle.folder / "catalog.parquet")["item_id"].to_list()[:3]
+    (answer,) = BundleEngine.load(bundle.folder).recommend([Request(tuple(ids), 5, None)], "full")
+    code, out, err = recsys("query", run.path, "--history", ", ".join(ids), "-k", "5")
+    assert code == 0, err
+    assert [line.split()[1] for line in out.splitlines()[1:]] == [item.item_id for item in answer.items]
+    code, _, err = recsys("query", run.path, "--history", "no-such-item")
+    assert (code, "no-such-item" in err.splitlines()[-1]) == (2, True)
+
+
 def test_check_replays_the_golden_requests(recsys: Command, bundle: Bundle, tmp_path: Path) -> None:
     code, out, err = recsys("serve", bundle.folder, "--check")
     assert (code, "passes its golden requests" in out) == (0, True), err
