@@ -25,6 +25,7 @@ from recsys.evaluation.config import EvaluateConfig
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
 from recsys.ranking.config import RecommendConfig
+from recsys.ranking.registry import SASREC, rankers
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.kinds import KINDS
 from recsys.tokenization.config import TokenizeConfig
@@ -47,7 +48,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _require_a_fused_source(self) -> Self:
-        if not self.embed.collaborative and set(self.recommend.fusion.sources) == {"sasrec"}:
+        if not self.embed.collaborative and set(self.recommend.fusion.sources) == {SASREC}:
             raise ValueError("recommend.fusion.sources=[sasrec] needs embed.collaborative=true, or another source")
         return self
 
@@ -55,6 +56,8 @@ class RunConfig(Config):
     def _require_registered_names(self) -> Self:
         lookup({AUTO: None, SYNTHETIC: None, **SOURCES}, self.prepare.kind, key="prepare.kind")
         lookup(QUANTIZERS, self.tokenize.quantizer, key="tokenize.quantizer")
+        for source in self.recommend.fusion.sources:
+            lookup(rankers(), source, key="recommend.fusion.sources")
         lookup({AUTO: None, **KINDS}, self.index.kind, key="index.kind")
         return self
 

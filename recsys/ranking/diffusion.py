@@ -14,11 +14,11 @@ from recsys.data.categories import item_categories
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.sampling import sample_key
-from recsys.ranking import generative
 from recsys.ranking.base import Ranker
 from recsys.ranking.conditions import Conditions
 from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
+from recsys.ranking.registry import GENERATIVE
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import (
     Candidates,
@@ -85,7 +85,7 @@ class LatentSearch:
             points: rows -> points [B, S, D].
             nearest: items of each point.
         """
-        generated = batch.rankings.get(generative.NAME) if self.agreement is not None else None
+        generated = batch.rankings.get(GENERATIVE) if self.agreement is not None else None
         starts = range(0, len(batch), USERS_PER_BATCH)
         for start in batch.tracker.track(starts, "searching latents", len(starts)):
             rows = np.arange(start, min(start + USERS_PER_BATCH, len(batch)))
@@ -144,7 +144,7 @@ class DiffusionRanker:
     def trials(self, batch: RankingBatch, targets: IntArray) -> list[TrialResult]:
         """Every bandwidth and weight of the priors, best first; see `tune_scoring`."""
         found = self._search.candidates(batch, self._samples(batch), nearest=self._nearest)
-        agreement = generative.NAME in batch.rankings and self._search.agreement is not None
+        agreement = GENERATIVE in batch.rankings and self._search.agreement is not None
         return tune_scoring(((candidates, targets[rows]) for rows, candidates in found), agreement=agreement)
 
     def tune(self, batch: RankingBatch, targets: IntArray) -> Self:

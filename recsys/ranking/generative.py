@@ -19,7 +19,6 @@ from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.tables import SemanticIds, TopItems
 
-NAME = "generative"
 REDUCED_BEAMS = 10
 
 

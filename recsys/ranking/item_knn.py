@@ -7,8 +7,7 @@ from pathlib import Path
 from recsys.baselines.item_knn import ItemKnn, fit_item_knn
 from recsys.ranking.base import Ranker, ScoreRanker
 from recsys.ranking.loading import RankingContext
-
-NAME = "item-knn"
+from recsys.ranking.registry import ITEM_KNN
 
 
 def fit(context: RankingContext, folder: Path) -> None:
@@ -19,5 +18,5 @@ def fit(context: RankingContext, folder: Path) -> None:
 
 def build(context: RankingContext) -> Ranker | None:
     """None where nothing was fitted."""
-    folder = context.fitted(NAME)
+    folder = context.fitted(ITEM_KNN)
     return None if folder is None else ScoreRanker(ItemKnn.load(folder), context.items.proxies)

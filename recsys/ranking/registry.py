@@ -1,25 +1,25 @@
 """All rankers there are, by the name that reports, configuration and answers show. A new one is one entry here.
 
 Packages that are installed beside this one add theirs by an entry point of the group `recsys.rankers` that names a
-`RankerSpec`.
+`RankerSpec`. Modules are imported when a ranker is built, so that the names are known without loading torch.
 """
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recsys.errors import ConfigError
-from recsys.ranking import cross_entropy, diffusion, generative, item_knn, popularity, sequential
-from recsys.ranking.base import Ranker
-from recsys.ranking.loading import RankingContext
+if TYPE_CHECKING:
+    from recsys.ranking.base import Ranker
+    from recsys.ranking.loading import RankingContext
 
-POPULARITY = "popularity"
+POPULARITY, ITEM_KNN, SASREC, GENERATIVE = "popularity", "item-knn", "sasrec", "generative"
+REGRESSION, CROSS_ENTROPY, ONE_SAMPLE, DIFFUSION = "regression", "cross-entropy", "diffusion-one-sample", "diffusion"
 
 
 class RankerSpec(NamedTuple):
@@ -34,16 +34,21 @@ class RankerSpec(NamedTuple):
     fit: Callable[[RankingContext, Path], None] | None = None
 
 
+def _imported(module: str, function: str = "build", **options: Any) -> Callable[..., Any]:
+    """A function of `recsys.ranking.MODULE`, imported when it is called."""
+    return lambda *args: getattr(import_module(f"recsys.ranking.{module}"), function)(*args, **options)
+
+
 # In the order of ranking and of the report: a ranker may read the rankings of those before it.
 RANKERS: dict[str, RankerSpec] = {
-    POPULARITY: RankerSpec(popularity.build),
-    item_knn.NAME: RankerSpec(item_knn.build, item_knn.fit),
-    "sasrec": RankerSpec(sequential.build),
-    generative.NAME: RankerSpec(generative.build),
-    "regression": RankerSpec(diffusion.build_regression),
-    "cross-entropy": RankerSpec(cross_entropy.build),
-    "diffusion-one-sample": RankerSpec(partial(diffusion.build, num_samples=1)),
-    "diffusion": RankerSpec(diffusion.build),
+    POPULARITY: RankerSpec(_imported("popularity")),
+    ITEM_KNN: RankerSpec(_imported("item_knn"), _imported("item_knn", "fit")),
+    SASREC: RankerSpec(_imported("sequential")),
+    GENERATIVE: RankerSpec(_imported("generative")),
+    REGRESSION: RankerSpec(_imported("diffusion", "build_regression")),
+    CROSS_ENTROPY: RankerSpec(_imported("cross_entropy")),
+    ONE_SAMPLE: RankerSpec(_imported("diffusion", num_samples=1)),
+    DIFFUSION: RankerSpec(_imported("diffusion")),
 }
 
 
@@ -55,20 +60,6 @@ def rankers() -> dict[str, RankerSpec]:
 @cache
 def _installed() -> dict[str, RankerSpec]:
     return {entry.name: entry.load() for entry in entry_points(group="recsys.rankers")}
-
-
-def check_sources(names: Iterable[str]) -> None:
-    """Refuse names of rankers that do not exist.
-
-    Raises:
-        ConfigError: with the nearest known name.
-    """
-    known = rankers()
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
-            raise ConfigError(f"recommend.fusion.sources: no ranker is named '{name}'{hint}")
 
 
 def build_rankers(context: RankingContext, names: Iterable[str] | None = None) -> dict[str, Ranker]:

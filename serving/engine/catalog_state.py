@@ -16,10 +16,9 @@ import polars as pl
 from recsys.errors import DataError
 from recsys.ranking.config import FusionConfig
 from recsys.ranking.ensemble import Ensemble
-from recsys.ranking.generative import NAME as GENERATIVE
 from recsys.ranking.loading import Items, RankingContext
 from recsys.ranking.recommender import FittedRecommender
-from recsys.ranking.registry import POPULARITY, build_rankers
+from recsys.ranking.registry import GENERATIVE, POPULARITY, build_rankers
 from recsys.ranking.tuning import FusionParams, assemble
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import BoolArray, Catalog, FloatArray, IntArray, SemanticIds

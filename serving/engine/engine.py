@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.errors import DataError
+from recsys.ranking.registry import DIFFUSION
 from recsys.tables import BoolArray, FloatArray
 from serving.bundle.loading import LoadedBundle, load_bundle
 from serving.engine.catalog_state import CatalogState
@@ -28,8 +29,6 @@ from serving.engine.interface import (
     Where,
 )
 from serving.engine.new_items import NewItemTokenizer
-
-DIFFUSION = "diffusion"
 
 
 class BundleEngine:
