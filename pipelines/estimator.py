@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
+from weakref import finalize
 
 import polars as pl
 
 from pipelines import FOLDERS
 from pipelines.config import RunConfig, dump_yaml, load_config, validate
 from pipelines.recommend import load_recommender
-from pipelines.runner import run_stages, stage_key
-from recsys.artifacts import RunDirectory, StageKey
+from pipelines.runner import load_stage, run_stages
+from recsys.artifacts import RunDirectory, StageRun
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError, DataError
 from recsys.files import text_sha256, write_text
@@ -44,7 +45,6 @@ class Recommender:
     def __init__(self, config: RunConfig | Mapping[str, Any] | None = None) -> None:
         self.config = config if isinstance(config, RunConfig) else validate(config or {})
         self._directory: RunDirectory | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
         return f"<Recommender ({'fitted' if self._directory else 'not fitted'})>"
@@ -59,14 +59,28 @@ class Recommender:
             RecsysError: as the stages raise it.
         """
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="recsys-")
-            folder = self._temporary.name
+            folder = tempfile.mkdtemp(prefix="recsys-")
+            finalize(self, shutil.rmtree, folder, ignore_errors=True)  # with the estimator, or at exit
         directory = RunDirectory(Path(folder), FOLDERS)
-        names = [stage.name for stage in self.config.stages if stage.name not in ("prepare", "evaluate")]
+        # The dataset has no file to fingerprint; its content stands for its source in the configuration.
+        content = text_sha256(dataset.interactions.frame.write_json() + dataset.catalog.frame.write_json())
+        prepare = self.config.prepare.model_copy(update={"source": f"memory:{content[:16]}"})
+        self.config = self.config.model_copy(update={"prepare": prepare})
+        stages = self.config.stages
+
+        def save(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+            dataset.save(run.out)
+
         with directory.lock():
             write_text(directory.path / CONFIG, dump_yaml(self.config))
-            self._prepare(dataset, directory)
-            run_stages(self.config, directory, self.config.stages, selected=names, tracker=tracker or NullTracker())
+            run_stages(
+                self.config,
+                directory,
+                stages,
+                selected=[stage.name for stage in stages if stage.name != "evaluate"],
+                tracker=tracker or NullTracker(),
+                load=lambda stage: save if stage.name == "prepare" else load_stage(stage),
+            )
         self._use(directory)
         return self
 
@@ -140,13 +154,3 @@ class Recommender:
         if not items:
             raise DataError(f"user {user_id[:100]!r} is not in the dataset; give a history instead")
         return tuple(items)
-
-    def _prepare(self, dataset: Dataset, directory: RunDirectory) -> None:
-        """Write the dataset as the first stage, unless it is there."""
-        stage = self.config.stages[0]
-        content = text_sha256(dataset.interactions.frame.write_json() + dataset.catalog.frame.write_json())
-        key: StageKey = stage_key(stage, self.config, directory).model_copy(update={"inputs": {"dataset": content}})
-        record = directory.record(stage.name)
-        if record is None or record.key != key:
-            with directory.stage(stage.name, key, ()) as run:
-                dataset.save(run.out)

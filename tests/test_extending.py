@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import recsys
 from recsys.data.sources import SOURCES
+from recsys.ranking.registry import RANKERS
 from recsys.retrieval.kinds import KINDS
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.registry import QUANTIZERS, fit_tokenizer, load_tokenizer
@@ -23,7 +25,7 @@ EXAMPLES: dict[str, str] = dict(BLOCK.findall(PAGE.read_text(encoding="utf-8")))
 def _registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What an example registers is gone after its test."""
     monkeypatch.chdir(tmp_path)
-    registries: tuple[dict[str, Any], ...] = (SOURCES, QUANTIZERS, KINDS)
+    registries: tuple[dict[str, Any], ...] = (SOURCES, QUANTIZERS, KINDS, RANKERS)
     before = [dict(registry) for registry in registries]
     yield
     for registry, entries in zip(registries, before, strict=True):
@@ -38,6 +40,22 @@ def run(title: str) -> None:
 @pytest.mark.parametrize("title", EXAMPLES)
 def test_an_example_is_short(title: str) -> None:
     assert len([line for line in EXAMPLES[title].splitlines() if line.strip()]) < MAX_LINES
+
+
+def test_a_ranker_is_fitted_ranked_and_fused() -> None:
+    run("A ranker")
+    dataset = recsys.load_dataset(
+        "synthetic", synthetic={"num_users": 80, "num_items": 60, "num_interactions": 900}, min_interactions=1
+    )
+    config = {
+        "embed": {"dimensions": 8, "sasrec": {"dim": 8, "epochs": 1}},
+        "tokenize": {"kind": "continuous", "continuous": {"tokens": 1, "token_dim": 8, "epochs": 1}},
+        "recommend": {"k": 5, "fusion": {"sources": ["sasrec", "markov-chain"]}},
+    }
+    recommender = recsys.Recommender(config).fit(dataset)
+    assert {"popularity", "markov-chain", "fused"} <= set(recommender.rankings.sources)
+    best = recommender.recommend(dataset.catalog.item_ids[:3], k=3)[0]
+    assert best.source_scores.keys() <= {"sasrec", "markov-chain"}
 
 
 def test_a_dataset_format_is_recognized_and_read(capsys: pytest.CaptureFixture[str]) -> None:
