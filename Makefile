@@ -1,9 +1,11 @@
-# make demo | test | test-slow | test-browser | check | clean. Each sets up .venv on first use; python3 must be 3.11 or later.
+# make demo | test | test-slow | test-browser | check | mutate | clean. Each sets up .venv on first use; python3 must be 3.11 or later.
 PYTHON ?= python3
+SAMPLE ?= 200
+SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-browser check clean
+.PHONY: demo test test-slow test-browser check mutate clean
 
 demo: $(READY)
 	$(BIN)/recsys run --config demo --out runs/demo
@@ -21,6 +23,9 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+mutate: $(READY)
+	$(BIN)/python -m tests.mutation --sample $(SAMPLE) --seed $(SEED)
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
