@@ -1,9 +1,11 @@
 # make help lists the targets. Each sets up .venv on first use; python3 must be 3.11 or later.
 PYTHON ?= python3
+SAMPLE ?= 200
+SEED ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-slow test-browser check clean
+.PHONY: help demo test test-slow test-browser check mutate clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +26,9 @@ check: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+mutate: $(READY) ## mutation score of a random sample (SAMPLE=200 SEED=0)
+	$(BIN)/python -m tests.mutation --sample $(SAMPLE) --seed $(SEED)
 
 clean: ## remove .venv, builds and caches
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
