@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
+from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.diffusion.heads import KINDS, fit_head
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
@@ -21,11 +22,9 @@ from recsys.diffusion.training import Run, fit_preference
 from recsys.llm.conditions import Conditions, query_conditions, training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
-from recsys.rankers.generative import excludes_seen
-from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, interaction_counts, save_samples
+from recsys.ranking.validation import HeadValidator, ValidationUsers, save_samples
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
-from recsys.tokenization.quality import item_categories
 from recsys.tracking import Tracker
 
 
@@ -53,9 +52,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     train = _train_jointly if config.diffuse.joint else _train_on_frozen_model
     trained = train(config, run, tracker, data)
     trained.preference.save(run.out)
-    users = validator.asked(trained.validation).take(slice(INDEX_USERS))
-    samples = trained.preference.sample(users.states, users.keys, seed=config.seed, num_samples=INDEX_SAMPLES)
-    save_samples(samples, run.out)
+    save_samples(validator.index_samples(trained.preference, trained.validation), run.out)
     scores = {"preference": validator.preference(trained.preference, trained.validation)}
     for kind in KINDS:
         head = fit_head(
@@ -77,14 +74,14 @@ def _data(config: RunConfig, run: StageRun) -> _Data:
     ids = SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet")
     latents = ItemVectors.load(run.read("tokenize/continuous") / "latents.parquet").vectors
     histories = training_histories(dataset.interactions, dataset.catalog)
-    validator = HeadValidator.sample(
-        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
-        latents,
-        interaction_counts(histories.items, len(dataset.catalog)),
+    users = ValidationUsers.sample(
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         users=config.diffuse.validation_users,
-        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
         seed=config.seed,
+        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
     )
+    counts = interaction_counts(histories.items, len(dataset.catalog))
+    validator = HeadValidator(users, latents, counts, config.seed)
     return _Data(dataset.catalog, histories, ids, latents, validator)
 
 
@@ -92,10 +89,9 @@ def _train_on_frozen_model(config: RunConfig, run: StageRun, tracker: Tracker, d
     """On the conditions of the finetuned language model, computed once."""
     language_model = load_language_model(run.read("finetune"))
     ids, validator = data.semantic_ids, data.validator
-    training = training_conditions(language_model, ids, data.histories, window=config.instruct.window, tracker=tracker)
-    validation: FloatArray = query_conditions(
-        language_model, ids, validator.queries.histories, window=config.prepare.history
-    ).numpy()
+    window, users = config.prepare.max_history, validator.users.queries.histories
+    training = training_conditions(language_model, ids, data.histories, window=window, tracker=tracker)
+    validation: FloatArray = query_conditions(language_model, ids, users, window=window).numpy()
     preference = fit_preference(
         training.states.numpy(),
         training.targets.numpy(),
@@ -114,7 +110,7 @@ def _train_jointly(config: RunConfig, run: StageRun, tracker: Tracker, data: _Da
     validator, joint_data = data.validator, _joint_data(config, run, data)
 
     def validation(joint: JointPreference) -> FloatArray:
-        conditions = joint.query_conditions(validator.queries.histories, window=config.prepare.history)
+        conditions = joint.query_conditions(validator.users.queries.histories, window=joint_data.window)
         states: FloatArray = conditions.numpy()
         return states
 
@@ -137,7 +133,7 @@ def _joint_data(config: RunConfig, run: StageRun, data: _Data) -> JointData:
     return JointData(
         data.semantic_ids,
         data.histories,
-        config.instruct.window,
+        config.prepare.max_history,
         data.latents,
         ContinuousTokenizer.load(run.read("tokenize/continuous")).config.tokens,
         ContinuousTexts(

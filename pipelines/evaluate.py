@@ -1,4 +1,4 @@
-"""The evaluate stage: measure the rankings against what users did next, and write the report.
+"""The evaluate stage: compute the metrics of all rankings, and write the report.
 
 Reads 01_dataset, 03_tokens, 08_recommendations and the training logs of every stage; writes `metrics.json` and
 `report.html`.
@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import RunConfig, dump_yaml
-from recsys.artifacts import StageRun, package_versions, write_json, write_text
-from recsys.data.histories import queries, training_histories
+from recsys.artifacts import StageRun, package_versions
+from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.evaluation.evaluation import evaluate
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.report import Report, render_report
-from recsys.fusion import TUNED
+from recsys.files import write_json, write_text
+from recsys.ranking.tuning import FUSION_FILE
 from recsys.tables import TEST, Catalog, Interactions, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
@@ -35,24 +36,24 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     quality = _json(tokens / "discrete" / "token_quality.json")
     if semantic_ids is not None:
         quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
-    # Whole histories, whatever part of them the systems saw: slices and lift are about the users.
-    asked = queries(interactions, catalog, split=TEST, history=len(interactions))
+    # Whole histories, not max_history: slices and popularity lift describe the users.
+    test = queries(interactions, catalog, split=TEST, max_history=len(interactions))
     training = training_histories(interactions, catalog)
     generator = np.random.default_rng(config.seed)
     evaluation = evaluate(
         rankings,
-        queries=asked,
+        queries=test,
         catalog=catalog,
-        popularity=np.bincount(training.items, minlength=len(catalog)),
+        popularity=interaction_counts(training.items, len(catalog)),
         config=config.evaluate,
         generator=generator,
     )
     examples = example_users(
         rankings,
-        queries=asked,
+        queries=test,
         catalog=catalog,
         cutoff=config.evaluate.slice_cutoff,
-        count=config.evaluate.examples,
+        count=config.evaluate.num_examples,
         generator=generator,
     )
     report = Report(
@@ -63,7 +64,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         token_quality=quality or None,
         semantic_ids=semantic_ids,
         latent_quality=_json(tokens / "continuous" / "latent_quality.json") or None,
-        fusion=_json(folders["recommend"] / TUNED) or None,
+        fusion=_json(folders["recommend"] / FUSION_FILE) or None,
         data_card=_json(folders["prepare"] / "data_card.json"),
         configuration=dump_yaml(config),
         versions=package_versions(),
@@ -73,7 +74,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     tokens_and_fusion = {"tokens": quality, "latents": report.latent_quality, "fusion": report.fusion}
     write_json(run.out / "metrics.json", {**evaluation.to_json(), **tokens_and_fusion})
     write_text(run.out / "report.html", render_report(report))
-    _say(report, run, tracker)
+    _log(report, run, tracker)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -81,11 +82,11 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _say(report: Report, run: StageRun, tracker: Tracker) -> None:
+def _log(report: Report, run: StageRun, tracker: Tracker) -> None:
     systems = report.evaluation.systems
     for name, system in systems.items():
         tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)
     run.note(
         users=report.evaluation.users,
-        illegal_items=sum(system.illegal_items for system in systems.values()),
+        out_of_catalogue_items=sum(system.out_of_catalogue_items for system in systems.values()),
     )

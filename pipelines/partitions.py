@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import RecsysError
-from recsys.files import sync, text_sha256
+from recsys.files import publish_folder, replacing, text_sha256
 from recsys.tables import Histories
 from recsys.tracking import NullTracker, Tracker
 
@@ -144,24 +144,18 @@ def _written(part: Histories, start: int, folder: Path) -> Partition:
     path = folder / f"{digest.hexdigest()[:32]}.parquet"
     if not path.exists():
         items = pa.LargeListArray.from_arrays(pa.array(part.indptr), pa.array(part.items))
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.table({"user_id": pa.array(part.user_ids, pa.string()), "items": items}), temporary)
-        sync(temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            pq.write_table(pa.table({"user_id": pa.array(part.user_ids, pa.string()), "items": items}), temporary)
     name = f"users {start}-{start + len(part) - 1}"
     return Partition(name, digest.hexdigest(), {"histories": str(path.absolute())})
 
 
 def _commit(temporary: Path, target: Path) -> None:
-    for path in temporary.rglob("*"):
-        sync(path)
-    sync(temporary)
     try:
-        temporary.rename(target)
+        publish_folder(temporary, target)
     except OSError:
         if not target.exists():
             raise
-    sync(target.parent)
 
 
 def _function(name: str) -> Function:

@@ -17,8 +17,9 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 from pipelines import Stage
 from pipelines.config import RunConfig, flatten
 from pipelines.executors import Executor, LocalExecutor
-from recsys.artifacts import RunDirectory, StageKey, StageRun, fingerprint, stage_and_part
+from recsys.artifacts import RunDirectory, StageKey, StageRun, stage_and_part
 from recsys.errors import ArtifactError
+from recsys.files import fingerprint
 from recsys.tracking import Tracker
 
 T = TypeVar("T")

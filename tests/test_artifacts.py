@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from recsys.artifacts import RunDirectory, StageKey, fingerprint
+from recsys.artifacts import RunDirectory, StageKey
 from recsys.errors import ArtifactError
+from recsys.files import fingerprint
 
 Key = Callable[..., StageKey]
 

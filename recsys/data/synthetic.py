@@ -59,9 +59,9 @@ class World(NamedTuple):
 
 def generate(config: SyntheticConfig, *, seed: int) -> RawData:
     """The dataset of a seed: interactions ordered by time, items with title, brand, categories and description."""
-    rng = np.random.default_rng([seed, config.users, config.items, config.interactions])
-    world = _world(config.items, rng)
-    item_ids = np.array([f"P{number:05d}" for number in rng.permutation(config.items)])
+    rng = np.random.default_rng([seed, config.num_users, config.num_items, config.num_interactions])
+    world = _world(config.num_items, rng)
+    item_ids = np.array([f"P{number:05d}" for number in rng.permutation(config.num_items)])
     items = _catalogue(world, item_ids, rng)
     users, sequence, times = _purchases(config, world, rng)
     order = np.lexsort((users, times))
@@ -85,10 +85,10 @@ def _world(num_items: int, rng: np.random.Generator) -> World:
 def _purchases(config: SyntheticConfig, world: World, rng: np.random.Generator) -> tuple[IntArray, IntArray, IntArray]:
     """Users, items and times [R], user by user."""
     lengths = _lengths(config, rng)
-    size = max(1, BLOCK // config.items)
-    parts = [_sequences(lengths[start : start + size], world, rng) for start in range(0, config.users, size)]
-    users = np.repeat(np.arange(config.users), lengths)
-    arrivals = START + rng.integers(0, SPAN * DAY, config.users)
+    size = max(1, BLOCK // config.num_items)
+    parts = [_sequences(lengths[start : start + size], world, rng) for start in range(0, config.num_users, size)]
+    users = np.repeat(np.arange(config.num_users), lengths)
+    arrivals = START + rng.integers(0, SPAN * DAY, config.num_users)
     gaps = 60 + (rng.exponential(9 * DAY, len(users))).astype(np.int64)
     passed = np.cumsum(gaps)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -97,10 +97,10 @@ def _purchases(config: SyntheticConfig, world: World, rng: np.random.Generator) 
 
 def _lengths(config: SyntheticConfig, rng: np.random.Generator) -> IntArray:
     """Items a user [U]: a few users have many; nobody has more than half the catalogue."""
-    least = max(1, min(SHORTEST, config.interactions // config.users))
-    weights = rng.lognormal(0, 0.8, config.users)
-    spare = max(0, config.interactions - least * config.users)
-    return np.minimum(least + rng.multinomial(spare, weights / weights.sum()), config.items // 2)
+    least = max(1, min(SHORTEST, config.num_interactions // config.num_users))
+    weights = rng.lognormal(0, 0.8, config.num_users)
+    spare = max(0, config.num_interactions - least * config.num_users)
+    return np.minimum(least + rng.multinomial(spare, weights / weights.sum()), config.num_items // 2)
 
 
 def _sequences(lengths: IntArray, world: World, rng: np.random.Generator) -> IntArray:

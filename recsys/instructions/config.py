@@ -18,7 +18,6 @@ class TaskWeights(Config):
 
 
 class InstructConfig(Config):
-    """Which alignment examples are made, and how often each task is seen."""
+    """Weights of the alignment tasks; a task of weight 0 has no examples."""
 
     weights: TaskWeights = TaskWeights()
-    window: int = Field(50, ge=2, description="items of one training sequence; longer histories are cut into windows")

@@ -107,7 +107,7 @@ def _tuned(base: Base, config: IndexConfig, queries: FloatArray | None, *, seed:
     if not len(base):
         return base.tuned
     if queries is None or not len(queries):
-        queries = perturbed(base.vectors, config.tuning_queries, np.random.default_rng(seed))
+        queries = perturbed(base.vectors, config.num_tuning_queries, np.random.default_rng(seed))
     k = base.recall_at
 
     def search(effort: int) -> FloatArray:

@@ -64,7 +64,7 @@ class ItemIndex:
         asked = None
         if queries is not None:
             asked = checked_vectors(queries, name="queries", metric=config.metric, width=checked.shape[1])
-            asked = _sampled(asked, config.tuning_queries, seed)
+            asked = _sampled(asked, config.num_tuning_queries, seed)
         base = build_base(own, checked, config, queries=asked, seed=seed)
         return cls(Stored(Snapshot.of(base), config, asked, seed))
 

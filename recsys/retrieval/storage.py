@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from recsys.config import Config
 from recsys.errors import ArtifactError
-from recsys.files import NoSpace, file_sha256, read_json, sync, write_json
+from recsys.files import FileRecord, NoSpace, file_sha256, read_json, sync, write_json
 from recsys.retrieval.base import Base
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.library import import_faiss
@@ -43,10 +43,8 @@ class Stored(NamedTuple):
     seed: int
 
 
-class _File(Config):
+class _File(FileRecord):
     name: str
-    sha256: str
-    size: int
 
 
 class _Manifest(Config):
@@ -188,12 +186,9 @@ def _read_manifest(folder: Path) -> _Manifest:
 
 def _verified(folder: Path, entry: _File) -> Path:
     path = folder / entry.name
-    if Path(entry.name).name != entry.name or not path.is_file():
-        raise ArtifactError(f"{path} is missing; run `index` again")
-    if path.stat().st_size != entry.size:
-        raise ArtifactError(f"{path} has {path.stat().st_size} bytes, {entry.size} were written; run `index` again")
-    if file_sha256(path) != entry.sha256:
-        raise ArtifactError(f"{path} is corrupted: its sha256 is not the one written; run `index` again")
+    wrong = entry.damage(path) if Path(entry.name).name == entry.name else f"{path} is missing"  # never outside
+    if wrong is not None:
+        raise ArtifactError(f"{wrong}; run `index` again")
     return path
 
 

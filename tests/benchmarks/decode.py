@@ -20,7 +20,7 @@ from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Children, Trie
 from recsys.diffusion.preference import default_device
 from recsys.tables import IntArray
-from tests.benchmarks._common import device_name, emit, interleaved
+from tests.benchmarks.common import device_name, emit, interleaved
 
 BATCH, BEAMS, PROMPT, ITEMS, LEVELS, CODES, TEXT_TOKENS = 8, 20, 128, 12_000, 4, 256, 16_000
 ROUNDS, QUICK_ROUNDS = 3, 30

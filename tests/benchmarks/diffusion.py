@@ -22,7 +22,7 @@ from recsys.diffusion.sampling import Step, ddim_steps, keyed_noise
 from recsys.diffusion.schedule import Schedule
 from recsys.diffusion.training import Run, fit_preference
 from recsys.tables import FloatArray, IntArray
-from tests.benchmarks._common import device_name, emit, interleaved
+from tests.benchmarks.common import device_name, emit, interleaved
 
 USERS, COMPARED_USERS, SAMPLES, DIM, ROUNDS = 1000, 64, 32, 128, 2
 

@@ -20,7 +20,7 @@ import polars as pl
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import import_dataset
 from recsys.data.raw import Rejects
-from tests.benchmarks._common import emit
+from tests.benchmarks.common import emit
 
 ROWS_A_USER, ROWS_AN_ITEM = 40, 200
 

@@ -14,8 +14,8 @@ from recsys.data.histories import has_repeats, queries, training_histories
 from recsys.data.synthetic import generate
 from recsys.tables import TEST
 
-SMALL = SyntheticConfig(users=1000, items=256, interactions=10_000)
-TINY = SyntheticConfig(users=60, items=90, interactions=700)
+SMALL = SyntheticConfig(num_users=1000, num_items=256, num_interactions=10_000)
+TINY = SyntheticConfig(num_users=60, num_items=90, num_interactions=700)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def dataset() -> Dataset:
 
 
 def hit_rate(model: Baseline, dataset: Dataset) -> float:
-    asked = queries(dataset.interactions, dataset.catalog, split=TEST, history=20)
+    asked = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=20)
     top = model.rank(asked.histories, k=10, exclude_seen=True)
     return float((top.items == asked.targets[:, None]).any(axis=1).mean())
 

@@ -63,6 +63,6 @@ def evaluation(*, more: int = 0) -> Evaluation:
         queries=queries(),
         catalog=catalog(),
         popularity=POPULARITY,
-        config=EvaluateConfig(cutoffs=(1, 2, 5), slice_cutoff=2, resamples=200),
+        config=EvaluateConfig(cutoffs=(1, 2, 5), slice_cutoff=2, num_resamples=200),
         generator=np.random.default_rng(0),
     )

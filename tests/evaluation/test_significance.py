@@ -1,4 +1,4 @@
-"""Intervals and tests: calibrated where nothing differs, certain where everything does."""
+"""Intervals and p-values: calibrated under the null hypothesis, smallest where every user differs."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def test_bootstrap_spreads_as_the_standard_error_and_covers_the_mean() -> None:
     assert samples.std(axis=0) == pytest.approx(values.std(axis=0) / 30, rel=0.07)
     low, high = percentile_interval(samples, 0.95)
     assert ((low < values.mean(axis=0)) & (values.mean(axis=0) < high)).all()
+
+
+def test_interval_ends_are_quantiles_by_hand() -> None:
+    low, high = percentile_interval(np.arange(101.0)[:, None], 0.9)
+    assert (low.tolist(), high.tolist()) == (pytest.approx([5]), pytest.approx([95]))
 
 
 def test_bootstrap_leaves_users_without_hits_in_the_mean() -> None:

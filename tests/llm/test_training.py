@@ -89,6 +89,12 @@ def test_training_learns_the_cycle() -> None:
     assert trained < 0.6 * untrained
 
 
+def test_every_parameter_is_trained_norms_too() -> None:
+    made = language_model()
+    before, after = _weights(LanguageModelLoss(made.model, made.layout)), _weights(_train())
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
 def test_the_weights_of_the_best_validation_are_kept() -> None:
     seen: list[dict[str, torch.Tensor]] = []
     scores = iter([0.1, 0.5, 0.4, 0.3])

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 SETTINGS = {
-    "prepare.synthetic.users": 150,
-    "prepare.synthetic.items": 80,
-    "prepare.synthetic.interactions": 1800,
+    "prepare.synthetic.num_users": 150,
+    "prepare.synthetic.num_items": 80,
+    "prepare.synthetic.num_interactions": 1800,
     "embed.dimensions": 16,
     "embed.sasrec.dim": 16,
     "embed.sasrec.epochs": 6,
@@ -35,7 +35,7 @@ SETTINGS = {
     "recommend.beams": 20,
     "recommend.k": 20,
     "evaluate.cutoffs": "[1, 5, 10, 20]",
-    "evaluate.resamples": 200,
+    "evaluate.num_resamples": 200,
 }
 
 

@@ -64,9 +64,12 @@ def test_sasrec_cannot_be_all_that_is_fused_where_there_is_none() -> None:
         ("tokenize.levels=0", "tokenize.levels: got 0; input should be greater than or equal to 1"),
         ("recommend.exclude_seen=perhaps", "recommend.exclude_seen: got 'perhaps'; input should be 'auto', 'always'"),
         ("tokenize=3", "tokenize: got 3"),
+        ("prepare.kind=cvs", "prepare.kind: got 'cvs'; allowed: auto, synthetic, table, movielens, amazon-2014"),
+        ("tokenize.quantizer=k-means", "tokenize.quantizer: got 'k-means'; allowed: rq-vae"),
+        ("index.kind=hsnw", "index.kind: got 'hsnw'; allowed: auto, flat, hnsw"),
         ("seed.deep=3", "seed"),
         ("tokenize.levels", "write it as section.key=value"),
-        ("tokenize.levels=[1", "the value is no YAML"),
+        ("tokenize.levels=[1", "the value is not valid YAML"),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_full_path(override: str, message: str) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from recsys.errors import ConfigError, DependencyError
 from recsys.retrieval import base as base_module
-from recsys.retrieval.config import IndexConfig, Kind
+from recsys.retrieval.build import perturbed
+from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.kinds import chosen_kind, factory_string, recall_target
 from recsys.retrieval.library import gpu_copy, import_faiss
@@ -34,7 +35,7 @@ from tests.retrieval.conftest import CONFIGS, clustered
         (10_000_001, False, "ivf-rabitq"),
     ],
 )
-def test_the_automatic_choice(count: int, deletes: bool, kind: Kind) -> None:
+def test_the_automatic_choice(count: int, deletes: bool, kind: str) -> None:
     assert chosen_kind(count, IndexConfig(frequent_deletes=deletes)) == kind
 
 
@@ -42,7 +43,7 @@ def test_the_configuration_overrides_the_choice() -> None:
     assert chosen_kind(10, IndexConfig(kind="ivf-sq8")) == "ivf-sq8"
     assert factory_string(10, 8, IndexConfig(factory="SQ8")) == "SQ8"
     assert factory_string(1_000_000, 128, IndexConfig(kind="ivf-rabitq")) == "RR128,IVF4000,RaBitQ4"
-    assert factory_string(1000, 8, IndexConfig(kind="ivf-flat", lists=900)) == "IVF25,Flat"
+    assert factory_string(1000, 8, IndexConfig(kind="ivf-flat", nlist=900)) == "IVF25,Flat"
     assert recall_target(10_000_000, IndexConfig(recall=0.7)) == 0.7
     assert recall_target(100_000, IndexConfig()) == 0.99
     assert recall_target(1_000_000, IndexConfig()) == 0.95
@@ -51,7 +52,7 @@ def test_the_configuration_overrides_the_choice() -> None:
 def test_a_factory_string_of_one_s_own(caplog: pytest.LogCaptureFixture) -> None:
     vectors = clustered(400)
     for factory in ("HNSW8,Flat", "IVF8,Flat,RFlat", "SQ8", "RR16,IVF8,RaBitQfs4", "IVF8,PQ8x4fs"):
-        config = IndexConfig(factory=factory, recall_at=5, tuning_queries=50)
+        config = IndexConfig(factory=factory, recall_at=5, num_tuning_queries=50)
         with caplog.at_level(logging.ERROR):
             index = ItemIndex.build(vectors, None, config)
         assert (index.kind, index.snapshot.base.factory) == ("factory", factory)
@@ -83,6 +84,25 @@ def test_the_smallest_effort_that_reaches_the_target(caplog: pytest.LogCaptureFi
     assert not caplog.records
     assert tuned_effort(search, truth, [1, 5], 0.8) == (5, pytest.approx(0.5))
     assert "reaches a recall of 0.5000, 0.8000 was asked for" in caplog.text
+
+
+def test_the_recall_of_few_queries_must_exceed_the_target_by_its_standard_error() -> None:
+    truth = np.tile(np.arange(10, dtype=np.float32), (4, 1))
+
+    def search(effort: int) -> Any:
+        found = truth.copy()
+        found[:2, effort:] = np.inf  # of half of the queries everything is found
+        return found
+
+    assert tuned_effort(search, truth, [2, 4, 6, 8, 10], 0.9).effort == 10
+    assert tuned_effort(search, truth, [2, 4, 6, 8, 10], 0.84).effort == 8
+
+
+def test_perturbed_vectors_lie_half_a_deviation_from_the_items() -> None:
+    vectors = np.zeros((2, 4), np.float32) + np.array([[1], [-1]], np.float32)  # deviation 1
+    moved = perturbed(vectors, 2000, np.random.default_rng(0))
+    assert (np.abs(moved) - 1).std() == pytest.approx(0.5, abs=0.03)
+    assert moved.mean() == pytest.approx(0, abs=0.1)
 
 
 def test_efforts_rise_to_everything() -> None:

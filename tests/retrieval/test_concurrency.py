@@ -70,6 +70,7 @@ def test_changes_during_a_compaction_are_kept(monkeypatch: pytest.MonkeyPatch, f
 
     def meanwhile(*arguments: object, **options: object) -> Base:
         base: Base = build(*arguments, **options)  # type: ignore[arg-type]
+        index.add([8], vectors[7:8])  # stays
         index.add([6, 1], vectors[3:5])  # new, and back after its removal
         index.remove([2, 3, 5])  # of the delta, and of the base
         index.add([2, 3], vectors[5:7])  # back, elsewhere
@@ -78,7 +79,7 @@ def test_changes_during_a_compaction_are_kept(monkeypatch: pytest.MonkeyPatch, f
 
     monkeypatch.setattr(module, "build_base", meanwhile)
     index.compact()
-    expected = np.union1d(np.setdiff1d(odd_labels(300), [5]), [0, 2, 4])
+    expected = np.union1d(np.setdiff1d(odd_labels(300), [5]), [0, 2, 4, 8])
     np.testing.assert_array_equal(np.sort(index.search(vectors[:1], 400).labels[0, : len(index)]), expected)
     np.testing.assert_array_equal(index.search(vectors[[0, 2, 4, 5, 6]], 1).labels[:, 0], [0, 4, 1, 2, 3])
     monkeypatch.setattr(module, "build_base", build)

@@ -164,6 +164,31 @@ def test_duplicates_come_in_the_order_of_their_labels(config: IndexConfig, vecto
     np.testing.assert_array_equal(same.search(np.ones((1, WIDTH)), 64).labels, [np.arange(64)])
 
 
+def test_of_equal_distances_the_smallest_labels_are_found(vectors: FloatArray) -> None:
+    labels = np.random.default_rng(0).permutation(400)
+    smallest = np.sort(labels.reshape(100, 4), axis=1)[:, :2]
+    for kind in ("flat", "ivf-flat"):
+        index = ItemIndex.build(np.repeat(vectors[:100], 4, axis=0), labels, CONFIGS[kind])
+        np.testing.assert_array_equal(index.search(vectors[:100], 2, allowed=labels).labels, smallest)
+
+
+def test_large_values_are_allowed(built: ItemIndex, vectors: FloatArray) -> None:
+    assert np.isfinite(built.search(1e14 * vectors[:1], K).distances).all()
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf-flat"])
+def test_a_filtered_search_and_a_longer_one_try_harder(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("recsys.retrieval.base.FLAT_MOST", 10)
+    items = np.random.default_rng(0).standard_normal((6000, WIDTH)).astype(np.float32)
+    queries = np.random.default_rng(1).standard_normal((60, WIDTH)).astype(np.float32)
+    config = IndexConfig.model_validate({"kind": kind, "recall": 0.8, "recall_at": 1, "nlist": 100})
+    index = ItemIndex.build(items, None, config, queries=queries)
+    for rows, k in ((np.arange(0, 6000, 50), K), (np.arange(6000), 100)):
+        exact = rows[brute_force(items[rows], queries, k)[0]]
+        found = index.search(queries, k, None if len(rows) == 6000 else rows).labels
+        assert np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, exact, strict=True)]) > 0.9
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e300])
 def test_values_that_are_no_numbers_are_refused(built: ItemIndex, vectors: FloatArray, value: float) -> None:
     bad = vectors[:3].astype(np.float64)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from recsys.errors import ArtifactError
 from recsys.retrieval import storage
@@ -101,6 +102,23 @@ def test_the_manifest_tells_what_was_measured(index: ItemIndex, folder: Path) ->
     assert (manifest["recall_at"], manifest["recall"]) == (10, index.recall)
     assert manifest["tuned_on"] == "queries"
     assert set(manifest["files"]) == {"base", "items", "changes"}
+
+
+def stored_queries(folder: Path) -> int:
+    return len(load_file(only(folder, "items-*.safetensors"))["queries"])
+
+
+def test_queries_of_users_can_be_left_out_of_the_files(index: ItemIndex, folder: Path) -> None:
+    assert stored_queries(folder) == 20
+    index.save(folder, with_queries=False)
+    assert stored_queries(folder) == 0
+    assert json.loads((folder / "index.json").read_text(encoding="utf-8"))["tuned_on"] == "perturbed vectors"
+
+
+def test_an_index_is_tuned_on_a_sample_of_many_queries(tmp_path: Path) -> None:
+    config = CONFIGS["ivf-flat"].model_copy(update={"num_tuning_queries": 10})
+    ItemIndex.build(clustered(200), None, config, queries=clustered(50, seed=1)).save(tmp_path)
+    assert stored_queries(tmp_path) == 10
 
 
 @pytest.mark.parametrize("step", ["base", "items", "changes", "manifest"])

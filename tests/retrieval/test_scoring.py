@@ -11,6 +11,7 @@ from recsys.baselines.base import TopItems
 from recsys.errors import DataError
 from recsys.metrics import top_k_metrics
 from recsys.retrieval.scoring import (
+    BANDWIDTHS,
     Candidates,
     Scoring,
     best_items,
@@ -141,6 +142,42 @@ def test_tuning_measures_each_setting_as_ranking_would() -> None:
     for scoring, ndcg in tried[:: len(tried) // 10]:
         tops = [best_items(found, scoring.score(found), 10).items for found, _ in batches]
         assert ndcg == pytest.approx(top_k_metrics(np.concatenate(tops), targets, k=10).ndcg, abs=1e-6)
+
+
+def two_candidates(*, agreement: float = 0.0, distance: float = 4.0) -> Candidates:
+    """One user with the candidates 0 and 1, equal but for the agreement of candidate 1."""
+    zeros = np.zeros((1, 2), np.float32)
+    agreed = np.array([[0, agreement]], np.float32)
+    return Candidates(np.array([[0, 1]]), np.full((1, 3, 2), distance, np.float32), zeros, agreed)
+
+
+def test_the_agreement_prior_is_tuned_only_where_it_means_something() -> None:
+    batches = [(two_candidates(agreement=1.0), np.array([1]))]
+    with_prior, without = (tune_scoring(batches, agreement=flag) for flag in (True, False))
+    assert with_prior[0].scoring.agreement > 0
+    assert with_prior[0].ndcg == 1
+    assert {found.scoring.agreement for found in without} == {0.0}
+
+
+def test_of_equally_good_settings_the_one_with_the_smallest_priors_is_chosen() -> None:
+    tried = tune_scoring([(two_candidates(), np.array([0]))], agreement=True)
+    assert {found.ndcg for found in tried} == {1.0}
+    assert (tried[0].scoring.popularity, tried[0].scoring.agreement) == (0, 0)
+
+
+def test_bandwidths_are_multiples_of_the_distance_to_the_nearest_item() -> None:
+    tried = tune_scoring([(two_candidates(distance=9.0), np.array([0]))], agreement=False)
+    assert {found.scoring.bandwidth for found in tried} == {3.0 * factor for factor in BANDWIDTHS}
+
+
+def test_log_popularity_is_standardized() -> None:
+    assert log_popularity(np.array([0, 3])) == pytest.approx([-1, 1])
+    assert log_popularity(np.array([5, 5])).tolist() == [0, 0]
+
+
+def test_equal_scores_are_ordered_by_item_index() -> None:
+    found = Candidates(np.array([[2, 5, 7, -1]]), np.ones((1, 1, 4), np.float32), *np.zeros((2, 1, 4), np.float32))
+    assert best_items(found, Scoring(1.0).score(found), 3).items.tolist() == [[2, 5, 7]]
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import fit_head
 from recsys.diffusion.joint import JointFolders, fit_joint
@@ -23,7 +23,6 @@ from recsys.llm.storage import load_language_model
 from recsys.rankers.collaborative import SASREC_FOLDER
 from recsys.rankers.config import RecommendConfig
 from recsys.rankers.loading import Items, Models, assemble
-from recsys.rankers.validation import interaction_counts
 from recsys.recommender import Recommender
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import VALIDATION, ItemVectors
@@ -33,10 +32,10 @@ from recsys.tokenization.continuous_config import ContinuousConfig
 from recsys.tokenization.inputs import combine
 from recsys.tokenization.tokenizer import fit_rqvae
 from recsys.tracking import NullTracker
-from serving.interface import EngineInfo
-from serving.newcomers import Newcomers
-from serving.parts import Parts
-from serving.shelf import Settings, Shelf
+from serving.bundle.loading import LoadedBundle
+from serving.engine.catalog_state import CatalogState, Settings
+from serving.engine.interface import EngineInfo
+from serving.engine.new_items import NewItemTokenizer
 from tests.rankers.fakes import CONFIG, cycle, sasrec
 
 TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12, collaborative_weight=1)
@@ -55,7 +54,7 @@ DIFFUSE = DiffuseConfig(
 SETTINGS = Settings(20, 0, exclude_seen=True, recommend=RecommendConfig(beams=12, nearest=4))
 
 
-def train(root: Path) -> Parts:
+def train(root: Path) -> LoadedBundle:
     """Both routes and SASRec, fused."""
     dataset = cycle()
     texts = item_texts(dataset.catalog)
@@ -78,28 +77,28 @@ def train(root: Path) -> Parts:
     sasrec(dataset).save(root / SASREC_FOLDER)
     models = Models.load(root / "model", root / "preference", root, items)
     neighbours = TextNeighbours.of(text, behaviour, counts > 0)
-    return _parts(dataset, items, models, Newcomers(vectors.shape[1], discrete, continuous, encoder, neighbours))
+    return _parts(dataset, items, models, NewItemTokenizer(vectors.shape[1], discrete, continuous, encoder, neighbours))
 
 
-def _parts(dataset: Dataset, items: Items, models: Models, newcomers: Newcomers) -> Parts:
+def _parts(dataset: Dataset, items: Items, models: Models, new_items: NewItemTokenizer) -> LoadedBundle:
     ensemble = assemble(models, items, SETTINGS.recommend, window=SETTINGS.window, seed=SETTINGS.seed)
-    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     # Log-linear: a place more or less, which the last bits of a batch can decide, does not jump in the fused score.
     fusion = FusionConfig(method="log-linear")
     tuned = ensemble.tune(asked, fusion, exclude_seen=True, tracker=NullTracker())
-    shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
+    state = CatalogState(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
     info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
-    return Parts(shelf, tuned, newcomers, info)
+    return LoadedBundle(state, tuned, new_items, info)
 
 
-def jointly_trained(parts: Parts, root: Path, out: Path, *, titles: bool) -> Parts:
+def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool) -> LoadedBundle:
     """The same items with an adapter and a diffusion head that were trained together on prompts of latents.
 
     Args:
         root: where `train` put its models.
     """
     dataset = cycle()
-    items = parts.shelf.items._replace(item_index=ItemIndex.build(parts.shelf.items.latents))
+    items = parts.state.items._replace(item_index=ItemIndex.build(parts.state.items.latents))
     training = training_histories(dataset.interactions, dataset.catalog)
     texts = ContinuousTexts(dataset.catalog.titles() if titles else None)
     data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.tokens, texts)
@@ -109,4 +108,4 @@ def jointly_trained(parts: Parts, root: Path, out: Path, *, titles: bool) -> Par
     conditions = joint.training_conditions(training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), items.latents, config
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(out)
-    return _parts(dataset, items, Models.load(root / "model", out, root, items), parts.newcomers)
+    return _parts(dataset, items, Models.load(root / "model", out, root, items), parts.new_items)
