@@ -57,13 +57,13 @@ def test_every_block_has_a_modulation_of_its_own() -> None:
         assert not torch.allclose(denoiser(noisy, changed).output, output), row
 
 
-def test_neighbouring_timesteps_differ_and_are_embedded_by_sines_down_to_a_long_period() -> None:
-    """The first layer of the time MLP reads cosines and sines of t / 10000^(i / 128) (Vaswani et al., section 3.5)."""
-    denoiser, inputs = random_denoiser(), []
-    denoiser.time_mlp.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    denoiser.modulation(denoiser.embed(torch.randn(1, 6)), torch.tensor([7]))
+def test_the_modulation_is_a_layer_on_the_condition_plus_the_sinusoidal_time() -> None:
+    """Time is embedded by cosines and sines of t / 10000^(i / 128) (Vaswani et al., section 3.5)."""
+    denoiser, embedded = random_denoiser(), torch.randn(1, 16)
     angles = 7 / 10_000 ** (torch.arange(128) / 128)
-    torch.testing.assert_close(inputs[0][0], torch.cat([angles.cos(), angles.sin()]), atol=1e-5, rtol=1e-5)
+    time = denoiser.time_mlp(torch.cat([angles.cos(), angles.sin()]))
+    wanted = denoiser.modulation_projection(torch.nn.functional.silu(embedded + time)).reshape(1, 8, 16)
+    torch.testing.assert_close(denoiser.modulation(embedded, torch.tensor([7])), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_dropped_condition_is_the_learned_null() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recsys.diffusion.heads import LOSSES, Kind, QueryHead
+from recsys.diffusion.heads import LOSSES, Kind, QueryHead, QueryMlp
 from recsys.errors import ArtifactError
 from tests.diffusion.conftest import Problem, fit_plain, small_config
 
@@ -29,6 +29,21 @@ def test_cross_entropy_ranks_as_inner_products_and_each_users_own_items_first(pr
     probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     own = np.take_along_axis(probabilities, np.arange(12).reshape(4, 3), axis=1).sum(axis=1)
     assert own.min() > 0.5  # by chance .25
+
+
+def test_a_block_adds_to_its_input_and_the_output_is_normalised() -> None:
+    """Blocks whose last layer is zero change nothing, and the size of the input of the last layer does not matter."""
+    torch.manual_seed(0)
+    model, conditions = QueryMlp(8, 4, hidden_size=16, num_layers=2), torch.randn(5, 8)
+    for branch in model.blocks:
+        torch.nn.init.zeros_(branch[2].weight)
+        torch.nn.init.zeros_(branch[2].bias)
+    plain = model(conditions)
+    assert plain.std(dim=0).min() > 0.1
+    with torch.no_grad():
+        model.input_projection.weight.mul_(10)
+        model.input_projection.bias.mul_(10)
+    torch.testing.assert_close(model(conditions), plain, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["regression", "cross_entropy"])

@@ -106,6 +106,7 @@ def test_the_texts_loss_is_that_of_a_plain_sequence(titles: bool) -> None:
 
 def test_an_item_is_its_latents_between_two_special_tokens_behind_its_title() -> None:
     prompt = _prompts().prompt(np.array([2]))
+    assert [LAYOUT.begin, LAYOUT.end, LAYOUT.preference, LAYOUT.first_latent] == [MADE.layout.size + n for n in range(4)]
     tail = [LAYOUT.begin, LAYOUT.first_latent + 4, LAYOUT.first_latent + 5, LAYOUT.end, LAYOUT.preference]
     assert prompt[-6:] == encode_text(MADE.tokenizer, "c") + tail
     assert _prompts(titles=False).prompt(np.array([2]))[-6:] != prompt[-6:]
@@ -127,14 +128,20 @@ def test_latents_come_as_large_as_the_models_own_embeddings() -> None:
     torch.testing.assert_close(size, words.square().mean().sqrt().expand_as(size), rtol=1e-3, atol=0)
     ids = torch.tensor([[3, MADE.layout.base, LAYOUT.preference, 5]])
     assert torch.equal(connector(ids, embedding)[0, [0, 1, 3]], embedding(ids[0, [0, 1, 3]]))
+    special = connector(torch.tensor([[LAYOUT.begin, LAYOUT.end, LAYOUT.preference]]), embedding)[0]
+    torch.testing.assert_close(special, connector.special)
+    torch.testing.assert_close(special.square().mean().sqrt(), words.square().mean().sqrt(), rtol=0.3, atol=0)
 
 
-def test_over_long_histories_lose_their_oldest_items_never_the_answer() -> None:
-    short = MADE._replace(config=MADE.config.model_copy(update={"max_tokens": 30}))
-    prompts = _prompts(made=short)
-    items = np.array([0, 3, 1, 5, 2, 4, 0])
+@pytest.mark.parametrize("max_tokens", range(26, 46))
+def test_over_long_histories_lose_their_oldest_items_never_the_answer(max_tokens: int) -> None:
+    """No more of them than leave room for `<pref>` and the longest answer, of 8 tokens and its end."""
+    short = MADE._replace(config=MADE.config.model_copy(update={"max_tokens": max_tokens}))
+    prompts, items = _prompts(made=short), np.array([0, 3, 1, 5, 2, 4, 0])
     row = prompts.row(items)
-    assert max(row.positions) < 30
+    item_tokens = len(prompts.prompt(items[:1])) - len(prompts.prompt(items[:0]))
+    rest = max_tokens - len(prompts.prompt(items[:0])) - 9
+    assert len(row.items) - 1 == min(max(rest // item_tokens, 1), 6)
     assert row.items.tolist() == items[-len(row.items) :].tolist()
     assert [t for t in row.targets if t >= 0] == prompts.answer(0)
 
