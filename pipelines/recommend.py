@@ -54,7 +54,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     facts = _facts(config, run, exclude_seen)
     if "diffuse" in run.reads:
         _tune(config, run, facts, dataset, tracker)
-    if executor.spreads:
+    if executor.distributed:
         _systems.cache_clear()  # workers have their own
     folders = executor.map_partitions(
         rank_partition,
@@ -72,7 +72,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
 
 def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tracker) -> None:
     """Write `SYSTEM.parquet` for every system, and `seconds.json`, for the users of a partition."""
-    systems = _systems(json.dumps(shared.facts))
+    systems = _systems(json.dumps(shared.params))
     ranked = _Ranked(systems, read_histories(partition), out, tracker)
     baselines = {name: ranked.system(name, baseline) for name, baseline in systems.baselines.items()}
     if "diffuse" in systems.folders:
