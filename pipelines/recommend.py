@@ -53,7 +53,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     exclude_seen = excludes_seen(config.recommend.exclude_seen, dataset.interactions)
     params = _params(config, run, exclude_seen)
     _tune(config, run, params, dataset, tracker)
-    if executor.spreads:
+    if executor.distributed:
         _ensemble.cache_clear()  # workers have their own
     folders = executor.map_partitions(
         rank_partition,
@@ -72,7 +72,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
 
 def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tracker) -> None:
     """Write `SOURCE.parquet` for every ranker and the fusion, and `seconds.json`, for the users of a partition."""
-    params, watch = shared.facts, Stopwatch()
+    params, watch = shared.params, Stopwatch()
     context, ensemble = _ensemble(json.dumps(params))
     batch = RankingBatch.build(
         read_histories(partition),
