@@ -8,100 +8,23 @@ a run that was stopped goes on; a survivor is tried again once its tests have ch
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
 import random
-import re
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.mutation.trial import ROOT, copy_tree, run_tests, visible_tests
 
-ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build/mutation.jsonl"
 PATHS = [f"recsys/{name}" for name in ("tokenization", "llm", "diffusion", "ranking", "evaluation")]
 APPEARANCE = {"plots.py"}  # looks are not pinned by tests
 HEAVY = ("torch", "transformers", "accelerate", "peft", "polars", "sklearn", "faiss")
-OPTIONS = ["-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "--timeout=120", "--hypothesis-seed=0"]
-OPTIONS += ["-m", "not slow and not gpu and not browser"]
 PASSED = {"0", "5"}  # 5: there are no tests
-
-
-def copy_tree(target: Path) -> None:
-    """All files of the working tree that git does not ignore."""
-    listed = subprocess.check_output(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, text=True)
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-
-
-def visible_tests(path: str, tree: Path) -> list[str]:
-    """Test files that import a module, themselves or by a helper, then the others of its package; likeliest first."""
-    files = {file: file.read_text("utf-8") for file in sorted((tree / "tests").rglob("*.py"))}
-    names = [dotted(path)]
-    names += [
-        dotted(str(f.relative_to(tree))) for f, text in files.items() if f.stem[:5] != "test_" and names[0] in text
-    ]
-    imports = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names))
-    mirror = tree / "tests" / Path(path).parent.relative_to("recsys")
-    found = {
-        file: (file.name != f"test_{Path(path).name}", mirror not in file.parents, not imports.search(text))
-        for file, text in files.items()
-        if file.name.startswith("test_") and (mirror in file.parents or imports.search(text))
-    }
-    return [file.relative_to(tree).as_posix() for file in sorted(found, key=found.__getitem__)]
-
-
-def dotted(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
-def run_tests(tree: Path, tests: list[str], *, timeout: float, log: Path) -> str:
-    """The exit code, or `timeout`, of pytest in a forked process, which has the heavy imports behind it."""
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            _prepare_child(tree, log)
-            code = int(pytest.main([*OPTIONS, *tests]))
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            raise
-        finally:
-            os._exit(code)  # nothing above may unwind: the folder is the parent's
-    until = time.monotonic() + timeout
-    while not (done := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < until:
-        time.sleep(0.05)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # and what it started
-    if done[0]:
-        return str(os.waitstatus_to_exitcode(done[1]))
-    os.waitpid(child, 0)
-    return "timeout"
-
-
-def _prepare_child(tree: Path, log: Path) -> None:
-    """In a session of its own, all that is printed goes to `log`, and our packages are imported from `tree`."""
-    os.setsid()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.chdir(tree)
-    os.environ["PYTHONPATH"] = str(tree)
-    sys.path[:] = [str(tree), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
-    for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
-        del sys.modules[name]
 
 
 class Bench:
