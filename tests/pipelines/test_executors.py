@@ -72,9 +72,9 @@ class Work:
         self.traces.mkdir(exist_ok=True)
 
     def map(self, executor: Executor, orders: dict[int, str] | None = None) -> list[Path]:
-        facts = {"traces": str(self.traces), "orders": {str(n): order for n, order in (orders or {}).items()}}
+        params = {"traces": str(self.traces), "orders": {str(n): order for n, order in (orders or {}).items()}}
         return executor.map_partitions(
-            square, PARTITIONS, shared=Shared(facts, "facts"), out=self.out, tracker=NullTracker()
+            square, PARTITIONS, shared=Shared(params, "params"), out=self.out, tracker=NullTracker()
         )
 
     def runs(self) -> dict[int, int]:
