@@ -1,7 +1,7 @@
-"""`STAGES`, the one ordered statement of the flow; command line, runner, README and tests derive from it.
+"""`STAGES`, the pipeline in order; command line, runner, README and tests derive from it.
 
 A stage reads folders of earlier stages and writes its own. Its module `pipelines.NAME` is imported when it runs. A run
-has one route or both (`tokenize.kind`): `stages_of` gives its stages.
+has one route or both (`tokenize.kind`): `stages_of` returns its stages.
 """
 
 from collections.abc import Collection
@@ -12,13 +12,13 @@ ROUTES = (DISCRETE, CONTINUOUS)
 
 
 class Stage(NamedTuple):
-    """One step of the flow.
+    """One step of the pipeline.
 
-    `reads` names earlier stages, or parts of what they wrote ("stage/part": a folder inside theirs). `version` is
-    raised by hand when the code gives other results. `settings` are the dotted configuration keys (whole sections or
-    single fields, besides `seed`) that the stage looks at; `sources` are those among them that may name a file or
-    folder, whose contents then count instead of the name. A stage belongs to runs that have all of its `routes`; a
-    part that is named for a route is read where the run has it.
+    `reads` names earlier stages, or parts of their output ("stage/part": a folder inside theirs). `version` is
+    incremented by hand when the code gives other results. `settings` are the dotted configuration keys (whole sections
+    or single fields, besides `seed`) that the stage depends on; `sources` are those among them that may name a file or
+    folder, which is then compared by its contents. A stage belongs to runs that have all of its `routes`; a part that
+    is named after a route is read only if the run has that route.
     """
 
     name: str
@@ -47,7 +47,7 @@ STAGES = (
         ("prepare",),
         2,
         ("embed", "prepare.max_history", "recommend.exclude_seen"),
-        "Turn items into vectors: from their texts, and from behaviour (SASRec).",
+        "Compute item vectors: from texts, and collaborative ones (SASRec).",
         ("embed.vectors", "embed.model"),
     ),
     Stage(
@@ -56,7 +56,7 @@ STAGES = (
         ("prepare", "embed"),
         2,
         ("tokenize",),
-        "Turn the vectors into unique semantic ids, and into continuous latents.",
+        "Quantize the vectors to unique semantic ids, and encode them as continuous latents.",
     ),
     Stage(
         "instruct",
@@ -64,7 +64,7 @@ STAGES = (
         ("prepare",),
         1,
         ("instruct", "prepare.max_history"),
-        "Write the examples that teach the language model the ids.",
+        "Write the instruction examples for the language model.",
         routes=(DISCRETE,),
     ),
     Stage(
@@ -92,7 +92,7 @@ STAGES = (
         ("tokenize/continuous", "diffuse"),
         3,
         ("index",),
-        "Build the FAISS index over the items' latents and tune it to its recall.",
+        "Build the FAISS index over the items' latents and tune its recall.",
         routes=(CONTINUOUS,),
     ),
     Stage(
@@ -109,7 +109,7 @@ STAGES = (
         ("prepare", "embed", "tokenize", "finetune", "diffuse", "recommend"),
         2,
         ("evaluate",),
-        "Measure the rankings against what users did next, and write the report.",
+        "Evaluate the rankings and write the report.",
     ),
 )
 

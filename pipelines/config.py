@@ -1,4 +1,4 @@
-"""The whole configuration: the seed and one field a stage, in flow order; recipes and overrides resolve to it here.
+"""The configuration of a run: the seed and one section a stage; recipes and overrides are resolved here.
 
 Reads a YAML recipe, by name (package `configs`) or by path.
 """
@@ -30,7 +30,7 @@ from recsys.tokenization.config import TokenizeConfig
 
 
 class RunConfig(Config):
-    """Everything a run can be told. Defaults live in the sections' own models."""
+    """The configuration of a run. Defaults are in the models of the sections."""
 
     seed: int = 0
     prepare: PrepareConfig = PrepareConfig()
@@ -44,14 +44,14 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
-    def _something_is_fused(self) -> Self:
+    def _fusion_has_a_source(self) -> Self:
         if not self.embed.collaborative and set(self.recommend.fusion.sources) == {SASREC}:
             raise ValueError("recommend.fusion.sources=[sasrec] needs embed.collaborative=true, or another source")
         return self
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages of this run's routes, in flow order."""
+        """The stages of this run's routes, in order."""
         kind = self.tokenize.kind
         return stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
 
@@ -62,7 +62,7 @@ def training_seed(config: RunConfig, training: FinetuneConfig | DiffuseConfig) -
 
 
 def recipes() -> dict[str, str]:
-    """Name -> text of every recipe that comes with the package."""
+    """Name -> text of every recipe in the package."""
     found = [entry for entry in files("configs").iterdir() if entry.name.endswith(".yaml")]
     return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in sorted(found, key=str)}
 
@@ -70,10 +70,10 @@ def recipes() -> dict[str, str]:
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Resolve a recipe (its name, or a path to a YAML file) and `a.b.c=value` overrides.
 
-    Paths of existing files and folders become absolute, so that a run can be continued from anywhere.
+    Paths of existing files and folders become absolute, so that a run can be continued from any directory.
 
     Raises:
-        ConfigError: no such recipe, no YAML, or a key, type or value that is not allowed.
+        ConfigError: no such recipe, invalid YAML, or an invalid key, type or value.
     """
     values = _parse(_recipe_text(recipe), recipe)
     for override in overrides:
@@ -87,7 +87,7 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration of nested plain values; a refusal names each key by its full path."""
+    """Validate nested plain values; an error names each key by its full path."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -101,7 +101,7 @@ def dump_yaml(config: RunConfig) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
+    """Flatten nested mappings to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -112,7 +112,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known name most like `word`, as an ending of a message; empty where none is alike."""
+    """A suggestion of the most similar known name for an error message; empty without one."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -134,11 +134,11 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{name} must hold keys and values, not {type(values).__name__}")
+        raise ConfigError(f"{name} must be a mapping, not {type(values).__name__}")
     return values
 
 
@@ -149,18 +149,18 @@ def _override(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is no YAML; put quotes around it") from error
+        raise ConfigError(f"--set {override}: the value is not valid YAML; put quotes around it") from error
     *sections, name = key.split(".")
     for section in sections:
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: '{section}' is a value, it has no keys of its own")
+            raise ConfigError(f"--set {override}: '{section}' is a value without keys")
         values = inner
     values[name] = value
 
 
 def _explain(entry: Any) -> str:
-    if not entry["loc"]:  # of the whole configuration, which nobody wants to see
+    if not entry["loc"]:  # an error of the whole configuration, whose input is not shown
         return str(entry.get("ctx", {}).get("error", entry["msg"]))
     path = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
@@ -171,7 +171,7 @@ def _explain(entry: Any) -> str:
 
 
 def _fields(sections: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the model at a path of sections."""
+    """Field names of the model at a path of sections."""
     model: Any = RunConfig
     for section in sections:
         annotation = model.model_fields[str(section)].annotation

@@ -1,7 +1,7 @@
-"""Units of work that a stage hands to an executor: what each one reads, and where its output is, whole or not there.
+"""Partitions: units of work of a stage, and their outputs, which are committed atomically.
 
-Writes `OUT/KEY/`, one folder a partition, by one rename; KEY is a hash of everything that decides what is in it, so
-that a folder which is there need not be made again, whoever made it and however often the program was killed.
+Writes `OUT/KEY/`, one folder a partition, by one rename; KEY is a hash of everything that determines its contents, so
+that an existing folder is never computed again, also after a kill.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from recsys.tracking import NullTracker, Tracker
 
 
 class Partition(NamedTuple):
-    """One unit of work: a name for people, a hash of the rows it stands for, and where they are (plain JSON values)."""
+    """A unit of work: a display name, a hash of its input rows, and parameters (JSON values) such as their path."""
 
     name: str
     content: str
-    facts: dict[str, Any]
+    params: dict[str, Any]
 
 
 class Shared(NamedTuple):
-    """What all partitions are given: paths and plain configuration.
+    """Parameters of all partitions: paths and plain configuration.
 
-    `content` is a hash of the configuration and of what the paths hold, not of where they are; `version` is raised by
-    hand when the code gives other results.
+    `content` is a hash of the configuration and of the contents at the paths; `version` is incremented by hand when
+    the code gives other results.
     """
 
-    facts: dict[str, Any]
+    params: dict[str, Any]
     content: str
     version: int = 1
 
 
 Function = Callable[[Partition, Shared, Path, Tracker], None]
-"""What is done with a partition: it writes files into the folder that it is given."""
+"""The work on a partition; writes files into the given folder."""
 
 
 class Task(NamedTuple):
-    """A function by its name, `module:name`, what its partitions share, and where their outputs go."""
+    """A function by its name `module:name`, the parameters of all partitions, and the folder of outputs."""
 
     function: str
     shared: Shared
@@ -64,19 +64,19 @@ class Task(NamedTuple):
         return cls(name, shared, out.absolute())
 
     def folder(self, partition: Partition) -> Path:
-        """Where the partition's output is once it is committed."""
+        """The folder of the partition's committed output."""
         known = [self.function, self.shared.version, self.shared.content, partition.content]
         return self.out / text_sha256(json.dumps(known))[:32]
 
     def missing(self, partitions: Sequence[Partition]) -> list[Partition]:
-        """The partitions whose output is not there, each once."""
+        """The partitions without committed output, each once."""
         return list({folder: p for p in partitions if not (folder := self.folder(p)).exists()}.values())
 
     def run(self, partition: Partition, tracker: Tracker) -> None:
-        """Make the partition's output and commit it; where another process was faster, its output stays.
+        """Compute and commit the partition's output; an output committed meanwhile by another process is kept.
 
         Raises:
-            RecsysError: as the function raised it, with the partition's name before the message.
+            RecsysError: from the function, with the partition's name before the message.
         """
         target = self.folder(partition)
         temporary = self._hidden(target.name)
@@ -93,10 +93,10 @@ class Task(NamedTuple):
             shutil.rmtree(temporary, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes left half made.
+        """Remove unfinished outputs of killed processes.
 
-        A process that should be dead and is still at work (a task whose driver was interrupted ends a little later)
-        finds its folder gone, whole: it cannot commit what has been removed in part.
+        Each is renamed first, so that a process that is still running (a task outlives its interrupted driver for a
+        moment) cannot commit a partly removed folder.
         """
         for path in self.out.glob(".*") if self.out.exists() else ():
             taken = self._hidden("swept")
@@ -105,29 +105,29 @@ class Task(NamedTuple):
                 shutil.rmtree(taken, ignore_errors=True)
 
     def _hidden(self, name: str) -> Path:
-        """A path beside the outputs that nobody else has."""
+        """A unique path beside the outputs."""
         return self.out / f".{name}.{secrets.token_hex(8)}"
 
 
 def run_partition(task: Task, partition: Partition) -> None:
-    """`Task.run` in a process of its own, where nobody watches."""
+    """`Task.run` in a worker process, without progress."""
     task.run(partition, NullTracker())
 
 
 def user_partitions(histories: Histories, folder: Path, *, size: int) -> list[Partition]:
-    """Users in slices of `size`, in their order; each slice's histories are written to a parquet file of `folder`."""
+    """Slices of `size` users, in order; each slice's histories are written to a parquet file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_written(part, start, folder) for start, part in _slices(histories, size)]
 
 
 def read_histories(partition: Partition) -> Histories:
     """The users of a partition that `user_partitions` made."""
-    table = pq.read_table(partition.facts["histories"]).combine_chunks()
+    table = pq.read_table(partition.params["histories"]).combine_chunks()
     if not len(table):
         return Histories.from_lists([], [])
     lists = table["items"].chunk(0)
     offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    items = np.array(lists.flatten())  # a copy: torch wants memory that may be written
+    items = np.array(lists.flatten())  # a copy, as torch needs writable memory
     return Histories(table["user_id"].to_pylist(), offsets, items)
 
 

@@ -72,7 +72,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
 
 def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tracker) -> None:
     """Write `SYSTEM.parquet` for every system, and `seconds.json`, for the users of a partition."""
-    systems = _systems(json.dumps(shared.facts))
+    systems = _systems(json.dumps(shared.params))
     ranked = _Ranked(systems, read_histories(partition), out, tracker)
     baselines = {name: ranked.system(name, baseline) for name, baseline in systems.baselines.items()}
     if "diffuse" in systems.folders:

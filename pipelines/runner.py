@@ -1,4 +1,4 @@
-"""Decides which stages are current, runs those that are not, and keeps what they log.
+"""Determines which stages are current, runs the others, and stores their metrics.
 
 Reads and writes a run directory (recsys.artifacts); writes `config.yaml` there and `training_log.jsonl` into the folder
 of every stage that logs metrics.
@@ -25,16 +25,16 @@ from recsys.tracking import Tracker
 T = TypeVar("T")
 LOG = "training_log.jsonl"
 SINGLE = {
-    "prepare": "cleaning and splitting look at all interactions together",
+    "prepare": "cleaning and splitting need all interactions",
     "embed": "its models are fitted to the whole catalogue",
-    "tokenize": "codebooks and unique ids are of the whole catalogue",
-    "instruct": "it only writes the examples down",
+    "tokenize": "codebooks and unique ids need the whole catalogue",
+    "instruct": "it only writes examples",
     "finetune": "one model is trained",
     "diffuse": "one model is trained",
     "index": "one index is trained and tuned",
-    "evaluate": "it only counts what was ranked",
+    "evaluate": "it only computes metrics",
 }
-"""Why a stage cannot be spread over workers."""
+"""Why a stage is not parallelized over workers."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ class StageFunction(Protocol):
 
 
 class SpreadStageFunction(Protocol):
-    """A stage that hands out partitions."""
+    """A stage that computes partitions on an executor."""
 
     def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executor) -> None: ...
 
 
 class StageStatus(NamedTuple):
-    """`state` is current, stale, damaged or missing; `reason` says why not current; `seconds` it took, where known."""
+    """`state` is current, stale, damaged or missing; `reason` is why it is not current; `seconds` it took, if known."""
 
     stage: Stage
     state: str
@@ -59,13 +59,13 @@ class StageStatus(NamedTuple):
 
 
 def load_stage(stage: Stage) -> StageFunction:
-    """The stage's own code, imported now and not before."""
+    """Import the stage's module and return its function."""
     function: StageFunction = import_module(f"pipelines.{stage.name}").run
     return function
 
 
 def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> StageKey:
-    """What decides the stage's result, given the present configuration and the folders it reads."""
+    """The key that determines the stage's result, from the configuration and the folders it reads."""
     flat = flatten(config.model_dump(mode="json"))
     chosen = {key: flat[key] for key in flat if key == "seed" or _within(key, stage.settings)}
     inputs = {}
@@ -82,7 +82,7 @@ def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> Stage
 
 
 def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) -> list[StageStatus]:
-    """The state of every stage, in flow order; files are judged by name and size alone."""
+    """The state of every stage, in order; files are checked by name and size only."""
     found: dict[str, StageStatus] = {}
     for stage in stages:
         record = directory.record(stage.name)
@@ -114,8 +114,8 @@ def run_stages(
 ) -> list[str]:
     """Run the selected stages that are not current (all selected ones with `force`); returns the names of those run.
 
-    The directory must be locked by the caller. Stages that can be spread are given the executor, by default this
-    process alone; of the others one line says why not.
+    The caller must hold the directory's lock. Stages with partitions get the executor, by default this process; for the
+    others a log line says why they are not parallelized.
 
     Raises:
         ArtifactError: an earlier stage that a selected one reads is not current, or is damaged.
@@ -143,18 +143,18 @@ def _call(function: StageFunction, config: RunConfig, run: StageRun, tracker: Tr
         cast(SpreadStageFunction, function)(config, run, tracker, executor=executor)
         return
     if executor.spreads:
-        logger.info("      not spread over %d workers: %s", executor.workers, SINGLE.get(run.stage, "it is one task"))
+        logger.info("      not parallelized over %d workers: %s", executor.workers, SINGLE.get(run.stage, "one task"))
     function(config, run, tracker)
 
 
 class StageTracker:
-    """Passes metrics on and keeps them as JSON lines, the same lines whether or not the stage was killed on the way."""
+    """Passes metrics on and stores them as JSON lines, the same lines whether or not the stage was killed meanwhile."""
 
     def __init__(self, tracker: Tracker, path: Path) -> None:
         self._tracker, self._path = tracker, path
         if path.exists() and not path.read_bytes().endswith(b"\n"):
             with path.open("a") as file:
-                file.write("\n")  # a kill cut the last line short
+                file.write("\n")  # the last line was truncated by a kill
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         line = {"step": step, **{name: float(value) for name, value in values.items()}}
@@ -166,7 +166,7 @@ class StageTracker:
         return self._tracker.track(iterable, description, total)
 
     def publish(self, path: Path) -> None:
-        """Write the lines kept; a step that a resumed process repeated counts once."""
+        """Write the stored lines; the last of a repeated step, as after a resume, counts."""
         if not self._path.exists():
             return
         lines: dict[tuple[str, ...], str] = {}
@@ -174,7 +174,7 @@ class StageTracker:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
-                continue  # the resumed process wrote it again
+                continue  # truncated by a kill, and repeated by the resumed process
             lines[(str(entry["step"]), *sorted(entry))] = line
         path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
 
@@ -184,9 +184,9 @@ def _within(key: str, settings: Sequence[str]) -> bool:
 
 
 def _difference(old: StageKey, new: StageKey) -> str:
-    """Why a stage done under one key is stale under another; empty where they are equal.
+    """Why a stage with the old key is stale under the new one; empty if it is not.
 
-    A setting that one of them does not know yet counts as left out.
+    A setting that is missing in one of them is None.
     """
     if old.code != new.code:
         return f"its code changed (version {old.code} -> {new.code})"
@@ -213,7 +213,7 @@ def _is_current(stage: Stage, config: RunConfig, directory: RunDirectory) -> boo
 def _require_inputs(
     stage: Stage, config: RunConfig, directory: RunDirectory, stages: Sequence[Stage], selected: Sequence[str]
 ) -> None:
-    """Refuse to build on folders that this command does not bring up to date itself."""
+    """Raise if an input is not current and not among the selected stages."""
     read = {stage_and_part(name)[0] for name in stage.reads}
     for entry in status(config, directory, stages):
         if entry.stage.name in read and entry.stage.name not in selected and entry.state != "current":

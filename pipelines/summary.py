@@ -1,6 +1,6 @@
-"""What `recsys run` shows at its end: who ranked best, ten recommendations for one user, and where to go from here.
+"""The summary after `recsys run`: metrics of all systems, ten recommendations for one user, and next commands.
 
-Reads 01_dataset, 08_recommendations and 09_report of a run; writes to the console alone.
+Reads 01_dataset, 08_recommendations and 09_report of a run; writes to the console.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def show(directory: RunDirectory, console: Console) -> None:
     history = frame.filter((pl.col("user_id") == user) & (pl.col("split") < TEST))["item_id"].to_list()[-HISTORY:]
     titles = dict(zip(catalog.item_ids, catalog.titles(), strict=True))
     console.print()
-    console.print(f"user {user}, lately:", markup=False, highlight=False)
+    console.print(f"user {user}, recent items:", markup=False, highlight=False)
     for item_id in history:
         console.print(Text(f"    {titles[item_id]}"), no_wrap=True, overflow="ellipsis")
     console.print()
@@ -58,7 +58,7 @@ def show(directory: RunDirectory, console: Console) -> None:
 
 
 def _program() -> str:
-    """What to type for this program: its name where the shell finds it, the path it was started by where not."""
+    """The command to type: the program's name if it is on the PATH, else the path it was started by."""
     return "recsys" if shutil.which("recsys") else shlex.quote(sys.argv[0])
 
 
@@ -66,7 +66,7 @@ def _systems(metrics: dict[str, Any]) -> Table:
     table = Table("system", *COLUMNS, box=None, header_style="bold")
     for name, system in metrics["systems"].items():
         figures = [system["metrics"].get(key) for key in COLUMNS.values()]
-        table.add_row(name, *(f"{figure['value']:.4f}" if figure else "not asked" for figure in figures))
+        table.add_row(name, *(f"{figure['value']:.4f}" if figure else "not computed" for figure in figures))
     return table
 
 

@@ -1,6 +1,6 @@
-"""Finds out what a source is, fetches it where it must be fetched, and reads it.
+"""Detects the format of a source, downloads it if needed, and reads it.
 
-Reads local files, folders and zip archives, or addresses; writes downloads and unpacked archives into a work folder.
+Reads local files, folders and zip archives, or URLs; writes downloads and unpacked archives into a work folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_source(config: PrepareConfig, *, seed: int, work: Path, rejects: Reject
 
     Raises:
         ConfigError: no source is given.
-        DataError: it is missing, empty, of an unknown kind, or has too many bad rows.
+        DataError: it is missing, empty, of an unknown format, or has too many bad rows.
     """
     if SYNTHETIC in (config.source, config.kind):
         return generate(config.synthetic, seed=seed)
@@ -55,16 +55,16 @@ def read_source(config: PrepareConfig, *, seed: int, work: Path, rejects: Reject
 
 
 def _locate(config: PrepareConfig, work: Path, tracker: Tracker) -> Path:
-    """The file or folder to read, fetched and unpacked."""
+    """The file or folder to read, downloaded and unpacked."""
     if config.downloads:
         folder = config.download_folder or work / "downloads"
-        fetched = [download(d.url, folder, sha256=d.sha256, tracker=tracker) for d in config.downloads]
-        archives = [path for path in fetched if zipfile.is_zipfile(path)]
+        downloaded = [download(d.url, folder, sha256=d.sha256, tracker=tracker) for d in config.downloads]
+        archives = [path for path in downloaded if zipfile.is_zipfile(path)]
         return _unpack(archives, work / "unpacked") if archives else folder
     if not config.source:
         raise ConfigError(
             f"prepare.source is not set; name a folder or file with {ACCEPTED}, or '{SYNTHETIC}', "
-            "or list addresses in prepare.downloads"
+            "or list URLs in prepare.downloads"
         )
     path = Path(config.source).expanduser()
     if not path.exists():
@@ -73,7 +73,7 @@ def _locate(config: PrepareConfig, work: Path, tracker: Tracker) -> Path:
 
 
 def _unpack(archives: list[Path], folder: Path) -> Path:
-    """The files of all archives in one folder, without the archives' own folders."""
+    """Extract the files of all archives into one folder, flattened."""
     folder.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         try:
@@ -82,7 +82,7 @@ def _unpack(archives: list[Path], folder: Path) -> Path:
                     if not entry.is_dir():
                         (folder / Path(entry.filename).name).write_bytes(content.read(entry))
         except zipfile.BadZipFile as error:
-            raise DataError(f"{archive} cannot be unpacked ({error}); fetch it again") from error
+            raise DataError(f"{archive} cannot be unpacked ({error}); download it again") from error
     return folder
 
 
@@ -120,4 +120,4 @@ def _files(folder: Path) -> list[Path]:
 
 def _unknown(path: Path) -> DataError:
     found = path.name if path.is_file() else ", ".join(file.name for file in _files(path)) or "an empty folder"
-    return DataError(f"{path} holds no data that can be read (found {found}); needed: {ACCEPTED}")
+    return DataError(f"{path} holds no readable data (found {found}); needed: {ACCEPTED}")

@@ -15,7 +15,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import (
     Candidates,
     Scoring,
-    Tried,
+    TrialResult,
     best_items,
     category_agreement,
     find_candidates,
@@ -110,7 +110,7 @@ class PreferenceRanker:
         samples: int | None = None,
         generated: TopItems | None = None,
         tracker: Tracker | None = None,
-    ) -> list[Tried]:
+    ) -> list[TrialResult]:
         """Bandwidth and prior weights on validation requests, best first; see `tune_scoring`."""
         batches = self._batches(asked, self._sampler(samples), self._nearest, generated, tracker)
         return tune_scoring(
@@ -170,7 +170,7 @@ class PreferenceRanker:
                     draw(part),
                     search=lambda queries, k: self._index.search(queries, k, asked.allowed).labels,
                     latents=self._latents,
-                    neighbours=nearest,
+                    num_neighbors=nearest,
                     excluded=part.excluded,
                     popularity=self._popularity,
                     agreement=bonus,

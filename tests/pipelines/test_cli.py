@@ -177,7 +177,7 @@ def test_runs_side_by_side(recsys: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_fake_stages")
-def test_runs_of_other_data_are_said_to_be(recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_on_other_data_are_warned_about(recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     assert recsys("run", "--config", "demo", "--out", one, "--no-tracking")[0] == 0
 
@@ -188,7 +188,7 @@ def test_runs_of_other_data_are_said_to_be(recsys: Command, tmp_path: Path, monk
     monkeypatch.setattr(runner, "import_module", lambda _: type("Module", (), {"run": staticmethod(other)}))
     assert recsys("run", "--config", "demo", "--out", two, "--no-tracking")[0] == 0
     code, _, log = recsys("compare", one, two)
-    assert (code, f"warning: {two} is about other data than {one}" in log) == (0, True)
+    assert (code, f"warning: {two} uses other data than {one}" in log) == (0, True)
 
 
 @pytest.mark.usefixtures("_fake_stages")
