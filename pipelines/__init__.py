@@ -12,7 +12,7 @@ ROUTES = (DISCRETE, CONTINUOUS)
 
 
 class Stage(NamedTuple):
-    """One step of the flow.
+    """One step of the pipeline.
 
     `reads` names earlier stages, or subfolders of their output ("stage/subfolder"). `version` is incremented by hand
     when the code produces different results. `settings` are the dotted configuration keys (sections or single fields,

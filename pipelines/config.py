@@ -63,7 +63,7 @@ class RunConfig(Config):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages of this run's routes, in flow order."""
+        """The stages of this run's routes, in order."""
         kind = self.tokenize.kind
         return stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
 
@@ -74,7 +74,7 @@ def training_seed(config: RunConfig, training: FinetuneConfig | DiffuseConfig) -
 
 
 def recipes() -> dict[str, str]:
-    """Name -> text of every recipe that comes with the package."""
+    """Name -> text of every recipe in the package."""
     found = [entry for entry in files("configs").iterdir() if entry.name.endswith(".yaml")]
     return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in sorted(found, key=str)}
 
@@ -82,10 +82,10 @@ def recipes() -> dict[str, str]:
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Resolve a recipe (its name, or a path to a YAML file) and `a.b.c=value` overrides.
 
-    Paths of existing files and folders become absolute, so that a run can be continued from anywhere.
+    Paths of existing files and folders become absolute, so that a run can be continued from any directory.
 
     Raises:
-        ConfigError: no such recipe, no YAML, or a key, type or value that is not allowed.
+        ConfigError: no such recipe, invalid YAML, or an invalid key, type or value.
     """
     values = _parse(_recipe_text(recipe), recipe)
     for setting in overrides:
@@ -114,7 +114,7 @@ def dump_yaml(config: RunConfig) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
+    """Flatten nested mappings to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -145,5 +145,5 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{name} must hold keys and values, not {type(values).__name__}")
+        raise ConfigError(f"{name} must be a mapping, not {type(values).__name__}")
     return values

@@ -107,7 +107,7 @@ class LocalExecutor(Executor):
                 left = task.missing(missing)
                 failures = failures + 1 if len(left) == len(missing) else 0
                 if failures > RETRIES:
-                    raise _dying(left[0], self.workers) from error
+                    raise _worker_died(left[0], self.workers) from error
             missing = task.missing(missing)
 
     def _pooled(self, task: Task, partitions: Sequence[Partition]) -> Iterator[Partition]:
@@ -180,7 +180,7 @@ class RayExecutor(Executor):
         except errors.RayTaskError as error:
             raise error.cause from None
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
-            raise _dying(partition, self.workers) from error
+            raise _worker_died(partition, self.workers) from error
 
 
 def choose_executor(kind: Kind, workers: int | None = None) -> Executor:
@@ -200,7 +200,7 @@ def choose_executor(kind: Kind, workers: int | None = None) -> Executor:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -221,7 +221,7 @@ def _exit_with_driver(receiver: Connection) -> None:
     os._exit(1)
 
 
-def _dying(partition: Partition, workers: int) -> ConfigError:
+def _worker_died(partition: Partition, workers: int) -> ConfigError:
     return ConfigError(
         f"partition {partition.name}: its worker died {RETRIES + 1} times, killed or out of memory; "
         f"use fewer workers than {workers}, or machines with more memory"

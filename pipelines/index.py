@@ -1,4 +1,4 @@
-"""The index stage: a FAISS index over the items' latents, tuned on what users' sampled preferences ask of it.
+"""The index stage: a FAISS index over the items' latents, tuned on sampled latents of validation users.
 
 Reads 03_tokens/continuous and 06_preference; writes the index (see `recsys.retrieval.storage`).
 """

@@ -1,4 +1,4 @@
-"""The instruct stage: training histories and the catalogue become instruction examples.
+"""The instruct stage: write instruction examples from training histories and the catalogue.
 
 Reads 01_dataset; writes `instructions.parquet`.
 """

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressTracker:
-    """Adds progress to another tracker, which gets the metrics."""
+    """Displays progress, and passes metrics on to another tracker."""
 
     def __init__(self, tracker: Tracker, console: Console) -> None:
         self._tracker = tracker

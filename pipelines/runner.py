@@ -158,7 +158,7 @@ class StageTracker:
         self._tracker, self._path = tracker, path
         if path.exists() and not path.read_bytes().endswith(b"\n"):
             with path.open("a") as file:
-                file.write("\n")  # a kill cut the last line short
+                file.write("\n")  # the last line was truncated by a kill
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         line = {"step": step, **{name: float(value) for name, value in values.items()}}
@@ -178,7 +178,7 @@ class StageTracker:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
-                continue  # the resumed process wrote it again
+                continue  # truncated by a kill, and repeated by the resumed process
             lines[(str(entry["step"]), *sorted(entry))] = line
         path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
 

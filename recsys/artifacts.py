@@ -208,7 +208,7 @@ class RunDirectory:
                     raise ArtifactError(
                         f"another process is writing {self.path}; wait for it or choose another directory"
                     ) from error
-                self._heal()
+                self._repair()
                 yield
 
     @contextmanager
@@ -245,7 +245,7 @@ class RunDirectory:
         shutil.rmtree(old, ignore_errors=True)
         self._write_manifest()
 
-    def _heal(self) -> None:
+    def _repair(self) -> None:
         """Publish partial folders that have their record: they are complete."""
         for stage, folder in self.folders.items():
             if (self._partial(stage) / RECORD).exists():

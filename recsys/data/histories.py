@@ -1,6 +1,6 @@
-"""Sequences of item indices from split interactions: what models train on, and what an evaluation asks.
+"""Histories of item indices from split interactions: training sequences, and evaluation queries.
 
-Reads the nouns of `recsys.tables`, writes nothing. Rows of one user lie together, oldest first.
+Reads the types of `recsys.tables`, writes nothing. Rows of one user lie together, oldest first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Histories, IntArray,
 
 
 def training_histories(interactions: Interactions, catalog: Catalog) -> Histories:
-    """Each user's TRAIN items, oldest first; users without any are left out.
+    """Each user's TRAIN items, oldest first; users without any are omitted.
 
     Raises:
         DataError: an item is not in the catalogue.
@@ -43,7 +43,7 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_his
     users, items = _user_numbers(interactions), _item_indices(interactions, catalog)
     targets = np.flatnonzero(splits == split)
     usable = np.flatnonzero(splits == TRAIN) if split == VALIDATION else np.arange(len(splits))
-    # Positions within `usable`: a user's first row, and the first row that is not before the target.
+    # Positions within `usable`: the user's first row, and the first row at or after the target.
     ends = np.searchsorted(usable, targets)
     starts = np.maximum(np.searchsorted(users[usable], users[targets]), ends - max_history)
     lengths = ends - starts
@@ -54,7 +54,7 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_his
 
 
 def windows(histories: Histories, window: int) -> Iterator[IntArray]:
-    """Training sequences: histories cut from their newest end into at most `window` items, of two or more."""
+    """Training sequences of 2 to `window` items: histories cut into windows from their newest end."""
     for user in range(len(histories)):
         items = histories[user]
         for stop in range(len(items), 0, -window):
@@ -64,7 +64,7 @@ def windows(histories: Histories, window: int) -> Iterator[IntArray]:
 
 
 def has_repeats(interactions: Interactions) -> bool:
-    """Whether any user met the same item twice; then seen items must stay recommendable."""
+    """Whether any user interacted with an item twice, so that seen items must stay recommendable."""
     return interactions.frame.select("user_id", "item_id").n_unique() < len(interactions)
 
 
@@ -85,7 +85,7 @@ def interaction_counts(items: IntArray, num_items: int) -> IntArray:
 
 
 def _user_numbers(interactions: Interactions) -> IntArray:
-    """Row -> number of its user, counted in the order of the rows."""
+    """The number of each row's user, in order of appearance."""
     ids = interactions.frame["user_id"]
     changed: npt.NDArray[np.bool_] = (ids != ids.shift()).fill_null(True).to_numpy()
     return np.cumsum(changed, dtype=np.int64) - 1

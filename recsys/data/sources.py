@@ -61,11 +61,11 @@ def read_source(config: PrepareConfig, *, seed: int, work: Path, rejects: Reject
 
 
 def _locate(config: PrepareConfig, work: Path, tracker: Tracker) -> Path:
-    """The file or folder to read, fetched and unpacked."""
+    """The file or folder to read, downloaded and unpacked."""
     if config.downloads:
         folder = config.download_folder or work / "downloads"
-        fetched = [download(d.url, folder, sha256=d.sha256, tracker=tracker) for d in config.downloads]
-        archives = [path for path in fetched if zipfile.is_zipfile(path)]
+        downloaded = [download(d.url, folder, sha256=d.sha256, tracker=tracker) for d in config.downloads]
+        archives = [path for path in downloaded if zipfile.is_zipfile(path)]
         return _unpack(archives, work / "unpacked") if archives else folder
     if not config.source:
         raise ConfigError(
@@ -79,7 +79,7 @@ def _locate(config: PrepareConfig, work: Path, tracker: Tracker) -> Path:
 
 
 def _unpack(archives: list[Path], folder: Path) -> Path:
-    """The files of all archives in one folder, without the archives' own folders."""
+    """Extract the files of all archives into one folder, flattened."""
     folder.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         try:
@@ -88,7 +88,7 @@ def _unpack(archives: list[Path], folder: Path) -> Path:
                     if not entry.is_dir():
                         (folder / Path(entry.filename).name).write_bytes(content.read(entry))
         except zipfile.BadZipFile as error:
-            raise DataError(f"{archive} cannot be unpacked ({error}); fetch it again") from error
+            raise DataError(f"{archive} cannot be unpacked ({error}); download it again") from error
     return folder
 
 
@@ -167,7 +167,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _unknown(path: Path) -> DataError:
-    found = ", ".join(file.name for file in _files(path)) or "an empty folder"
+    found = path.name if path.is_file() else ", ".join(file.name for file in _files(path)) or "an empty folder"
     return DataError(f"{path} is in no known format (found {found}); needed: {accepted()}")
 
 

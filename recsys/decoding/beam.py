@@ -1,7 +1,7 @@
-"""Constrained beam search: the most probable items of a catalogue, straight from a language model.
+"""Constrained beam search: the most probable items of a catalogue under a language model.
 
-Reads a causal LM, prompts as token_ids and the `Trie`; gives item indices with their log-probabilities. Only ids in the
-trie are ever followed, and a filter only removes items: it never changes the score of another.
+Reads a causal LM, prompts as token_ids and the `Trie`; returns item indices with log-probabilities. Only ids in the
+trie are generated, and a filter removes items without changing the scores of others.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from recsys.tracking import NullTracker, Tracker
 
 
 class BeamResult(NamedTuple):
-    """Items of every prompt, best first; ties in the order of their semantic ids."""
+    """Items of every prompt, best first, ties by semantic id."""
 
-    items: Tensor  # int64 [B, k] item indices, -1 where there are no more
-    scores: Tensor  # float32 [B, k] log-probabilities, -inf where there are no more
+    items: Tensor  # int64 [B, k] item indices, padded with -1
+    scores: Tensor  # float32 [B, k] log-probabilities, padded with -inf
 
 
 class _Beams(NamedTuple):
-    """The survivors of a level; all [B, M]. A dead beam has score -inf and some valid node."""
+    """The beams of a level; all [B, M]. A dead beam has score -inf and an arbitrary node."""
 
     nodes: Tensor
     scores: Tensor
@@ -65,7 +65,7 @@ def beam_search(
 
 @torch.inference_mode()
 def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tensor | None = None) -> BeamResult:
-    """`beam_search` from prompts that have been read already; the tree cannot be searched again."""
+    """`beam_search` on prefilled prompts; a tree can be searched once."""
     root, size = tree.root, trie.num_codes
     batch = len(root)
     bitmaps = None if allowed is None else [live.expand(batch, -1) for live in trie.live(allowed)]
@@ -89,10 +89,10 @@ def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tenso
 
 def _step(trie: Trie, level: int, found: _Beams, log_probs: Tensor, *, live: Tensor | None, beams: int) -> _Beams:
     """The best children of the beams, [B, min(beams, nodes of the next depth)]."""
-    nodes, codes, legal = trie.children(level, found.nodes)
+    nodes, codes, valid = trie.children(level, found.nodes)
     if live is not None:
-        legal = legal & live.gather(1, nodes.flatten(1)).view_as(nodes)
-    scores = (found.scores.unsqueeze(-1) + log_probs.gather(-1, codes)).masked_fill(~legal, -torch.inf)
+        valid = valid & live.gather(1, nodes.flatten(1)).view_as(nodes)
+    scores = (found.scores.unsqueeze(-1) + log_probs.gather(-1, codes)).masked_fill(~valid, -torch.inf)
     width = min(beams, trie.num_nodes(level + 1))
     best = _ordering(scores, nodes).flatten(1).topk(width).indices
     return _Beams(
@@ -104,9 +104,9 @@ def _step(trie: Trie, level: int, found: _Beams, log_probs: Tensor, *, live: Ten
 
 
 def _ordering(scores: Tensor, nodes: Tensor) -> Tensor:
-    """int64 keys whose order is: higher score, then smaller node - which is the smaller semantic id."""
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
-    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE 754: negative floats order backwards
+    """int64 keys that order by higher score, then by smaller node, which is the smaller semantic id."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 maps -0.0 to 0.0
+    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # negative floats have their bits in reverse order
     return (ascending.long() << 32) - nodes
 
 
@@ -141,7 +141,7 @@ def decode_all(
     device = model.device
     trie, candidates = trie.to(device), candidates or CandidateFilter()
     lengths = np.fromiter((len(p) for p in prompts), dtype=np.int64, count=len(prompts))
-    order = np.argsort(-lengths, kind="stable")  # the longest first: what does not fit fails at once
+    order = np.argsort(-lengths, kind="stable")  # longest first, so that running out of memory shows at once
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     items = np.full((len(prompts), beams), -1, dtype=np.int64)
     scores = np.full((len(prompts), beams), -np.inf, dtype=np.float32)

@@ -1,7 +1,6 @@
 """The alignment tasks: each turns training histories and the catalogue into examples (LC-Rec, section 3.3).
 
-A task is one function in `TASKS`, its templates in templates.yaml and its weight in `TaskWeights`; nothing else knows
-its name.
+A task is one function in `TASKS`, its templates in templates.yaml, and its weight in `TaskWeights`.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ TASKS: dict[str, Task] = {"sequential": sequential, "item_to_id": item_to_id, "i
 
 
 def make_examples(source: TaskSource, config: InstructConfig) -> list[Example]:
-    """Examples of every task whose weight is above zero; a task whose inputs are missing is skipped with a notice."""
+    """Examples of every task whose weight is above zero; a task without inputs is skipped with a warning."""
     examples: list[Example] = []
     for name, task in TASKS.items():
         if getattr(config.weights, name) == 0:
@@ -62,7 +61,7 @@ def make_examples(source: TaskSource, config: InstructConfig) -> list[Example]:
 
 
 def _texts(catalog: Catalog) -> Iterator[tuple[int, str]]:
-    """(item index, text) for the title, for the other texts, and for both, where an item has them."""
+    """(item index, text) for the title, the other texts, and both together, as far as an item has them."""
     columns = catalog.text_columns
     rest = [c for c in columns if c != "title"]
     frame = catalog.frame.select(columns)

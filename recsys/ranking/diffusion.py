@@ -99,7 +99,7 @@ class LatentSearch:
                     points(rows),
                     search=lambda queries, k: self.index.search(queries, k, batch.candidates.allowed).labels,
                     latents=self.latents,
-                    neighbours=nearest,
+                    num_neighbors=nearest,
                     excluded=candidates.excluded,
                     popularity=self._popularity,
                     agreement=bonus,

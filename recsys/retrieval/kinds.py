@@ -45,7 +45,7 @@ def chosen_kind(count: int, config: IndexConfig) -> str:
 
 
 def recall_target(count: int, config: IndexConfig) -> float:
-    """The recall the search effort is tuned to."""
+    """The recall that the search effort is tuned to."""
     if config.recall is not None:
         return config.recall
     return 0.99 if count <= 200_000 else 0.95
@@ -65,7 +65,7 @@ def factory_string(count: int, width: int, config: IndexConfig) -> str:
 
 
 def innermost(index: Any) -> Any:
-    """The part of an index that has the search parameter: without transformations before it or refinement after."""
+    """The index that has the search parameter, without pre-transforms around it and refinement."""
     faiss = import_faiss()
     if isinstance(index, faiss.IndexPreTransform):
         return innermost(faiss.downcast_index(index.index))
@@ -75,7 +75,7 @@ def innermost(index: Any) -> Any:
 
 
 def effort_name(index: Any) -> str | None:
-    """The parameter that trades time for recall; None where the type has none."""
+    """The parameter that trades time for recall, or None for a type without one."""
     faiss, inner = import_faiss(), innermost(index)
     if isinstance(inner, faiss.IndexHNSW):
         return "efSearch"
@@ -83,18 +83,18 @@ def effort_name(index: Any) -> str | None:
 
 
 def stores_exactly(index: Any) -> bool:
-    """Whether candidates are chosen by whole vectors, so that they need no margin for compression."""
+    """Whether candidates are compared by uncompressed vectors, so that no margin of candidates is needed."""
     faiss = import_faiss()
     return isinstance(index, faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat)
 
 
 def search_parameters(index: Any, *, effort: int, selector: Any | None = None, bounded: bool = True) -> Any:
-    """FAISS's parameters of one search, so that nothing is set on the index itself.
+    """FAISS parameters of one search; nothing is set on the index itself.
 
     Args:
         selector: FAISS's filter of positions.
-        bounded: a graph's queue holds no more than its effort. Without, a search is a little faster, but the effort
-            cannot be less than the number of candidates, and FAISS overlooks the selector.
+        bounded: limit a graph's queue to its effort. Unbounded search is a little faster, but its effort cannot be
+            less than the number of candidates, and FAISS ignores the selector.
     """
     faiss = import_faiss()
     below = partial(search_parameters, effort=effort, selector=selector, bounded=bounded)

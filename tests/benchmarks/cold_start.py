@@ -1,9 +1,9 @@
-"""A new item that borrows the behaviour of the item it reads like is found nearly as often as if it were known.
+"""A new item with the collaborative vector of its proxy is found nearly as often as with its own.
 
-`python -m tests.benchmarks.cold_start RUN` takes a tenth of a finished run's items for new: the sigma-VAE is fitted on
-the others, and each way to do without the new ones' behaviour is one JSON line. Users are asked for their validation
-item; items are scored by a kernel sum over the latents of the history's items, none of which is new. `share` is what
-new items take of all lists of ten: the more it is above that with "their own" behaviour, the more are crowded out.
+`python -m tests.benchmarks.cold_start RUN` treats a tenth of a finished run's items as new: the sigma-VAE is fitted on
+the others, and each substitute for the collaborative vectors of new items is one JSON line. Targets are the validation
+items; items are scored by a kernel sum over the latents of the history's items, none of which is new. `share` is the
+share of new items in all lists of ten: above that with "own vectors", new items crowd out others.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tests.benchmarks.common import emit
 K, BANDWIDTH, WINDOW = 10, 4.0, 20
 
 
-class Asked(NamedTuple):
-    """Histories without new items, and what followed."""
+class Targets(NamedTuple):
+    """Histories without new items, and the targets."""
 
     histories: list[IntArray]
     targets: IntArray
 
 
-def asked_of(dataset: Dataset, new: BoolArray, users: int, generator: np.random.Generator) -> Asked:
+def draw_targets(dataset: Dataset, new: BoolArray, users: int, generator: np.random.Generator) -> Targets:
     found = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=WINDOW)
     chosen = generator.choice(len(found), size=min(users, len(found)), replace=False)
     kept = [(items, found.targets[u]) for u in chosen if len(items := _old(found.histories, u, new))]
-    return Asked([items for items, _ in kept], np.array([target for _, target in kept]))
+    return Targets([items for items, _ in kept], np.array([target for _, target in kept]))
 
 
 def _old(histories: Histories, user: int, new: BoolArray) -> IntArray:
@@ -46,11 +46,11 @@ def _old(histories: Histories, user: int, new: BoolArray) -> IntArray:
     return items[~new[items]]
 
 
-def behaviours(text: ItemVectors, behaviour: ItemVectors, new: BoolArray) -> Iterator[tuple[str, FloatArray]]:
-    """Ways to do without the behaviour of new items: a name, and vectors for them."""
-    known = unit_rows(behaviour.vectors[~new])
-    yield "their own", behaviour.vectors[new]
-    yield "nearest text (ours)", TextNeighbours.of(text, behaviour, ~new).lend(text.vectors[new]).vectors
+def substitutes(text: ItemVectors, collaborative: ItemVectors, new: BoolArray) -> Iterator[tuple[str, FloatArray]]:
+    """Substitutes for the collaborative vectors of new items: name and vectors."""
+    known = unit_rows(collaborative.vectors[~new])
+    yield "own vectors", collaborative.vectors[new]
+    yield "proxy: nearest text (ours)", TextNeighbours.of(text, collaborative, ~new).proxies(text.vectors[new]).vectors
     cosines = unit_rows(text.vectors[new]) @ unit_rows(text.vectors[~new]).T
     order = np.argsort(-cosines, axis=1)
     for number in (3, 10):
@@ -58,26 +58,26 @@ def behaviours(text: ItemVectors, behaviour: ItemVectors, new: BoolArray) -> Ite
     yield "mean of all", np.tile(known.mean(axis=0), (int(new.sum()), 1))
 
 
-def measure(name: str, latents: FloatArray, new: BoolArray, asked: Asked) -> None:
+def measure(name: str, latents: FloatArray, new: BoolArray, drawn: Targets) -> None:
     """Recall at 10 of new and of other targets, and the new items' share of the lists."""
     points = torch.from_numpy(latents)
     squares = points.square().sum(dim=1)
-    hits, taken = np.zeros(len(asked.targets), np.bool_), 0
-    for user, (history, target) in enumerate(zip(asked.histories, asked.targets, strict=True)):
+    hits, taken = np.zeros(len(drawn.targets), np.bool_), 0
+    for user, (history, target) in enumerate(zip(drawn.histories, drawn.targets, strict=True)):
         distances = squares[history, None] + squares - 2 * points[history] @ points.T
         scores = torch.logsumexp(-distances / (2 * BANDWIDTH**2), dim=0)
         scores[history] = -torch.inf
         listed = scores.topk(K).indices.numpy()
         hits[user], taken = target in listed, taken + int(new[listed].sum())
-    of_new = new[asked.targets]
+    of_new = new[drawn.targets]
     emit(
-        "newcomers",
+        "cold_start",
         name,
         recall_new=float(hits[of_new].mean()),
         recall_others=float(hits[~of_new].mean()),
         share=taken / (K * len(hits)),
-        asked_new=int(of_new.sum()),
-        asked_others=int((~of_new).sum()),
+        targets_new=int(of_new.sum()),
+        targets_others=int((~of_new).sum()),
     )
 
 
@@ -88,23 +88,23 @@ def main() -> None:
     arguments = parser.parse_args()
     dataset = Dataset.load(arguments.run / "01_dataset")
     embeddings = arguments.run / "02_embeddings"
-    text, behaviour = (ItemVectors.load(embeddings / f"{name}.parquet") for name in ("text", "collaborative"))
+    text, collaborative = (ItemVectors.load(embeddings / f"{name}.parquet") for name in ("text", "collaborative"))
     generator = np.random.default_rng(0)
     new = np.zeros(len(text), np.bool_)
     new[generator.choice(len(text), size=len(text) // 10, replace=False)] = True
-    asked = asked_of(dataset, new, arguments.users, generator)
-    tokenizer = fit_sigma_vae(_rows(text, ~new), _rows(behaviour, ~new), ContinuousConfig(), seed=0)
-    for name, vectors in behaviours(text, behaviour, new):
-        measure(name, _latents(tokenizer, text, behaviour, new, vectors), new, asked)
+    drawn = draw_targets(dataset, new, arguments.users, generator)
+    tokenizer = fit_sigma_vae(_rows(text, ~new), _rows(collaborative, ~new), ContinuousConfig(), seed=0)
+    for name, vectors in substitutes(text, collaborative, new):
+        measure(name, _latents(tokenizer, text, collaborative, new, vectors), new, drawn)
 
 
 def _latents(
-    tokenizer: ContinuousTokenizer, text: ItemVectors, behaviour: ItemVectors, new: BoolArray, vectors: FloatArray
+    tokenizer: ContinuousTokenizer, text: ItemVectors, collaborative: ItemVectors, new: BoolArray, vectors: FloatArray
 ) -> FloatArray:
-    """Of all items, new ones with the vectors given."""
-    mixed = behaviour.vectors.copy()
+    """Latents of all items, with the given vectors for new ones."""
+    mixed = collaborative.vectors.copy()
     mixed[new] = vectors
-    return tokenizer.latents(text, ItemVectors(behaviour.item_ids, mixed)).vectors
+    return tokenizer.latents(text, ItemVectors(collaborative.item_ids, mixed)).vectors
 
 
 def _rows(vectors: ItemVectors, chosen: BoolArray) -> ItemVectors:

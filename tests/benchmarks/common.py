@@ -1,6 +1,6 @@
-"""What every benchmark shares: contenders timed in turn, so that a busy moment hits all of them, and JSON lines.
+"""Shared by all benchmarks: interleaved timing, so that load on the machine affects all contenders, and JSON lines.
 
-Where there is a GPU, what is timed runs there; CUDA_VISIBLE_DEVICES= hides it.
+Models run on a GPU where there is one; CUDA_VISIBLE_DEVICES= hides it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
-    """Median seconds of each contender over `rounds` turns, after one turn that is not counted."""
+    """Median seconds of each contender over `rounds` turns, after a warm-up turn."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, contender in contenders.items():
@@ -27,13 +27,13 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], *, rounds: int) 
 
 
 def finish() -> None:
-    """Wait for what a GPU has been asked to do."""
+    """Wait for pending work on the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def device_name() -> str:
-    """What the models run on."""
+    """The device that models run on."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 

@@ -100,7 +100,7 @@ def test_users_sorted_by_item_id_are_refused() -> None:
         check(ordered[:38] + picks[38:])
 
 
-def test_one_user_is_enough(folder: Callable[..., Path]) -> None:
+def test_a_dataset_of_one_user_is_accepted(folder: Callable[..., Path]) -> None:
     text = "user_id,item_id,timestamp\n" + "".join(f"ü,i{n},{n * 60}\n" for n in range(5))
     dataset = load_dataset(folder(interactions_csv=text), min_interactions=1)
     assert dataset.interactions.frame["split"].to_list() == [0, 0, 0, 1, 2]

@@ -1,4 +1,4 @@
-"""Splits and what is made of them, by hand-computed examples and against a naive reference."""
+"""Splits, histories and queries, by hand-computed examples and against a naive reference."""
 
 import numpy as np
 import polars as pl
@@ -36,7 +36,7 @@ def test_leave_one_out_for_short_users() -> None:
     assert leave_one_out(users).tolist() == [0, 0, 2, 0, 1, 2, 0, 0, 1, 2]
 
 
-def test_time_split_takes_the_first_of_a_window_and_asks_nobody_without_history() -> None:
+def test_time_split_targets_the_first_of_a_window_and_only_users_with_a_history() -> None:
     users = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
     times = np.array([0, 1, 6, 7, 8, 2, 3, 9, 6, 8])
     splits = by_time(users, times, validation_share=0.3, test_share=0.2)
@@ -87,7 +87,7 @@ def test_unused_rows_are_history_of_the_test_alone() -> None:
     assert queries(data, CATALOG, split=VALIDATION, max_history=9).histories[0].tolist() == codes("a")
 
 
-def test_nothing_to_ask_gives_empty_queries() -> None:
+def test_no_targets_give_empty_queries() -> None:
     data = interactions("uv", "ab", [TRAIN, TRAIN])
     assert len(queries(data, CATALOG, split=TEST, max_history=5)) == 0
     assert len(training_histories(interactions("", "", []), CATALOG)) == 0

@@ -84,7 +84,7 @@ def test_movielens_csv_in_a_zip(server: Server, tmp_path: Path) -> None:
 def test_a_cut_off_gzip_file_is_refused_by_name(folder: Callable[..., Path]) -> None:
     whole = raw_bytes("reviews_2014.json.gz")
     source = folder(**{"reviews.json_gz": whole[:-20]})
-    with pytest.raises(DataError, match=r"reviews\.json\.gz breaks off"):
+    with pytest.raises(DataError, match=r"reviews\.json\.gz is truncated"):
         load_dataset(source, min_interactions=1)
 
 

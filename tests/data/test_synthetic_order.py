@@ -48,7 +48,7 @@ def test_the_seed_decides_everything() -> None:
     assert not first.interactions.equals(other.interactions)
 
 
-def test_popularity_is_skewed_and_nobody_buys_twice(dataset: Dataset) -> None:
+def test_popularity_is_skewed_and_no_user_buys_an_item_twice(dataset: Dataset) -> None:
     counts = np.sort(dataset.interactions.frame["item_id"].value_counts()["count"].to_numpy())[::-1]
     assert counts[: len(counts) // 5].sum() > 0.4 * counts.sum()
     assert not has_repeats(dataset.interactions)

@@ -1,4 +1,4 @@
-"""Many prompts: batches by length, filters by prompt, and the callers' order."""
+"""Many prompts: batches by length, filters by prompt, and results in the prompts' order."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -24,7 +24,7 @@ class CountingTracker(NullTracker):
         return iterable
 
 
-def test_rows_come_back_in_the_order_of_the_prompts_whatever_the_batches() -> None:
+def test_rows_are_in_the_order_of_the_prompts_whatever_the_batches() -> None:
     generator, model = np.random.default_rng(1), backbone("Qwen3")
     trie = Trie.build(random_ids(generator, num_items=50, num_levels=3, num_codes=8), 8)
     prompts, tracker = random_prompts(generator, LENGTHS), CountingTracker()

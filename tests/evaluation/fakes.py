@@ -38,7 +38,7 @@ def queries() -> Queries:
 
 
 def rankings(*, more: int = 0) -> Rankings:
-    """`good` finds b at 1, d at 2, f at 3 and nothing for u4; `wild` repeats and leaves the catalogue.
+    """`good` finds b at 1, d at 2, f at 3 and nothing for u4; `wild` repeats and returns an out-of-catalogue item.
 
     `more` further systems do as `popular` does.
     """

@@ -27,6 +27,11 @@ def test_p_value_agrees_with_all_sign_flips() -> None:
     assert p == pytest.approx(exact, abs=0.01)
 
 
+def test_sums_that_differ_by_rounding_alone_are_equal() -> None:
+    p = sign_flip_p_value(np.array([0.7, 0.1, 0.2, 0.3]), resamples=4000, generator=np.random.default_rng(0))
+    assert p == pytest.approx(2 / 16, abs=0.02)
+
+
 def test_no_difference_at_all_has_p_one() -> None:
     assert sign_flip_p_value(np.zeros(5), resamples=100, generator=np.random.default_rng(0)) == 1.0
 

@@ -1,4 +1,4 @@
-"""Recipes and overrides resolve; what is wrong is refused with the key's full path."""
+"""Recipes and overrides are resolved; an error names the key's full path."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One behaviour of every executor: order, equality, what is done is not done again, and nothing lost to a kill."""
+"""The contract of executors: order, equal results, no repeated work, and nothing lost after a kill."""
 
 import json
 import os
@@ -98,7 +98,7 @@ def whole(work: Work, folders: list[Path]) -> bool:
     return union(folders) == pytest.approx(EXPECTED)
 
 
-def test_outputs_come_in_the_order_of_the_partitions(executor: Executor, work: Work) -> None:
+def test_outputs_are_in_the_order_of_the_partitions(executor: Executor, work: Work) -> None:
     folders = work.map(executor)
     assert whole(work, folders)
     assert set(work.runs().values()) == {1}
@@ -126,7 +126,7 @@ def test_all_executors_give_the_same_bytes(executor: Executor, work: Work, tmp_p
 
 
 @pytest.mark.parametrize(("order", "error"), [("fail", DataError), ("mistake", KeyError)])
-def test_an_error_names_its_partition_and_keeps_what_is_done(
+def test_an_error_names_its_partition_and_keeps_committed_ones(
     executor: Executor, work: Work, order: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error) as caught:
@@ -216,7 +216,7 @@ def committed(work: Work) -> list[str]:
 
 
 def alive(process: int) -> bool:
-    """Whether a process runs; one that its parent has not asked after is dead."""
+    """Whether a process runs; a zombie counts as dead."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

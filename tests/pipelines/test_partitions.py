@@ -1,4 +1,4 @@
-"""Partitions: keys say what decides an output, outputs are whole, and users come back as they went in."""
+"""Partitions: keys depend on all inputs, outputs are atomic, and histories survive a round trip."""
 
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def test_a_function_that_cannot_be_imported_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
-def test_users_come_back_in_their_order(tmp_path: Path, size: int) -> None:
+def test_users_keep_their_order(tmp_path: Path, size: int) -> None:
     generator = np.random.default_rng(0)
     sequences = [generator.integers(0, 50, size=length) for length in (3, 0, 5, 1, 0, 0, 9)]
     histories = Histories.from_lists([f"user {n}" for n in range(7)], sequences)

@@ -121,7 +121,7 @@ def test_a_stage_that_reads_a_subfolder_is_stale_only_if_that_changed(
 
 def test_a_setting_that_no_stage_reads_changes_nothing(flow: Flow) -> None:
     flow.run()
-    flow.values = {"evaluate": {"examples": 3}}
+    flow.values = {"evaluate": {"num_examples": 3}}
     assert flow.run() == []
 
 
@@ -132,7 +132,7 @@ def test_a_new_setting_that_is_left_out_makes_no_finished_stage_stale(flow: Flow
     assert flow.states() == [("current", ""), ("current", "")]
 
 
-def test_raised_code_versions_run_again(flow: Flow) -> None:
+def test_a_new_code_version_runs_again(flow: Flow) -> None:
     flow.run()
     assert flow.run(stages=(MAKE, USE._replace(version=2))) == ["use"]
 

@@ -1,4 +1,4 @@
-"""Searches while the index changes under them: every answer is that of one state."""
+"""Searches during changes: every result is that of one snapshot."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ from tests.retrieval.conftest import clustered, odd_labels
 FAR = 50.0
 
 
-def test_searches_see_whole_changes_only(fresh: Callable[[], ItemIndex]) -> None:
+def test_searches_see_complete_changes_only(fresh: Callable[[], ItemIndex]) -> None:
     """Two items far from all others always come and go together; a search for them finds both or neither."""
     index, pair = fresh(), clustered(2) * 0.01 + FAR
     done = threading.Event()
@@ -87,7 +87,7 @@ def test_changes_during_a_compaction_are_kept(monkeypatch: pytest.MonkeyPatch, f
     np.testing.assert_array_equal(np.sort(index.snapshot.base.labels), expected)
 
 
-def test_a_forked_child_is_told_rather_than_left_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_child_gets_an_error_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     index = ItemIndex.build(clustered(30), None, IndexConfig())
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(RuntimeError, match="forked"):

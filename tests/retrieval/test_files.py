@@ -1,4 +1,4 @@
-"""An index on disk: every damaged file is refused by its name, and a kill leaves an index that can be read."""
+"""An index on disk: damaged files are refused by name, and a kill leaves a readable index."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def test_a_foreign_manifest_is_refused(folder: Path, change: dict[str, object], 
         ItemIndex.load(folder)
 
 
-def test_a_manifest_reaches_no_file_outside_its_folder(folder: Path) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(folder: Path) -> None:
     path, base = folder / "index.json", only(folder, "base-*.faiss")
     base.rename(folder.parent / base.name)
     path.write_text(path.read_text(encoding="utf-8").replace(base.name, f"../{base.name}"), encoding="utf-8")
@@ -86,7 +86,7 @@ def test_a_manifest_reaches_no_file_outside_its_folder(folder: Path) -> None:
         ItemIndex.load(folder)
 
 
-def test_no_manifest_or_half_of_one_is_refused(folder: Path) -> None:
+def test_a_missing_or_truncated_manifest_is_refused(folder: Path) -> None:
     truncated = (folder / "index.json").read_text(encoding="utf-8")[:50]
     (folder / "index.json").write_text(truncated, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"index\.json cannot be read"):
@@ -96,7 +96,7 @@ def test_no_manifest_or_half_of_one_is_refused(folder: Path) -> None:
         ItemIndex.load(folder)
 
 
-def test_the_manifest_tells_what_was_measured(index: ItemIndex, folder: Path) -> None:
+def test_the_manifest_contains_the_measured_recall(index: ItemIndex, folder: Path) -> None:
     manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     assert (manifest["effort_name"], manifest["effort"]) == ("nprobe", index.effort)
     assert (manifest["recall_at"], manifest["recall"]) == (10, index.recall)

@@ -1,4 +1,4 @@
-"""Kernel-sum scoring: values against loops, and what must hold for samples, priors and tuning."""
+"""Kernel scoring: values against naive loops, and properties of samples, priors and tuning."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def exact(queries: FloatArray, k: int) -> IntArray:
     return np.argsort(distances, axis=1, kind="stable")[:, :k]
 
 
-def candidates(samples: FloatArray, neighbours: int = 5, excluded: list[IntArray] | None = None) -> Candidates:
+def candidates(samples: FloatArray, num_neighbors: int = 5, excluded: list[IntArray] | None = None) -> Candidates:
     counts = np.arange(ITEMS)
     return find_candidates(
         samples,
         search=exact,
         latents=latents(),
-        neighbours=neighbours,
+        num_neighbors=num_neighbors,
         excluded=excluded,
         popularity=log_popularity(counts),
     )
@@ -71,17 +71,17 @@ def test_an_items_own_latent_ranks_it_first() -> None:
     assert (np.diff(top.scores, axis=1) <= 0).all()
 
 
-def test_what_a_user_excludes_is_no_candidate_and_costs_no_place() -> None:
+def test_excluded_items_are_no_candidates_and_are_replaced() -> None:
     samples = latents()[:4, None, :]
     excluded = [np.array([user, user + 1]) for user in range(4)]
-    found = candidates(samples, neighbours=5, excluded=excluded)
+    found = candidates(samples, num_neighbors=5, excluded=excluded)
     for user in range(4):
         kept = found.items[user][found.items[user] >= 0]
         assert len(kept) >= 5
         assert not set(kept) & set(excluded[user])
 
 
-def test_what_others_exclude_changes_no_candidate_of_a_user() -> None:
+def test_candidates_do_not_depend_on_the_exclusions_of_others() -> None:
     samples = np.random.default_rng(1).standard_normal((2, 3, DIM)).astype(np.float32)
     few, many = np.array([4]), np.arange(0, ITEMS, 2)
     together = candidates(samples, 3, [few, many])
@@ -104,7 +104,7 @@ def test_more_samples_cover_more_tastes() -> None:
 
 
 def test_priors_add_up() -> None:
-    found = candidates(latents()[:2, None, :], neighbours=ITEMS)
+    found = candidates(latents()[:2, None, :], num_neighbors=ITEMS)
     plain, biased = Scoring(0.5).score(found), Scoring(0.5, popularity=0.3, agreement=2.0).score(found)
     assert biased - plain == pytest.approx(0.3 * found.popularity, abs=1e-4)
     heavy = best_items(found, Scoring(0.5, popularity=1000.0).score(found), 1)
@@ -131,7 +131,7 @@ def test_tuning_measures_each_setting_as_ranking_would() -> None:
             samples[part],
             search=exact,
             latents=latents(),
-            neighbours=4,
+            num_neighbors=4,
             excluded=None,
             popularity=log_popularity(np.arange(ITEMS)),
             agreement=agreement[part],
@@ -180,7 +180,7 @@ def test_equal_scores_are_ordered_by_item_index() -> None:
     assert best_items(found, Scoring(1.0).score(found), 3).items.tolist() == [[2, 5, 7]]
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def test_invalid_inputs_are_refused() -> None:
     with pytest.raises(DataError, match="no validation users"):
         tune_scoring([], agreement=False)
     with pytest.raises(DataError, match="bandwidth=0"):

@@ -166,7 +166,7 @@ def test_sources_and_registries_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert tracking_uri("sqlite:///mine.db", home=Path("runs")) == f"sqlite:///{tmp_path}/mine.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://host")
     assert tracking_uri(None, home=Path("runs")) == "https://host"
-    with pytest.raises(ConfigError, match="is no URI"):
+    with pytest.raises(ConfigError, match="is not a URI"):
         tracking_uri("mine.db", home=tmp_path)
 
 
