@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from recsys.embeddings.config import EmbedConfig
     from recsys.embeddings.text import text_vectors
     from recsys.errors import RecsysError
+    from recsys.evaluation.evaluation import evaluate
     from recsys.llm.config import FinetuneConfig
     from recsys.ranking.recommender import RankedItem
     from recsys.tables import Catalog, Interactions, Rankings, SemanticIds
@@ -30,6 +31,7 @@ __all__ = [
     "RecsysError",
     "SemanticIds",
     "TokenizeConfig",
+    "evaluate",
     "fit_rqvae",
     "load_dataset",
     "text_vectors",
@@ -40,6 +42,7 @@ _HOMES = {
     "embeddings.config": ("EmbedConfig",),
     "embeddings.text": ("text_vectors",),
     "errors": ("RecsysError",),
+    "evaluation.evaluation": ("evaluate",),
     "llm.config": ("FinetuneConfig",),
     "ranking.recommender": ("RankedItem",),
     "tables": ("Catalog", "Interactions", "Rankings", "SemanticIds"),
