@@ -10,9 +10,9 @@ from typing import Any
 
 import peft
 
-from recsys.checkpoints import seeded
 from recsys.llm.config import LoraConfig
 from recsys.llm.vocabulary import TokenLayout
+from recsys.training.seeding import seeded
 
 
 def add_lora(model: Any, layout: TokenLayout, config: LoraConfig, *, seed: int) -> Any:
