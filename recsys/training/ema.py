@@ -15,12 +15,12 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class MovingAverage(AveragedModel, Generic[M]):
     """An averaged copy of `source` in evaluation mode, as `.module`; the decay warms up: min(decay, n / (9 + n))."""
 
-    module: M  # type: ignore[assignment]
+    module: M
 
     def __init__(self, source: M, decay: float) -> None:
         def average(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
             n = int(count)
-            get_ema_multi_avg_fn(min(decay, n / (9 + n)))(averaged, current, n)
+            get_ema_multi_avg_fn(min(decay, n / (9 + n)))(averaged, current, n)  # type: ignore[no-untyped-call]
 
         super().__init__(source, multi_avg_fn=average)
         self.n_averaged.fill_(1)  # the initial weights count; by default those of the first step would replace them

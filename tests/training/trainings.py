@@ -143,7 +143,7 @@ def _files(folder: Path) -> Weights:
 
 def language_model(job: Job) -> Weights:
     """In full, then LoRA."""
-    examples = [Example("sequential", history=tuple((i + j + job.shift) % 6 for j in range(5))) for i in range(20)]
+    examples = [Example("sequential", history=tuple((i + j + job.shift) % 6 for j in range(5))) for i in range(12)]
     codebooks = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
     data = FinetuneData(examples, TITLES, semantic_ids(), codebooks, InstructConfig())
     training = {"epochs": 2, "lr": 5e-3 * job.rate, "batch_tokens": 64}
@@ -167,14 +167,14 @@ def _finetuned(folder: Path) -> Path:
 
 def joint(condition: str, job: Job) -> Weights:
     latents = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
-    sequences = [[(n + j + job.shift) % 6 for j in range(3 + n % 3)] for n in range(12)]
-    data = JointData(semantic_ids(), Histories.from_lists([f"u{n}" for n in range(12)], sequences), 50, latents, 2)
+    sequences = [[(n + j + job.shift) % 6 for j in range(3 + n % 3)] for n in range(8)]
+    data = JointData(semantic_ids(), Histories.from_lists([f"u{n}" for n in range(8)], sequences), 50, latents, 2)
     folders = JointFolders(_finetuned(job.out.parent / "finetuned"), job.out, job.work)
 
     def validate(found: JointPreference) -> float:
         return total(found.preference.denoiser) + total(found.language_model.model)
 
-    config = _head_config(job, joint=True, condition=condition)
+    config = _head_config(job, joint=True, condition=condition, epochs=3, validate_every=2)
     fit_joint(data, config, folders=folders, seed=job.seed, validate=validate, tracker=job.tracker)
     return _files(job.out)
 
