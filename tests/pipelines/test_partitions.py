@@ -39,7 +39,7 @@ def task(out: Path, shared: Shared = SHARED) -> Task:
 def test_an_output_is_committed_once(tmp_path: Path) -> None:
     run_partition(task(tmp_path), PARTITION)
     assert (task(tmp_path).folder(PARTITION) / "text").read_text() == "x"
-    again = PARTITION._replace(facts={"text": "made by a slower process"})
+    again = PARTITION._replace(params={"text": "made by a slower process"})
     run_partition(task(tmp_path), again)
     assert (task(tmp_path).folder(PARTITION) / "text").read_text() == "x"
     assert [path.name for path in tmp_path.iterdir()] == [task(tmp_path).folder(PARTITION).name]
@@ -54,7 +54,7 @@ def test_the_folder_depends_on_all_inputs(tmp_path: Path) -> None:
         Task.of(other, SHARED, tmp_path).folder(PARTITION),
     }
     assert len(folders) == 5
-    moved = PARTITION._replace(name="rows", facts={"text": "elsewhere"})
+    moved = PARTITION._replace(name="rows", params={"text": "elsewhere"})
     assert task(tmp_path, Shared({"path": "elsewhere"}, "shared")).folder(moved) in folders, "paths do not matter"
 
 
@@ -67,7 +67,7 @@ def test_equal_partitions_are_computed_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "error"), [("bad", DataError), ("mistake", KeyError)])
 def test_an_error_leaves_nothing_and_names_the_partition(tmp_path: Path, text: str, error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
-        run_partition(task(tmp_path), PARTITION._replace(facts={"text": text}))
+        run_partition(task(tmp_path), PARTITION._replace(params={"text": text}))
     assert "rows 0-9" in " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert list(tmp_path.iterdir()) == []
 
