@@ -16,7 +16,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.embeddings.text import fit_texts
-from recsys.rankers.collaborative import SASREC_FOLDER
+from recsys.ranking.loading import SASREC_FOLDER
 from recsys.tables import VALIDATION, BoolArray, Histories, ItemVectors
 from recsys.tracking import Tracker
 

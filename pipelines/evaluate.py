@@ -15,41 +15,30 @@ import numpy as np
 
 from pipelines.config import RunConfig, dump_yaml
 from recsys.artifacts import StageRun, package_versions
-from recsys.data.histories import interaction_counts, queries, training_histories
+from recsys.data.dataset import Dataset
+from recsys.data.histories import queries
 from recsys.evaluation.evaluation import Evaluation, evaluate
 from recsys.evaluation.examples import Example, example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.report import Report, render_report
 from recsys.files import write_json, write_text
-from recsys.fusion import TUNED
-from recsys.tables import TEST, Catalog, Interactions, Rankings, SemanticIds
+from recsys.ranking.tuning import FUSION_FILE
+from recsys.tables import TEST, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     folders = {stage: run.read(stage) for stage in run.reads}
-    interactions = Interactions.load(folders["prepare"] / "interactions.parquet")
-    catalog = Catalog.load(folders["prepare"] / "items.parquet")
+    dataset = Dataset.load(folders["prepare"])
     rankings = Rankings.load(folders["recommend"] / "rankings.parquet")
-    # Whole histories, not max_history: slices and popularity lift describe the users.
-    test = queries(interactions, catalog, split=TEST, max_history=len(interactions))
-    training = training_histories(interactions, catalog)
-    generator = np.random.default_rng(config.seed)
-    evaluation = evaluate(
-        rankings,
-        queries=test,
-        catalog=catalog,
-        popularity=interaction_counts(training.items, len(catalog)),
-        config=config.evaluate,
-        generator=generator,
-    )
+    evaluation = evaluate(rankings, dataset, config.evaluate, seed=config.seed)
     examples = example_users(
         rankings,
-        queries=test,
-        catalog=catalog,
+        queries=queries(dataset.interactions, dataset.catalog, split=TEST, max_history=len(dataset.interactions)),
+        catalog=dataset.catalog,
         cutoff=config.evaluate.slice_cutoff,
         count=config.evaluate.num_examples,
-        generator=generator,
+        generator=np.random.default_rng(config.seed),
     )
     report = _report(config, run, folders, evaluation, examples)
     models = {"tokens": report.token_quality or {}, "latents": report.latent_quality, "fusion": report.fusion}
@@ -78,7 +67,7 @@ def _report(
         token_quality=quality or None,
         semantic_ids=semantic_ids,
         latent_quality=_json(folders["tokenize"] / "continuous" / "latent_quality.json") or None,
-        fusion=_json(folders["recommend"] / TUNED) or None,
+        fusion=_json(folders["recommend"] / FUSION_FILE) or None,
         data_card=_json(folders["prepare"] / "data_card.json"),
         configuration=dump_yaml(config),
         versions=package_versions(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
-from recsys.rankers.validation import load_samples
+from recsys.ranking.validation import load_samples
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import ItemVectors
 from recsys.tracking import Tracker

@@ -1,7 +1,7 @@
-"""Partitions: units of work of a stage, and their outputs, which are committed atomically.
+"""Units of work that a stage hands to an executor: the inputs of each, and its output, which is written atomically.
 
-Writes `OUT/KEY/`, one folder a partition, by one rename; KEY is a hash of everything that determines its contents, so
-that an existing folder is never computed again, also after a kill.
+Writes `OUT/KEY/`, one folder per partition, by one rename. KEY is a hash of everything that determines the contents, so
+that an existing folder is reused, whichever process made it and however often the program was killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recsys.tracking import NullTracker, Tracker
 
 
 class Partition(NamedTuple):
-    """A unit of work: a display name, a hash of its input rows, and parameters (JSON values) such as their path."""
+    """One unit of work: a name for messages, a hash of its rows, and parameters such as their path (JSON values)."""
 
     name: str
     content: str
@@ -35,10 +35,10 @@ class Partition(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Parameters of all partitions: paths and plain configuration.
+    """Parameters of all partitions: paths and plain configuration (JSON values).
 
-    `content` is a hash of the configuration and of the contents at the paths; `version` is incremented by hand when
-    the code gives other results.
+    `content` is a hash of the configuration and of the files' contents, not of their paths. `version` is incremented by
+    hand when the code produces different results.
     """
 
     params: dict[str, Any]
@@ -47,11 +47,11 @@ class Shared(NamedTuple):
 
 
 Function = Callable[[Partition, Shared, Path, Tracker], None]
-"""The work on a partition; writes files into the given folder."""
+"""Computes a partition: (partition, shared, folder to write into, tracker)."""
 
 
 class Task(NamedTuple):
-    """A function by its name `module:name`, the parameters of all partitions, and the folder of outputs."""
+    """A function as `module:name`, the parameters that its partitions share, and the folder of their outputs."""
 
     function: str
     shared: Shared
@@ -60,7 +60,9 @@ class Task(NamedTuple):
     @classmethod
     def of(cls, function: Function, shared: Shared, out: Path) -> Task:
         name = f"{function.__module__}:{function.__qualname__}"
-        assert _function(name) is function, f"{name} cannot be imported by another process; move it to a module's top"
+        assert _function(name) is function, (
+            f"{name} cannot be imported by another process; define it at the top level of a module"
+        )
         return cls(name, shared, out.absolute())
 
     def folder(self, partition: Partition) -> Path:
@@ -69,11 +71,11 @@ class Task(NamedTuple):
         return self.out / text_sha256(json.dumps(known))[:32]
 
     def missing(self, partitions: Sequence[Partition]) -> list[Partition]:
-        """The partitions without committed output, each once."""
+        """The partitions without committed output, without duplicates."""
         return list({folder: p for p in partitions if not (folder := self.folder(p)).exists()}.values())
 
     def run(self, partition: Partition, tracker: Tracker) -> None:
-        """Compute and commit the partition's output; an output committed meanwhile by another process is kept.
+        """Compute the partition and commit its output; if another process was faster, its output is kept.
 
         Raises:
             RecsysError: from the function, with the partition's name before the message.
@@ -93,10 +95,10 @@ class Task(NamedTuple):
             shutil.rmtree(temporary, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove unfinished outputs of killed processes.
+        """Remove the incomplete outputs of killed processes.
 
-        Each is renamed first, so that a process that is still running (a task outlives its interrupted driver for a
-        moment) cannot commit a partly removed folder.
+        Each folder is renamed before it is deleted: a process that is still running (a task ends a little later than
+        its interrupted driver) then finds no folder at all, and cannot commit one that is partly deleted.
         """
         for path in self.out.glob(".*") if self.out.exists() else ():
             taken = self._hidden("swept")
@@ -115,19 +117,19 @@ def run_partition(task: Task, partition: Partition) -> None:
 
 
 def user_partitions(histories: Histories, folder: Path, *, size: int) -> list[Partition]:
-    """Slices of `size` users, in order; each slice's histories are written to a parquet file in `folder`."""
+    """Users in slices of `size`, in order; the histories of each slice are written to a parquet file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_written(part, start, folder) for start, part in _slices(histories, size)]
 
 
 def read_histories(partition: Partition) -> Histories:
-    """The users of a partition that `user_partitions` made."""
+    """The histories of a partition from `user_partitions`."""
     table = pq.read_table(partition.params["histories"]).combine_chunks()
     if not len(table):
         return Histories.from_lists([], [])
     lists = table["items"].chunk(0)
     offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    items = np.array(lists.flatten())  # a copy, as torch needs writable memory
+    items = np.array(lists.flatten())  # a copy, because torch needs writable memory
     return Histories(table["user_id"].to_pylist(), offsets, items)
 
 

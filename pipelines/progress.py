@@ -1,4 +1,4 @@
-"""Progress of long loops: bars on a terminal, else a log line every 30 seconds. Writes to stderr."""
+"""Progress of long loops on stderr: a bar in a terminal, otherwise a log line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class ProgressTracker:
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         if total is None and isinstance(iterable, Sized):
             total = len(iterable)
-        shown = self._lines if self._bars.disable else self._bar
-        return shown(iterable, description, total)
+        show = self._lines if self._bars.disable else self._bar
+        return show(iterable, description, total)
 
     def _bar(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
         task = self._bars.add_task(description, total=total)
@@ -61,9 +61,9 @@ class ProgressTracker:
             self._bars.remove_task(task)
 
     def _lines(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-        logged = time.monotonic()
+        last = time.monotonic()
         for number, item in enumerate(iterable, start=1):
             yield item
-            if time.monotonic() - logged >= SECONDS_BETWEEN_LINES:
-                logged = time.monotonic()
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
                 logger.info("      %s: %d%s", description, number, f" of {total}" if total else "")

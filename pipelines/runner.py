@@ -1,7 +1,7 @@
-"""Determines which stages are current, runs the others, and stores their metrics.
+"""Runs the stages that are not current, and keeps the metrics they log.
 
-Reads and writes a run directory (recsys.artifacts); writes `config.yaml` there and `training_log.jsonl` into the folder
-of every stage that logs metrics.
+Reads and writes a run directory (recsys.artifacts); writes `training_log.jsonl` into the folder of every stage that
+logs metrics.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from recsys.tracking import Tracker
 
 T = TypeVar("T")
 LOG = "training_log.jsonl"
-SINGLE = {
+NOT_DISTRIBUTED = {
     "prepare": "cleaning and splitting need all interactions",
     "embed": "its models are fitted to the whole catalogue",
     "tokenize": "codebooks and unique ids need the whole catalogue",
-    "instruct": "it only writes examples",
+    "instruct": "it only writes the examples",
     "finetune": "one model is trained",
     "diffuse": "one model is trained",
     "index": "one index is trained and tuned",
-    "evaluate": "it only computes metrics",
+    "evaluate": "it only counts",
 }
-"""Why a stage is not parallelized over workers."""
+"""Why a stage runs on the driver alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class StageFunction(Protocol):
     def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker) -> None: ...
 
 
-class SpreadStageFunction(Protocol):
-    """A stage that computes partitions on an executor."""
+class DistributedStageFunction(Protocol):
+    """A stage that computes partitions with an executor."""
 
     def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executor) -> None: ...
 
 
 class StageStatus(NamedTuple):
-    """`state` is current, stale, damaged or missing; `reason` is why it is not current; `seconds` it took, if known."""
+    """`state` is current, stale, damaged or missing; `reason` why it is not current; `seconds` it took, if known."""
 
     stage: Stage
     state: str
@@ -59,13 +59,13 @@ class StageStatus(NamedTuple):
 
 
 def load_stage(stage: Stage) -> StageFunction:
-    """Import the stage's module and return its function."""
+    """The stage's function, imported on demand."""
     function: StageFunction = import_module(f"pipelines.{stage.name}").run
     return function
 
 
 def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> StageKey:
-    """The key that determines the stage's result, from the configuration and the folders it reads."""
+    """Everything that determines the stage's result: settings, code version and the contents of its inputs."""
     flat = flatten(config.model_dump(mode="json"))
     chosen = {key: flat[key] for key in flat if key == "seed" or _within(key, stage.settings)}
     inputs = {}
@@ -82,7 +82,7 @@ def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> Stage
 
 
 def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) -> list[StageStatus]:
-    """The state of every stage, in order; files are checked by name and size only."""
+    """The state of every stage, in flow order; files are compared by name and size only."""
     found: dict[str, StageStatus] = {}
     for stage in stages:
         record = directory.record(stage.name)
@@ -94,8 +94,8 @@ def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) 
             found[stage.name] = StageStatus(stage, "damaged", damage, record.seconds)
             continue
         read = [stage_and_part(name)[0] for name in stage.reads]
-        late = [name for name in read if name in found and found[name].state != "current"]
-        reason = f"reads {late[0]}, which is {found[late[0]].state}" if late else ""
+        outdated = [name for name in read if name in found and found[name].state != "current"]
+        reason = f"reads {outdated[0]}, which is {found[outdated[0]].state}" if outdated else ""
         reason = reason or _difference(record.key, stage_key(stage, config, directory))
         found[stage.name] = StageStatus(stage, "stale" if reason else "current", reason, record.seconds)
     return list(found.values())
@@ -112,10 +112,10 @@ def run_stages(
     executor: Executor | None = None,
     load: Callable[[Stage], StageFunction] = load_stage,
 ) -> list[str]:
-    """Run the selected stages that are not current (all selected ones with `force`); returns the names of those run.
+    """Run the selected stages that are not current (all of them with `force`); returns the names of those run.
 
-    The caller must hold the directory's lock. Stages with partitions get the executor, by default this process; for the
-    others a log line says why they are not parallelized.
+    The caller must hold the directory's lock. Distributed stages get the executor, by default this process; for the
+    others one log line gives the reason.
 
     Raises:
         ArtifactError: an earlier stage that a selected one reads is not current, or is damaged.
@@ -140,15 +140,19 @@ def run_stages(
 
 def _call(function: StageFunction, config: RunConfig, run: StageRun, tracker: Tracker, executor: Executor) -> None:
     if "executor" in signature(function).parameters:
-        cast(SpreadStageFunction, function)(config, run, tracker, executor=executor)
+        cast(DistributedStageFunction, function)(config, run, tracker, executor=executor)
         return
-    if executor.spreads:
-        logger.info("      not parallelized over %d workers: %s", executor.workers, SINGLE.get(run.stage, "one task"))
+    if executor.distributed:
+        logger.info(
+            "      not distributed over %d workers: %s",
+            executor.workers,
+            NOT_DISTRIBUTED.get(run.stage, "it is one task"),
+        )
     function(config, run, tracker)
 
 
 class StageTracker:
-    """Passes metrics on and stores them as JSON lines, the same lines whether or not the stage was killed meanwhile."""
+    """Forwards metrics and keeps them as JSON lines, the same lines whether or not the stage was killed meanwhile."""
 
     def __init__(self, tracker: Tracker, path: Path) -> None:
         self._tracker, self._path = tracker, path
@@ -166,7 +170,7 @@ class StageTracker:
         return self._tracker.track(iterable, description, total)
 
     def publish(self, path: Path) -> None:
-        """Write the stored lines; the last of a repeated step, as after a resume, counts."""
+        """Write the kept lines, without the duplicates of steps that a resumed process repeated."""
         if not self._path.exists():
             return
         lines: dict[tuple[str, ...], str] = {}
@@ -184,9 +188,9 @@ def _within(key: str, settings: Sequence[str]) -> bool:
 
 
 def _difference(old: StageKey, new: StageKey) -> str:
-    """Why a stage with the old key is stale under the new one; empty if it is not.
+    """Why a stage finished with one key is stale under another; empty if they are equal.
 
-    A setting that is missing in one of them is None.
+    A setting that is missing in one of them counts as None.
     """
     if old.code != new.code:
         return f"its code changed (version {old.code} -> {new.code})"
@@ -206,14 +210,14 @@ def _is_current(stage: Stage, config: RunConfig, directory: RunDirectory) -> boo
         return False
     wrong = directory.damage(stage.name)
     if wrong:
-        raise ArtifactError(f"{wrong}; delete {directory.folder(stage.name)} to have the stage run again")
+        raise ArtifactError(f"{wrong}; delete {directory.folder(stage.name)} to run the stage again")
     return True
 
 
 def _require_inputs(
     stage: Stage, config: RunConfig, directory: RunDirectory, stages: Sequence[Stage], selected: Sequence[str]
 ) -> None:
-    """Raise if an input is not current and not among the selected stages."""
+    """Refuse inputs that are not current and not selected."""
     read = {stage_and_part(name)[0] for name in stage.reads}
     for entry in status(config, directory, stages):
         if entry.stage.name in read and entry.stage.name not in selected and entry.state != "current":

@@ -55,7 +55,7 @@ def test_the_language_model_learns_the_circle(tmp_path: Path) -> None:
 
 def test_samples_are_those_of_the_cpu(problem: Problem) -> None:
     model = fit_preference(problem.conditions, problem.targets, problem.latents, small_config(), seed=0)
-    assert model.denoiser.null.device.type == "cuda"
+    assert model.denoiser.null_condition.device.type == "cuda"
     here = PreferenceModel(copy.deepcopy(model.denoiser).cpu(), model.config)
     drawn, expected = (m.sample(problem.users, range(4), seed=1) for m in (model, here))
     np.testing.assert_allclose(drawn, expected, atol=1e-3)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recsys.baselines.base import ScoringBaseline
+from recsys.baselines.base import ScoringModel
 from recsys.baselines.config import SasrecConfig
 from recsys.checkpoints import prefixed, unprefixed
 from recsys.errors import ArtifactError
@@ -87,7 +87,7 @@ class SasrecModel(nn.Module):
 
 
 @dataclass(frozen=True, repr=False)
-class Sasrec(ScoringBaseline):
+class Sasrec(ScoringModel):
     """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are of the last epoch."""
 
     config: SasrecConfig

@@ -27,7 +27,7 @@ from recsys.checkpoints import (
 )
 from recsys.errors import DataError
 from recsys.metrics import top_k_metrics
-from recsys.tables import Histories, IntArray, Queries
+from recsys.tables import CandidateFilter, Histories, IntArray, Queries
 from recsys.tracking import NullTracker, Tracker
 
 LOSS_ROWS = 128  # positions whose logits are in memory at once; small enough to stay near the cache
@@ -208,5 +208,6 @@ def _validate(state: _State, model: Sasrec, queries: Queries, exclude_seen: bool
 
 
 def _ndcg(model: Sasrec, queries: Queries, exclude_seen: bool) -> float:
-    top = model.rank(queries.histories, k=10, exclude_seen=exclude_seen)
+    candidates = CandidateFilter.unseen(queries.histories) if exclude_seen else CandidateFilter()
+    top = model.rank(queries.histories, k=10, candidates=candidates)
     return top_k_metrics(top.items, queries.targets, k=10).ndcg

@@ -9,8 +9,7 @@ from pydantic import Field, model_validator
 
 from recsys.config import Config
 
-Kind = Literal["auto", "table", "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "synthetic"]
-SYNTHETIC = "synthetic"
+AUTO, SYNTHETIC = "auto", "synthetic"
 
 
 class SyntheticConfig(Config):
@@ -31,15 +30,16 @@ class Download(Config):
 class PrepareConfig(Config):
     """Source, cleaning and splits.
 
-    `source` is a folder or a file, or "synthetic"; `downloads` are fetched instead, into `download_folder` (kept) or
-    a temporary folder. Columns apply to kind `table`. At most `max_bad_share` of a file's rows may be unusable; the
-    first `reported_rows` of them are written to a file. `keep_cold_items` keeps items without interactions.
-    `validation_share` and `test_share` (of all interactions) bound the windows of the time split. `max_history` is the
-    number of newest items of a history that models read; training cuts longer histories into windows of this length.
+    `source` is a folder or a file, or "synthetic"; `kind` names its format, a key of `recsys.data.sources.SOURCES`, or
+    `auto`. `downloads` are fetched instead, into `download_folder` (kept) or a temporary folder. Columns apply to kind
+    `table`. At most `max_bad_share` of a file's rows may be unusable; the first `reported_rows` of them are written to
+    a file. `keep_cold_items` keeps items without interactions. `validation_share` and `test_share` (of all
+    interactions) bound the windows of the time split. `max_history` is the number of newest items of a history that
+    models read; training cuts longer histories into windows of this length.
     """
 
     source: str | None = None
-    kind: Kind = "auto"
+    kind: str = AUTO
     downloads: tuple[Download, ...] = ()
     download_folder: Path | None = None
     user_column: str = "user_id"

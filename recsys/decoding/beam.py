@@ -6,7 +6,7 @@ trie are generated, and a filter removes items without changing the scores of ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +15,8 @@ from torch import Tensor
 
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
-from recsys.errors import ModelError
-from recsys.tables import IntArray
+from recsys.tables import CandidateFilter, FloatArray, TopItems
 from recsys.tracking import NullTracker, Tracker
-
-Filter = Callable[[IntArray], Tensor]
 
 
 class BeamResult(NamedTuple):
@@ -63,8 +60,6 @@ def beam_search(
     Raises:
         ModelError: the model is in training mode.
     """
-    if model.training:
-        raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval() first")
     return search_tree(Tree(model, prompts, lengths), trie=trie, base=base, beams=beams, allowed=allowed)
 
 
@@ -115,18 +110,14 @@ def _ordering(scores: Tensor, nodes: Tensor) -> Tensor:
     return (ascending.long() << 32) - nodes
 
 
-def all_but(excluded: Sequence[IntArray], num_items: int) -> Filter:
-    """A filter for `decode_all`: all items but `excluded[i]` for prompt i."""
+class Decoded(NamedTuple):
+    """Rows in the prompts' order, on the CPU."""
 
-    def allowed(positions: IntArray) -> Tensor:
-        mask = torch.ones(len(positions), num_items, dtype=torch.bool)
-        for row, position in enumerate(positions):
-            mask[row, torch.as_tensor(excluded[int(position)])] = False
-        return mask
-
-    return allowed
+    top: TopItems
+    states: FloatArray  # [U, D] the hidden state behind each prompt
 
 
+@torch.inference_mode()
 def decode_all(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -135,36 +126,40 @@ def decode_all(
     base: int,
     beams: int,
     batch_size: int,
-    allowed: Tensor | Filter | None = None,
+    candidates: CandidateFilter | None = None,
     tracker: Tracker | None = None,
-) -> BeamResult:
-    """`beam_search` for any number of prompts, batched by length; results in the prompts' order, on the CPU.
+) -> Decoded:
+    """`beam_search` of any number of prompts, batched by length.
 
     Args:
         prompts: U non-empty lists of token_ids.
-        allowed: bool [N] for all prompts, or a function from the positions [n] of a batch's prompts to [n, N].
+        candidates: what may be returned for each.
+
+    Raises:
+        ModelError: the model is in training mode.
     """
     device = model.device
-    trie = trie.to(device)
+    trie, candidates = trie.to(device), candidates or CandidateFilter()
     lengths = np.fromiter((len(p) for p in prompts), dtype=np.int64, count=len(prompts))
     order = np.argsort(-lengths, kind="stable")  # longest first, so that running out of memory shows at once
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    items = torch.full((len(prompts), beams), -1, dtype=torch.int64)
-    scores = torch.full((len(prompts), beams), -torch.inf)
-    for batch in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
-        padded = torch.zeros(len(batch), int(lengths[batch[0]]), dtype=torch.int64)
-        for row, position in enumerate(batch):
-            padded[row, : lengths[position]] = torch.as_tensor(prompts[position])
-        mask = allowed(batch) if callable(allowed) else allowed
-        result = beam_search(
-            model,
-            padded.to(device),
-            torch.from_numpy(lengths[batch]).to(device),
-            trie=trie,
-            base=base,
-            beams=beams,
-            allowed=None if mask is None else mask.to(device),
-        )
-        rows = torch.from_numpy(batch)
-        items[rows], scores[rows] = result.items.cpu(), result.scores.cpu()
-    return BeamResult(items, scores)
+    items = np.full((len(prompts), beams), -1, dtype=np.int64)
+    scores = np.full((len(prompts), beams), -np.inf, dtype=np.float32)
+    states = np.zeros((len(prompts), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
+    for rows in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
+        tree = Tree(model, *_padded([prompts[row] for row in rows], device))
+        states[rows] = tree.states()
+        mask = candidates.take(rows).mask(len(rows), trie.num_items)
+        allowed = None if mask is None else torch.from_numpy(mask).to(device)
+        found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=allowed)
+        items[rows], scores[rows] = found.items.cpu().numpy(), found.scores.cpu().numpy()
+    return Decoded(TopItems(items, scores), states)
+
+
+def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids [B, P] padded on the right, and lengths [B]."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        padded[row, : len(prompt)] = torch.as_tensor(prompt)
+    return padded.to(device), lengths.to(device)

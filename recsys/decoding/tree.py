@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from recsys.errors import ModelError
 from recsys.llm.attention import layer_windows
 from recsys.tables import FloatArray
 
@@ -23,9 +24,14 @@ class Tree:
         model: a transformers causal LM in evaluation mode.
         prompts: token_ids [B, P], padded on the right with any valid id.
         lengths: int64 [B], each from 1 to P.
+
+    Raises:
+        ModelError: the model is in training mode.
     """
 
     def __init__(self, model: Any, prompts: Tensor, lengths: Tensor) -> None:
+        if model.training:
+            raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval()")
         self.model = model
         self.lengths = lengths
         self.cache = DynamicCache()  # without the model's config, which would drop keys outside a sliding window

@@ -88,7 +88,7 @@ def fit_preference(
     """
     rows = checked_rows(conditions, targets, latents)
     with seeded(seed, 0):
-        denoiser = Denoiser(*rows.widths, width=config.width, blocks=config.blocks)
+        denoiser = Denoiser(*rows.widths, hidden_size=config.hidden_size, num_layers=config.num_layers)
     module = PreferenceLoss(denoiser, torch.from_numpy(latents), config).to(default_device())
 
     def score() -> float:
@@ -141,9 +141,9 @@ def fit(
 
 def learning_rate(config: DiffuseConfig, progress: float) -> float:
     """Linear warm-up, then a cosine to a twentieth of the peak. `progress` is the share of the training done."""
-    if progress < config.warmup:
-        return config.learning_rate * max(progress / config.warmup, 0.01)
-    rest = (progress - config.warmup) / (1 - config.warmup)
+    if progress < config.warmup_ratio:
+        return config.learning_rate * max(progress / config.warmup_ratio, 0.01)
+    rest = (progress - config.warmup_ratio) / (1 - config.warmup_ratio)
     return config.learning_rate * (_FLOOR + (1 - _FLOOR) * (1 + math.cos(math.pi * rest)) / 2)
 
 
@@ -171,7 +171,7 @@ class _Trainer:
         """One pass over the rows in an order of its own; the mean losses."""
         self.module.train()
         order = torch.from_numpy(np.random.default_rng((self.run.seed, epoch)).permutation(len(self.targets)))
-        batches = torch.split(order.to(self.device), self.config.batch)
+        batches = torch.split(order.to(self.device), self.config.batch_size)
         total = torch.zeros(2, device=self.device)
         for index, batch in enumerate(batches):
             losses = self._step(batch, epoch * len(batches) + index, self.config.epochs * len(batches))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recsys.data.dataset import Dataset
+from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.errors import DataError
 from recsys.evaluation.beyond import Beyond, beyond_accuracy
 from recsys.evaluation.config import EvaluateConfig
@@ -26,7 +28,7 @@ from recsys.evaluation.slices import (
     categories,
 )
 from recsys.metrics import FloatArray, IntArray
-from recsys.tables import Catalog, Queries, Rankings
+from recsys.tables import TEST, Catalog, Queries, Rankings
 
 TESTED = ("hr", "ndcg")
 FORMAT = 1
@@ -93,6 +95,29 @@ class Evaluation:
 
 
 def evaluate(
+    rankings: Rankings, dataset: Dataset, config: EvaluateConfig | None = None, *, seed: int = 0
+) -> Evaluation:
+    """Measure every source of `rankings` on the test users of a dataset.
+
+    Args:
+        seed: of the bootstrap resamples and the sign flips.
+
+    Raises:
+        DataError: no users, no rankings, or two rows for one rank of a user.
+    """
+    interactions, catalog = dataset.interactions, dataset.catalog
+    return evaluate_queries(
+        rankings,
+        # Whole histories, whatever part of them the rankers saw: slices and lift are about the users.
+        queries=queries(interactions, catalog, split=TEST, max_history=len(interactions)),
+        catalog=catalog,
+        popularity=interaction_counts(training_histories(interactions, catalog).items, len(catalog)),
+        config=config or EvaluateConfig(),
+        generator=np.random.default_rng(seed),
+    )
+
+
+def evaluate_queries(
     rankings: Rankings,
     *,
     queries: Queries,

@@ -6,21 +6,20 @@ from pydantic import Field
 
 from recsys.config import Config
 
-Kind = Literal["flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-rabitq"]
 Metric = Literal["l2", "inner-product", "cosine"]
 
 
 class IndexConfig(Config):
     """One index over item latents.
 
-    `auto` chooses by the number of items: exact `flat` to 20,000, `hnsw` (`ivf-flat` with `frequent_deletes`) to a
-    million, `ivf-sq8` to ten million, `ivf-rabitq` beyond; `factory` (a FAISS factory string) overrides it. The search
-    effort is tuned to `recall` at `recall_at` items against exact search; left out, the recall is .99 up to 200,000
-    items and .95 beyond. `hnsw_m` and `ef_construction` belong to `hnsw`, `nlist` to the `ivf` kinds (by default about
-    four times the square root of the number of items).
+    `kind` is a key of `recsys.retrieval.kinds.KINDS`. `auto` chooses by the number of items: exact `flat` to 20,000,
+    `hnsw` (`ivf-flat` with `frequent_deletes`) to a million, `ivf-sq8` to ten million, `ivf-rabitq` beyond. `factory`
+    (a FAISS factory string) overrides it. The search effort is tuned to `recall` at `recall_at` items against exact
+    search; by default the recall is .99 up to 200,000 items and .95 beyond. `hnsw_m` and `ef_construction` belong to
+    `hnsw`, `nlist` to the `ivf` kinds (by default about four times the square root of the number of items).
     """
 
-    kind: Literal["auto"] | Kind = "auto"
+    kind: str = "auto"
     factory: str | None = Field(default=None, min_length=1)
     metric: Metric = "l2"
     recall: float | None = Field(default=None, gt=0, le=1)

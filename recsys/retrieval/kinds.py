@@ -1,20 +1,40 @@
-"""Which FAISS index to use for how many items, and FAISS search parameters."""
+"""The kinds of FAISS index by name, which one suits how many items, and the search parameters of each."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from recsys.retrieval.config import IndexConfig, Kind
+from recsys.config import lookup
+from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.library import import_faiss
 
 FLAT_MOST, GRAPH_MOST, SQ8_MOST = 20_000, 1_000_000, 10_000_000
 _ROWS_A_LIST = 39  # below it FAISS's k-means warns
 
 
-def chosen_kind(count: int, config: IndexConfig) -> Kind:
-    """The configured kind; `auto` chooses by the number of items."""
+class IndexSize(NamedTuple):
+    """Number and width of the vectors, and the number of inverted lists for them."""
+
+    num_vectors: int
+    width: int
+    num_lists: int
+
+
+KINDS: dict[str, Callable[[IndexSize, IndexConfig], str]] = {
+    "flat": lambda size, config: "Flat",
+    "hnsw": lambda size, config: f"HNSW{config.hnsw_m}_SQ8",
+    "ivf-flat": lambda size, config: f"IVF{size.num_lists},Flat",
+    "ivf-sq8": lambda size, config: f"IVF{size.num_lists},SQ8",
+    "ivf-rabitq": lambda size, config: f"RR{size.width},IVF{size.num_lists},RaBitQ4",
+}
+"""Every kind of index by its name in `index.kind`: size and configuration -> FAISS factory string."""
+
+
+def chosen_kind(count: int, config: IndexConfig) -> str:
+    """The kind for a number of items: the configured one, by size if that is `auto`."""
     if config.kind != "auto" and count:
         return config.kind
     if count <= FLAT_MOST:
@@ -32,17 +52,16 @@ def recall_target(count: int, config: IndexConfig) -> float:
 
 
 def factory_string(count: int, width: int, config: IndexConfig) -> str:
-    """The FAISS factory string of the index for `count` vectors of a width."""
+    """FAISS's factory string of the index for `count` vectors of a width.
+
+    Raises:
+        ConfigError: the configured kind is unknown.
+    """
     if config.factory is not None and count:
         return config.factory
-    nlist = max(1, min(config.nlist or 4 * math.isqrt(count), count // _ROWS_A_LIST))
-    return {
-        "flat": "Flat",
-        "hnsw": f"HNSW{config.hnsw_m}_SQ8",
-        "ivf-flat": f"IVF{nlist},Flat",
-        "ivf-sq8": f"IVF{nlist},SQ8",
-        "ivf-rabitq": f"RR{width},IVF{nlist},RaBitQ4",
-    }[chosen_kind(count, config)]
+    lists = config.nlist or 4 * math.isqrt(count)
+    size = IndexSize(count, width, max(1, min(lists, count // _ROWS_A_LIST)))
+    return lookup(KINDS, chosen_kind(count, config), key="index.kind")(size, config)
 
 
 def innermost(index: Any) -> Any:

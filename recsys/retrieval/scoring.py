@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recsys.baselines.base import TopItems
 from recsys.errors import DataError
-from recsys.tables import FloatArray, IntArray
+from recsys.tables import FloatArray, IntArray, TopItems
 
 Search = Callable[[FloatArray, int], IntArray]
 CUTOFF = 10  # scoring is chosen by validation NDCG at this length
@@ -155,14 +154,14 @@ def best_items(candidates: Candidates, scores: FloatArray, k: int) -> TopItems:
 
 
 class TrialResult(NamedTuple):
-    """A scoring and its validation NDCG@10."""
+    """One scoring and its validation NDCG@10."""
 
     scoring: Scoring
     ndcg: float
 
 
 def tune_scoring(batches: Iterable[tuple[Candidates, IntArray]], *, agreement: bool) -> list[TrialResult]:
-    """Evaluate all bandwidths and prior weights on validation users; best first, ties by smaller prior weights.
+    """Every bandwidth and prior weight on validation users, best first; of equals the one with the smaller priors.
 
     Args:
         batches: candidates of some users, and their targets.
@@ -184,8 +183,8 @@ def tune_scoring(batches: Iterable[tuple[Candidates, IntArray]], *, agreement: b
         users += len(targets)
     if not users:
         raise DataError("scoring: no validation users to tune on; the data need users with 3 interactions or more")
-    tried = [TrialResult(scoring, float(gain / users)) for scoring, gain in zip(grid, gains, strict=True)]
-    return sorted(tried, key=lambda t: (-t.ndcg, t.scoring.popularity + t.scoring.agreement))
+    trials = [TrialResult(setting, float(gain / users)) for setting, gain in zip(grid, gains, strict=True)]
+    return sorted(trials, key=lambda t: (-t.ndcg, t.scoring.popularity + t.scoring.agreement))
 
 
 def _nearest_distance(candidates: Candidates) -> float:

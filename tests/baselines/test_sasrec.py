@@ -57,6 +57,14 @@ def test_a_history_longer_than_max_length_counts_by_its_newest_items() -> None:
     assert (model.rank(long, k=10, exclude_seen=True).items == -1).all()
 
 
+def test_the_oldest_item_within_max_length_still_counts() -> None:
+    model = fit_sasrec(cycles(10, [5] * 10), 10, SMALL, seed=0)
+    long = cycles(10, [9])
+    scores = [model.scores(long.last(length)) for length in (SMALL.max_length - 1, SMALL.max_length, 9)]
+    assert not np.allclose(scores[0], scores[1], atol=1e-4)
+    np.testing.assert_array_equal(scores[1], scores[2])
+
+
 def test_windows_cover_every_step_once() -> None:
     histories = Histories.from_lists(["a", "b", "c", "d"], [list(range(12)), [1], [], [3, 4]])
     windows = training_windows(histories, 5)

@@ -33,7 +33,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
 from recsys.files import read_json, write_json
-from recsys.retrieval.config import IndexConfig, Kind
+from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.storage import Stored
 from recsys.retrieval.tuning import TunedEffort
@@ -42,7 +42,7 @@ from tests.benchmarks.common import emit
 
 WIDTH, QUERIES, K, LINKS, EF_CONSTRUCTION = 128, 4000, 100, 16, 200
 TURNS = 4  # the first only warms
-OTHER_KINDS: tuple[Kind, ...] = ("ivf-flat", "ivf-sq8", "ivf-rabitq")
+OTHER_KINDS = ("ivf-flat", "ivf-sq8", "ivf-rabitq")
 
 Search = Callable[[FloatArray, int], IntArray]
 

@@ -42,7 +42,7 @@ class Recorder(NullTracker):
 
 
 def weights(model: PreferenceModel | QueryHead) -> dict[str, torch.Tensor]:
-    module = model.denoiser if isinstance(model, PreferenceModel) else model.trunk
+    module = model.denoiser if isinstance(model, PreferenceModel) else model.model
     return dict(module.state_dict())
 
 
@@ -113,7 +113,7 @@ def test_the_average_lags_behind_the_weights(problem: Problem) -> None:
     start = fit_preference(*problem[:2], problem.latents, small_config(epochs=1, learning_rate=1e-30), seed=0)
 
     def moved(model: PreferenceModel) -> float:
-        return float((weights(model)["leave.weight"] - weights(start)["leave.weight"]).norm())
+        return float((weights(model)["output_projection.weight"] - weights(start)["output_projection.weight"]).norm())
 
     assert 0 < moved(slow) < moved(fast)
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_seed_is_not_continued_and_a_damaged_one_is_refu
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
-    config = small_config(learning_rate=0.1, warmup=0.1)
+    config = small_config(learning_rate=0.1, warmup_ratio=0.1)
     rates = [learning_rate(config, progress) for progress in (0, 0.05, 0.1, 0.55, 1)]
     assert rates[0] == pytest.approx(0.001)
     assert rates[1:] == pytest.approx([0.05, 0.1, 0.0525, 0.005])

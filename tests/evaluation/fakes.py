@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.evaluation import Evaluation, evaluate
+from recsys.evaluation.evaluation import Evaluation, evaluate_queries
 from recsys.tables import RANKING_SCHEMA, Catalog, Histories, Queries, Rankings
 
 USERS = ["u1", "u2", "u3", "u4"]
@@ -58,7 +58,7 @@ def rankings(*, more: int = 0) -> Rankings:
 
 
 def evaluation(*, more: int = 0) -> Evaluation:
-    return evaluate(
+    return evaluate_queries(
         rankings(more=more),
         queries=queries(),
         catalog=catalog(),

@@ -11,7 +11,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.evaluation import evaluate
+from recsys.evaluation.evaluation import evaluate_queries
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.metrics import ranked_items
 from recsys.evaluation.slices import by_history_length, by_target_popularity
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_json() -> None:
 
 def test_a_catalogue_without_categories_is_noticed() -> None:
     plain = type(fakes.catalog())(fakes.catalog().frame.select("item_id", "title"))
-    found = evaluate(
+    found = evaluate_queries(
         fakes.rankings(),
         queries=fakes.queries(),
         catalog=plain,
@@ -130,7 +130,7 @@ def test_a_catalogue_without_categories_is_noticed() -> None:
 def test_rankings_that_make_no_sense_are_refused(rows: list[tuple[object, ...]], message: str) -> None:
     broken = Rankings(pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row"))
     with pytest.raises(DataError, match=message):
-        evaluate(
+        evaluate_queries(
             broken,
             queries=fakes.queries(),
             catalog=fakes.catalog(),
@@ -143,7 +143,7 @@ def test_rankings_that_make_no_sense_are_refused(rows: list[tuple[object, ...]],
 def test_no_users_are_refused() -> None:
     no_users = Queries(Histories.from_lists([], []), np.zeros(0, np.int64))
     with pytest.raises(DataError, match="no user has a target"):
-        evaluate(
+        evaluate_queries(
             fakes.rankings(),
             queries=no_users,
             catalog=fakes.catalog(),

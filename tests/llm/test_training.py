@@ -89,6 +89,35 @@ def test_training_learns_the_cycle() -> None:
     assert trained < 0.6 * untrained
 
 
+def test_every_parameter_is_trained_norms_too() -> None:
+    made = language_model()
+    before, after = _weights(LanguageModelLoss(made.model, made.layout)), _weights(_train())
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+class Still(torch.nn.Linear):
+    """A loss without a slope: nothing but weight decay moves the parameters."""
+
+    def forward(self, batch: torch.Tensor) -> "Still":
+        self.value = 0 * (self.weight.sum() + self.bias.sum()) + batch.sum()
+        return self
+
+    def mean(self) -> torch.Tensor:
+        return self.value
+
+    def parts(self) -> dict[str, float]:
+        return {}
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    module = Still(3, 2)
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    config = TrainingConfig(epochs=1, lr=0.1, warmup=0, weight_decay=0.5)
+    Trainer(module, lambda _: [(torch.ones(1),)], config, settings=Settings("still", seed=0)).run()
+    torch.testing.assert_close(module.weight, before["weight"] * (1 - 0.1 * 0.5))
+    assert torch.equal(module.bias, before["bias"])
+
+
 def test_the_weights_of_the_best_validation_are_kept() -> None:
     seen: list[dict[str, torch.Tensor]] = []
     scores = iter([0.1, 0.5, 0.4, 0.3])

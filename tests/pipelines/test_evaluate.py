@@ -45,6 +45,7 @@ def _write(stage: str, out: Path) -> None:
         ]
         pl.DataFrame(rows, schema=INTERACTION_SCHEMA, orient="row").write_parquet(out / "interactions.parquet")
         catalog.frame.write_parquet(out / "items.parquet")
+        (out / "data_card.json").write_text("{}")
     elif stage == "tokenize":
         (out / "discrete").mkdir()
         SemanticIds(catalog.item_ids, np.arange(6)[:, None], 6).save(out / "discrete" / "semantic_ids.parquet")

@@ -15,7 +15,7 @@ from pipelines import STAGE_NAMES, Stage
 from pipelines.config import RunConfig
 from pipelines.executors import Executor, LocalExecutor, RayExecutor, choose_executor
 from pipelines.partitions import Partition, Shared
-from pipelines.runner import SINGLE, StageFunction, run_stages
+from pipelines.runner import NOT_DISTRIBUTED, StageFunction, run_stages
 from recsys.artifacts import RunDirectory, StageRun
 from recsys.errors import ConfigError, DataError, DependencyError
 from recsys.tracking import NullTracker, Tracker
@@ -72,9 +72,9 @@ class Work:
         self.traces.mkdir(exist_ok=True)
 
     def map(self, executor: Executor, orders: dict[int, str] | None = None) -> list[Path]:
-        facts = {"traces": str(self.traces), "orders": {str(n): order for n, order in (orders or {}).items()}}
+        params = {"traces": str(self.traces), "orders": {str(n): order for n, order in (orders or {}).items()}}
         return executor.map_partitions(
-            square, PARTITIONS, shared=Shared(facts, "facts"), out=self.out, tracker=NullTracker()
+            square, PARTITIONS, shared=Shared(params, "params"), out=self.out, tracker=NullTracker()
         )
 
     def runs(self) -> dict[int, int]:
@@ -131,15 +131,15 @@ def test_an_error_names_its_partition_and_keeps_committed_ones(
 ) -> None:
     with pytest.raises(error) as caught:
         work.map(executor, {6: order})
-    said = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    assert "partition numbers 6-8" in said
+    message = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "partition numbers 6-8" in message
     folders = work.map(executor)
     assert whole(work, folders)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_on_ray_an_error_waits_for_running_tasks(tmp_path: Path) -> None:
+def test_on_ray_an_error_waits_for_running_partitions(tmp_path: Path) -> None:
     """Many times: tasks that are cancelled as they end take the driver with them."""
     for attempt in range(20):
         (tmp_path / str(attempt)).mkdir()
@@ -153,14 +153,14 @@ def test_on_ray_an_error_waits_for_running_tasks(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_replaced(executor: Executor, work: Work) -> None:
-    if not executor.spreads:
+    if not executor.distributed:
         pytest.skip("one local worker is the driver itself")
     assert whole(work, work.map(executor, {6: "die once", 15: "die once"}))
     assert work.runs()[6] >= 2
 
 
-def test_the_run_stops_if_workers_keep_dying(executor: Executor, work: Work) -> None:
-    if not executor.spreads:
+def test_workers_that_keep_dying_stop_the_run(executor: Executor, work: Work) -> None:
+    if not executor.distributed:
         pytest.skip("one local worker is the driver itself")
     with pytest.raises(ConfigError, match=r"numbers 6-8: its worker died 4 times.*fewer workers than 2"):
         work.map(executor, {6: "die"})
@@ -184,7 +184,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("kind", EXECUTORS)
-def test_a_killed_driver_loses_and_repeats_nothing(kind: tuple[str, int], work: Work, tmp_path: Path) -> None:
+def test_a_killed_driver_loses_and_duplicates_nothing(kind: tuple[str, int], work: Work, tmp_path: Path) -> None:
     """The third partition waits for a sign that never comes, and the driver dies while it waits."""
     if kind[0] == "ray":
         pytest.importorskip("ray", reason="Ray is not installed")
@@ -223,12 +223,12 @@ def alive(process: int) -> bool:
         return False
 
 
-def test_invalid_executors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not choose_executor("local").spreads
+def test_choosing_an_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not choose_executor("local").distributed
     assert choose_executor("local", 3).workers == 3
     with pytest.raises(ConfigError, match="workers: got 0"):
         choose_executor("local", 0)
-    with pytest.raises(ConfigError, match="choose one of local, ray"):
+    with pytest.raises(ConfigError, match="allowed: local, ray"):
         choose_executor("spark")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DependencyError, match=r"recsys\[ray\]"):
@@ -260,10 +260,10 @@ def test_a_stage_gets_the_executor_or_logs_why_not(directory: RunDirectory, capl
             load=lambda stage: code[stage.name],
         )
     assert given == [chosen]
-    assert [line for line in caplog.messages if "not parallelized" in line] == [
-        "      not parallelized over 2 workers: one task"
+    assert [line for line in caplog.messages if "not distributed" in line] == [
+        "      not distributed over 2 workers: it is one task"
     ]
 
 
-def test_every_stage_is_parallelized_or_has_a_reason() -> None:
-    assert set(STAGE_NAMES) - set(SINGLE) == {"recommend"}
+def test_every_stage_is_distributed_or_has_a_reason() -> None:
+    assert set(STAGE_NAMES) - set(NOT_DISTRIBUTED) == {"recommend"}

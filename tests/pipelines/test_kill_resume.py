@@ -1,4 +1,4 @@
-"""Runs of a shortened demo, killed at random points in every stage, end like an uninterrupted one."""
+"""Real runs of a shortened demo, killed at random points in every stage, end like an uninterrupted one."""
 
 import json
 import signal

@@ -45,7 +45,7 @@ def test_an_output_is_committed_once(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [task(tmp_path).folder(PARTITION).name]
 
 
-def test_the_folder_depends_on_all_inputs(tmp_path: Path) -> None:
+def test_the_folder_depends_on_everything_that_determines_the_output(tmp_path: Path) -> None:
     folders = {
         task(tmp_path).folder(PARTITION),
         task(tmp_path).folder(PARTITION._replace(content="changed")),
@@ -72,7 +72,7 @@ def test_an_error_leaves_nothing_and_names_the_partition(tmp_path: Path, text: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unfinished_outputs_are_swept(tmp_path: Path) -> None:
+def test_incomplete_outputs_are_swept(tmp_path: Path) -> None:
     run_partition(task(tmp_path), PARTITION)
     (tmp_path / ".abandoned").mkdir()
     (tmp_path / ".abandoned" / "half").write_text("ha")
@@ -80,14 +80,14 @@ def test_unfinished_outputs_are_swept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [task(tmp_path).folder(PARTITION)]
 
 
-def test_a_swept_process_cannot_commit(tmp_path: Path) -> None:
+def test_a_swept_process_commits_nothing(tmp_path: Path) -> None:
     """Neither at its end nor in part."""
     with pytest.raises(FileNotFoundError):
         run_partition(Task.of(swept, SHARED, tmp_path), PARTITION)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_renames_a_folder_before_removing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_renamed_before_it_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that commits while its folder is being removed must not commit the rest."""
     (tmp_path / ".half").mkdir()
     (tmp_path / ".half" / "text").write_text("ha")
@@ -97,7 +97,7 @@ def test_a_sweep_renames_a_folder_before_removing_it(tmp_path: Path, monkeypatch
     assert there == [False]
 
 
-def test_only_an_importable_function_is_accepted(tmp_path: Path) -> None:
+def test_a_function_that_cannot_be_imported_is_refused(tmp_path: Path) -> None:
     with pytest.raises((AssertionError, AttributeError)):
         Task.of(lambda *_: None, SHARED, tmp_path)
 

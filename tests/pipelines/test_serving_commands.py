@@ -27,10 +27,10 @@ from recsys.llm.backbone import train_text_tokenizer
 from recsys.rankers.loading import Folders
 from recsys.recommender import Recommender
 from recsys.tables import Catalog, ItemVectors
-from serving.bundle import Bundle, open_bundle
-from serving.engine import BundleEngine
-from serving.golden import Golden, check_golden
-from serving.interface import Request
+from serving.bundle.bundle import Bundle, open_bundle
+from serving.bundle.golden import Golden, check_golden
+from serving.engine.engine import BundleEngine
+from serving.engine.interface import Request
 from tests.llm.fakes import TITLES, llama
 from tests.pipelines.finished import configured, finished
 
@@ -206,9 +206,19 @@ def recsys(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     return command
 
 
-def test_check_says_whether_a_bundle_answers_as_it_did(recsys: Command, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_query_recommends_what_the_bundle_does(recsys: Command, bundle: Bundle, run: RunDirectory) -> None:
+    ids = pl.read_parquet(bundle.folder / "catalog.parquet")["item_id"].to_list()[:3]
+    (answer,) = BundleEngine.load(bundle.folder).recommend([Request(tuple(ids), 5, None)], "full")
+    code, out, err = recsys("query", run.path, "--history", ", ".join(ids), "-k", "5")
+    assert code == 0, err
+    assert [line.split()[1] for line in out.splitlines()[1:]] == [item.item_id for item in answer.items]
+    code, _, err = recsys("query", run.path, "--history", "no-such-item")
+    assert (code, "no-such-item" in err.splitlines()[-1]) == (2, True)
+
+
+def test_check_replays_the_golden_requests(recsys: Command, bundle: Bundle, tmp_path: Path) -> None:
     code, out, err = recsys("serve", bundle.folder, "--check")
-    assert (code, "answers its golden requests" in out) == (0, True), err
+    assert (code, "passes its golden requests" in out) == (0, True), err
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     shutil.copytree(bundle.folder, tmp_path / "b")
     golden = json.loads((tmp_path / "b" / "golden.json").read_text(encoding="utf-8"))
@@ -251,7 +261,7 @@ def test_keys_are_made_listed_and_revoked(recsys: Command, tmp_path: Path) -> No
     assert "shop" not in recsys("keys", "list", "--keys", path)[1]
 
 
-def test_a_finished_run_is_served_until_it_is_told_to_stop(run: RunDirectory, root: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_served_until_sigterm(run: RunDirectory, root: Path, tmp_path: Path) -> None:
     served = subprocess.Popen(
         [sys.executable, "-c", "from pipelines.cli import main; main()", "serve", str(run.path), "--port", "0"],
         cwd=tmp_path,

@@ -13,7 +13,7 @@ import pytest
 from recsys.errors import ConfigError, DependencyError
 from recsys.retrieval import base as base_module
 from recsys.retrieval.build import perturbed
-from recsys.retrieval.config import IndexConfig, Kind
+from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.kinds import chosen_kind, factory_string, recall_target
 from recsys.retrieval.library import gpu_copy, import_faiss
@@ -35,7 +35,7 @@ from tests.retrieval.conftest import CONFIGS, clustered
         (10_000_001, False, "ivf-rabitq"),
     ],
 )
-def test_the_automatic_choice(count: int, deletes: bool, kind: Kind) -> None:
+def test_the_automatic_choice(count: int, deletes: bool, kind: str) -> None:
     assert chosen_kind(count, IndexConfig(frequent_deletes=deletes)) == kind
 
 

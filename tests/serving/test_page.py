@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serving.keys import Keys, create_key
+from serving.http.keys import Keys, create_key
 from tests.serving.browser import Visit, chromium, playwright, serving, visiting
 from tests.serving.fakes import FakeEngine
 

@@ -32,22 +32,29 @@ from recsys.tokenization.continuous_config import ContinuousConfig
 from recsys.tokenization.inputs import combine
 from recsys.tokenization.tokenizer import fit_rqvae
 from recsys.tracking import NullTracker
-from serving.interface import EngineInfo
-from serving.newcomers import Newcomers
-from serving.parts import Parts
-from serving.shelf import Settings, Shelf
+from serving.bundle.loading import LoadedBundle
+from serving.engine.catalog_state import CatalogState, Settings
+from serving.engine.interface import EngineInfo
+from serving.engine.new_items import NewItemTokenizer
 from tests.rankers.fakes import CONFIG, cycle, sasrec
 
 TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12, collaborative_weight=1)
 CONTINUOUS = ContinuousConfig(tokens=2, token_dim=8, epochs=10, batch=12)
 # fp32: bf16 draws other samples of a request in another batch, and some CPUs would take bf16.
 DIFFUSE = DiffuseConfig(
-    width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8, precision="fp32"
+    hidden_size=32,
+    num_layers=1,
+    epochs=30,
+    batch_size=64,
+    learning_rate=5e-3,
+    ema_decay=0.9,
+    num_samples=8,
+    precision="fp32",
 )
 SETTINGS = Settings(20, 0, exclude_seen=True, recommend=RecommendConfig(beams=12, nearest=4))
 
 
-def train(root: Path) -> Parts:
+def train(root: Path) -> LoadedBundle:
     """Both routes and SASRec, fused."""
     dataset = cycle()
     texts = item_texts(dataset.catalog)
@@ -70,28 +77,28 @@ def train(root: Path) -> Parts:
     sasrec(dataset).save(root / SASREC_FOLDER)
     models = Models.load(root / "model", root / "preference", root, items)
     neighbours = TextNeighbours.of(text, behaviour, counts > 0)
-    return _parts(dataset, items, models, Newcomers(vectors.shape[1], discrete, continuous, encoder, neighbours))
+    return _parts(dataset, items, models, NewItemTokenizer(vectors.shape[1], discrete, continuous, encoder, neighbours))
 
 
-def _parts(dataset: Dataset, items: Items, models: Models, newcomers: Newcomers) -> Parts:
+def _parts(dataset: Dataset, items: Items, models: Models, new_items: NewItemTokenizer) -> LoadedBundle:
     ensemble = assemble(models, items, SETTINGS.recommend, window=SETTINGS.window, seed=SETTINGS.seed)
     asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     # Log-linear: a place more or less, which the last bits of a batch can decide, does not jump in the fused score.
     fusion = FusionConfig(method="log-linear")
     tuned = ensemble.tune(asked, fusion, exclude_seen=True, tracker=NullTracker())
-    shelf = Shelf(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
+    state = CatalogState(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
     info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
-    return Parts(shelf, tuned, newcomers, info)
+    return LoadedBundle(state, tuned, new_items, info)
 
 
-def jointly_trained(parts: Parts, root: Path, out: Path, *, titles: bool) -> Parts:
+def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool) -> LoadedBundle:
     """The same items with an adapter and a diffusion head that were trained together on prompts of latents.
 
     Args:
         root: where `train` put its models.
     """
     dataset = cycle()
-    items = parts.shelf.items._replace(item_index=ItemIndex.build(parts.shelf.items.latents))
+    items = parts.state.items._replace(item_index=ItemIndex.build(parts.state.items.latents))
     training = training_histories(dataset.interactions, dataset.catalog)
     texts = ContinuousTexts(dataset.catalog.titles() if titles else None)
     data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.tokens, texts)
@@ -101,4 +108,4 @@ def jointly_trained(parts: Parts, root: Path, out: Path, *, titles: bool) -> Par
     conditions = joint.training_conditions(training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), items.latents, config
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(out)
-    return _parts(dataset, items, Models.load(root / "model", out, root, items), parts.newcomers)
+    return _parts(dataset, items, Models.load(root / "model", out, root, items), parts.new_items)
