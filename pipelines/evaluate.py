@@ -7,6 +7,7 @@ Reads 01_dataset, 03_tokens, 08_recommendations and the training logs of every s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from pipelines.config import RunConfig, dump_yaml
 from recsys.artifacts import StageRun, package_versions
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries
-from recsys.evaluation.evaluation import evaluate
-from recsys.evaluation.examples import example_users
+from recsys.evaluation.evaluation import Evaluation, evaluate
+from recsys.evaluation.examples import Example, example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.report import Report, render_report
 from recsys.files import write_json, write_text
@@ -30,12 +31,6 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     folders = {stage: run.read(stage) for stage in run.reads}
     dataset = Dataset.load(folders["prepare"])
     rankings = Rankings.load(folders["recommend"] / "rankings.parquet")
-    tokens = folders["tokenize"]
-    ids = tokens / "discrete" / "semantic_ids.parquet"
-    semantic_ids = SemanticIds.load(ids) if ids.exists() else None
-    quality = _json(tokens / "discrete" / "token_quality.json")
-    if semantic_ids is not None:
-        quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
     evaluation = evaluate(rankings, dataset, config.evaluate, seed=config.seed)
     examples = example_users(
         rankings,
@@ -45,37 +40,42 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         count=config.evaluate.num_examples,
         generator=np.random.default_rng(config.seed),
     )
-    report = Report(
+    report = _report(config, run, folders, evaluation, examples)
+    models = {"tokens": report.token_quality or {}, "latents": report.latent_quality, "fusion": report.fusion}
+    write_json(run.out / "metrics.json", {**evaluation.to_json(), **models})
+    write_text(run.out / "report.html", render_report(report))
+    for name, system in evaluation.systems.items():
+        tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)
+    out_of_catalogue = sum(system.out_of_catalogue_items for system in evaluation.systems.values())
+    run.note(users=evaluation.users, out_of_catalogue_items=out_of_catalogue)
+
+
+def _report(
+    config: RunConfig, run: StageRun, folders: Mapping[str, Path], evaluation: Evaluation, examples: list[Example]
+) -> Report:
+    """The evaluation, with what the other stages wrote."""
+    ids = folders["tokenize"] / "discrete" / "semantic_ids.parquet"
+    semantic_ids = SemanticIds.load(ids) if ids.exists() else None
+    quality = _json(ids.with_name("token_quality.json"))
+    if semantic_ids is not None:
+        quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
+    return Report(
         title=f"Recommendations of {run.directory.path.name}",
         evaluation=evaluation,
         examples=examples,
         curves=training_curves(folder / "training_log.jsonl" for folder in folders.values()),
         token_quality=quality or None,
         semantic_ids=semantic_ids,
-        latent_quality=_json(tokens / "continuous" / "latent_quality.json") or None,
+        latent_quality=_json(folders["tokenize"] / "continuous" / "latent_quality.json") or None,
         fusion=_json(folders["recommend"] / FUSION_FILE) or None,
-        data_card=dataset.card,
+        data_card=_json(folders["prepare"] / "data_card.json"),
         configuration=dump_yaml(config),
         versions=package_versions(),
         seconds={stage: run.record(stage).seconds for stage in run.reads},
         timings=_json(folders["recommend"] / "timings.json"),
     )
-    tokens_and_fusion = {"tokens": quality, "latents": report.latent_quality, "fusion": report.fusion}
-    write_json(run.out / "metrics.json", {**evaluation.to_json(), **tokens_and_fusion})
-    write_text(run.out / "report.html", render_report(report))
-    _log(report, run, tracker)
 
 
 def _json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
-
-
-def _log(report: Report, run: StageRun, tracker: Tracker) -> None:
-    systems = report.evaluation.systems
-    for name, system in systems.items():
-        tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)
-    run.note(
-        users=report.evaluation.users,
-        out_of_catalogue_items=sum(system.out_of_catalogue_items for system in systems.values()),
-    )

@@ -55,7 +55,7 @@ def test_the_folder_depends_on_everything_that_determines_the_output(tmp_path: P
     }
     assert len(folders) == 5
     moved = PARTITION._replace(name="rows", params={"text": "elsewhere"})
-    assert task(tmp_path, Shared({"path": "elsewhere"}, "shared")).folder(moved) in folders, "places decide nothing"
+    assert task(tmp_path, Shared({"path": "elsewhere"}, "shared")).folder(moved) in folders, "paths do not matter"
 
 
 def test_equal_partitions_are_computed_once(tmp_path: Path) -> None:
