@@ -31,6 +31,7 @@ from recsys.llm.config import TrainingConfig
 from recsys.llm.connector import Connector
 from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts
 from recsys.llm.continuous_conditions import ContinuousConditions, continuous_query_conditions
+from recsys.llm.dropout import residual_dropout
 from recsys.llm.finetuning import training_plan
 from recsys.llm.lora import merge
 from recsys.llm.storage import LanguageModel, load_adapted, load_language_model, save_adapter
@@ -188,7 +189,7 @@ def fit_joint(
         return validate(present())
 
     plan = _plan(config, adapted)
-    Trainer(
+    trainer = Trainer(
         joint,
         joint_batches(adapted, data, continuous=connector is not None, batch_tokens=lora.batch_tokens, seed=seed),
         plan,
@@ -196,7 +197,9 @@ def fit_joint(
         fingerprint=Fingerprint.of("joint", seed, config, fingerprint(folders.finetuned), *_contents(data), plan.bf16),
         validate=None if validate is None else score,
         average=average,
-    ).train()
+    )
+    with residual_dropout(adapted.model, adapted.config.residual_dropout):
+        trainer.train()
     done = present()
     _save(done, adapted, folders.out, params=_params(config.condition, data))
     return done

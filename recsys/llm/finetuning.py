@@ -19,7 +19,7 @@ from recsys.instructions.examples import Example
 from recsys.llm.backbone import build_scratch, encode_text, load_pretrained, train_text_tokenizer
 from recsys.llm.collation import Batch, Renderer, epoch_batches
 from recsys.llm.config import FinetuneConfig, TrainingConfig
-from recsys.llm.dropout import add_residual_dropout
+from recsys.llm.dropout import residual_dropout
 from recsys.llm.heads import LanguageModelLoss
 from recsys.llm.lora import add_lora, merge
 from recsys.llm.storage import LanguageModel, save_adapter, save_backbone
@@ -34,6 +34,7 @@ from recsys.tracking import Tracker
 from recsys.training.checkpoints import Fingerprint, digest
 from recsys.training.devices import uses_bf16
 from recsys.training.plan import Plan, Progress, Run
+from recsys.training.seeding import seeded
 from recsys.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,6 @@ def finetune(
     trainings = _Trainings(data, language_model, seed=seed, work=work, tracker=tracker)
     before: float | None = None
     if config.pretrained is None:
-        add_residual_dropout(language_model.model, config.scratch.dropout)
         trained = trainings.run(
             language_model.model, config.training, "language_model", lambda _: validate(language_model)
         )
@@ -103,7 +103,8 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
     else:
         # Masters stay in fp32: bf16 acts through autocast, where small LoRA updates are not rounded away.
         model, tokenizer = load_pretrained(config.pretrained, revision=config.revision, dtype=torch.float32)
-    layout = add_code_tokens(model, text_tokens=len(tokenizer), num_levels=ids.num_levels, num_codes=ids.num_codes)
+    with seeded(seed, 0):  # rows between the text tokens and the code tokens keep what they are drawn as
+        layout = add_code_tokens(model, text_tokens=len(tokenizer), num_levels=ids.num_levels, num_codes=ids.num_codes)
     if config.pretrained is None:
         starts = starts_from_codebooks(data.codebooks, config.scratch.hidden, seed=seed)
     else:
@@ -162,14 +163,16 @@ class _Trainings:
     def run(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Progress:
         settings = self._language_model.config
         bf16 = uses_bf16(settings.precision, next(model.parameters()).device)
-        return Trainer(
+        trainer = Trainer(
             LanguageModelLoss(model, self._language_model.layout),
             lambda epoch: self._batches(config, epoch),
             training_plan(config, bf16=bf16, checkpoint_steps=settings.checkpoint_steps),
             run=Run(name, self._seed, None if self._work is None else self._work / name, self._tracker),
             fingerprint=Fingerprint.of(name, self._seed, settings, self._data_digest, bf16),
             validate=lambda: validate(model),
-        ).train()
+        )
+        with residual_dropout(model, settings.residual_dropout):
+            return trainer.train()
 
     def _batches(self, config: TrainingConfig, epoch: int) -> list[Batch]:
         return epoch_batches(

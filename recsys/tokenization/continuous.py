@@ -151,8 +151,9 @@ class ContinuousTokenizer:
         """
 
         def build(saved: Saved[ContinuousConfig]) -> SigmaVae:
+            num_features = WhitenedBlocks.from_tensors(saved.tensors).num_features
             with torch.device("meta"):  # weights come from the file; none are drawn
-                return build_sigma_vae(WhitenedBlocks.from_tensors(saved.tensors).num_features, saved.config)
+                return build_sigma_vae(num_features, saved.config)
 
         model, (config, _, tensors) = load_module(folder, _KIND, build)
         shift, scale = tensors["shift"].numpy(), tensors["scale"].numpy()

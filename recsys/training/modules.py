@@ -55,18 +55,25 @@ def load_module(folder: Path, kind: Kind[C], build: Callable[[Saved[C]], M]) -> 
     Raises:
         ArtifactError: a file is missing, damaged or of another kind or version, or the two do not fit.
     """
-    path = folder / f"{kind.name}.json"
+    path, weights = folder / f"{kind.name}.json", folder / f"{kind.name}.safetensors"
     described = read_json(path)
     if (described.get("kind"), described.get("version")) != (kind.name, _VERSION):
-        raise ArtifactError(f"{path} is not of kind {kind.name}, version {_VERSION}; run `{kind.stage}` again")
+        raise ArtifactError(f"{path} is not a {kind.name} of version {_VERSION}; run `{kind.stage}` again")
+    try:
+        config, shape = kind.config.model_validate(described["config"]), described["shape"]
+    except (ValueError, KeyError) as error:
+        raise _unreadable(path, kind, error) from error
     try:
         # Copied, because products of tensors that are not aligned in memory, as in the file, are rounded differently.
-        tensors = {name: tensor.clone() for name, tensor in load_file(path.with_suffix(".safetensors")).items()}
+        tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
         rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
-        saved = Saved(kind.config.model_validate(described["config"]), described["shape"], rest)
+        saved = Saved(config, shape, rest)
         module = build(saved)
         module.load_state_dict(unprefixed("model", tensors), assign=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        line = " ".join(str(error).split())
-        raise ArtifactError(f"{kind.name} in {folder} cannot be read ({line}); run `{kind.stage}` again") from error
+        raise _unreadable(weights, kind, error) from error
     return module.eval(), saved
+
+
+def _unreadable(path: Path, kind: Kind[C], error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} cannot be read ({' '.join(str(error).split())}); run `{kind.stage}` again")

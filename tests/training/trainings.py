@@ -107,7 +107,7 @@ def sigma_vae(job: Job) -> Weights:
 
 
 def _head_config(job: Job, **changes: Any) -> DiffuseConfig:
-    small = {"width": 16, "blocks": 1, "epochs": 4, "batch": 20, "precision": "fp32", "ema_decay": 0.9}
+    small = {"hidden_size": 16, "num_layers": 1, "epochs": 4, "batch_size": 20, "precision": "fp32", "ema_decay": 0.9}
     small |= {"validate_every": 1, "learning_rate": 1e-3 * job.rate}
     return DiffuseConfig.model_validate(small | changes)
 
@@ -132,8 +132,8 @@ def preference(job: Job) -> Weights:
 
 def head(kind: Kind, job: Job) -> Weights:
     run = Run(kind, job.seed, job.work, job.tracker)
-    found = fit_head(kind, *_rows(job), _head_config(job), run=run, validate=lambda head: total(head.trunk))
-    return dict(found.trunk.state_dict())
+    found = fit_head(kind, *_rows(job), _head_config(job), run=run, validate=lambda head: total(head.model))
+    return dict(found.model.state_dict())
 
 
 def _files(folder: Path) -> Weights:
@@ -143,7 +143,7 @@ def _files(folder: Path) -> Weights:
 
 def language_model(job: Job) -> Weights:
     """In full, then LoRA."""
-    examples = [Example("sequential", history=tuple((i + j + job.shift) % 6 for j in range(5))) for i in range(20)]
+    examples = [Example("sequential", history=tuple((i + j + job.shift) % 6 for j in range(5))) for i in range(12)]
     codebooks = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
     data = FinetuneData(examples, TITLES, semantic_ids(), codebooks, InstructConfig())
     training = {"epochs": 2, "lr": 5e-3 * job.rate, "batch_tokens": 64}
@@ -167,14 +167,14 @@ def _finetuned(folder: Path) -> Path:
 
 def joint(condition: str, job: Job) -> Weights:
     latents = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
-    sequences = [[(n + j + job.shift) % 6 for j in range(3 + n % 3)] for n in range(12)]
-    data = JointData(semantic_ids(), Histories.from_lists([f"u{n}" for n in range(12)], sequences), 50, latents, 2)
+    sequences = [[(n + j + job.shift) % 6 for j in range(3 + n % 3)] for n in range(8)]
+    data = JointData(semantic_ids(), Histories.from_lists([f"u{n}" for n in range(8)], sequences), 50, latents, 2)
     folders = JointFolders(_finetuned(job.out.parent / "finetuned"), job.out, job.work)
 
     def validate(found: JointPreference) -> float:
         return total(found.preference.denoiser) + total(found.language_model.model)
 
-    config = _head_config(job, joint=True, condition=condition)
+    config = _head_config(job, joint=True, condition=condition, epochs=3, validate_every=2)
     fit_joint(data, config, folders=folders, seed=job.seed, validate=validate, tracker=job.tracker)
     return _files(job.out)
 
