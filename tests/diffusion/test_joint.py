@@ -18,7 +18,8 @@ from recsys.llm.config import LoraConfig
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.lora import add_lora
 from recsys.llm.storage import load_language_model, save_adapter, save_backbone
-from recsys.rankers.generative import GenerativeRanker
+from recsys.ranking.generative import GenerativeRanker
+from recsys.ranking.query import RankingBatch
 from recsys.tables import Histories, SemanticIds
 from tests.llm.fakes import language_model
 
@@ -117,7 +118,7 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
     assert drawn[0].shape == (3, 2, 8)
     np.testing.assert_array_equal(*drawn)
     merged = load_language_model(out, backbone=finetuned)
-    ranked = GenerativeRanker(merged, IDS, beams=20).rank(queries, k=5, exclude_seen=True)
+    ranked = GenerativeRanker(merged, IDS, num_beams=20).rank(RankingBatch.build(queries, max_history=20), 5)
     assert (ranked.items >= 0).all()
     assert not (out / "backbone").exists()
     text = b"".join(content for name, content in _files(out).items() if not name.endswith(".safetensors"))
