@@ -19,7 +19,7 @@ from pipelines import FOLDERS
 from pipelines.config import RunConfig, dump_yaml, load_config, validate
 from pipelines.recommend import load_recommender
 from pipelines.runner import run_stages, stage_key
-from recsys.artifacts import RunDirectory, StageKey, write_text
+from recsys.artifacts import RunDirectory, write_text
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError, DataError
 from recsys.files import text_sha256
@@ -145,8 +145,8 @@ class Recommender:
         """Write the dataset as the first stage, unless it is there."""
         stage = self.config.stages[0]
         content = text_sha256(dataset.interactions.frame.write_json() + dataset.catalog.frame.write_json())
-        key: StageKey = stage_key(stage, self.config, directory).model_copy(update={"inputs": {"dataset": content}})
-        record = directory.record(stage.name)
-        if record is None or record.key != key:
+        key, record = stage_key(stage, self.config, directory), directory.record(stage.name)
+        if record is None or (record.key, record.notes.get("content")) != (key, content):
             with directory.stage(stage.name, key, ()) as run:
                 dataset.save(run.out)
+                run.note(content=content)
