@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,7 +45,6 @@ class Recommender:
     def __init__(self, config: RunConfig | Mapping[str, Any] | None = None) -> None:
         self.config = config if isinstance(config, RunConfig) else validate(config or {})
         self._directory: RunDirectory | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
         return f"<Recommender ({'fitted' if self._directory else 'not fitted'})>"
@@ -59,8 +59,8 @@ class Recommender:
             RecsysError: as the stages raise it.
         """
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="recsys-")
-            folder = self._temporary.name
+            folder = tempfile.mkdtemp(prefix="recsys-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         directory = RunDirectory(Path(folder), FOLDERS)
         names = [stage.name for stage in self.config.stages if stage.name not in ("prepare", "evaluate")]
         with directory.lock():
