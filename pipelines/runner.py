@@ -117,8 +117,11 @@ def run_stages(
     process alone; of the others one line says why not.
 
     Raises:
+        ConfigError: a source to be fused does not exist.
         ArtifactError: an earlier stage that a selected one reads is not current, or is damaged.
     """
+    if "recommend" in selected:
+        _check_sources(config)
     done = []
     for number, stage in enumerate(stages, start=1):
         if stage.name not in selected:
@@ -135,6 +138,13 @@ def run_stages(
         done.append(stage.name)
         logger.info("      done in %.1f s", directory.existing_record(stage.name).seconds)
     return done
+
+
+def _check_sources(config: RunConfig) -> None:
+    """Now, not after hours of training."""
+    from recsys.ranking.registry import check_sources  # imports every model
+
+    check_sources(config.recommend.fusion.sources)
 
 
 def _call(function: StageFunction, config: RunConfig, run: StageRun, tracker: Tracker, executor: Executor) -> None:
