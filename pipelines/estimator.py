@@ -17,7 +17,8 @@ from typing import Any, Self
 import polars as pl
 
 from pipelines import FOLDERS
-from pipelines.config import RunConfig, dump_yaml, load_config, validate
+from pipelines.commands import CONFIG, stored_config
+from pipelines.config import RunConfig, dump_yaml, validate
 from pipelines.recommend import load_recommender
 from pipelines.runner import run_stages, stage_key
 from recsys.artifacts import RunDirectory, write_text
@@ -27,8 +28,6 @@ from recsys.files import text_sha256
 from recsys.ranking.recommender import FittedRecommender, RankedItem, Request
 from recsys.tables import Interactions, Rankings
 from recsys.tracking import NullTracker, Tracker
-
-CONFIG = "config.yaml"
 
 
 class Recommender:
@@ -112,7 +111,7 @@ class Recommender:
             ArtifactError: the folder is no finished run, or is damaged.
         """
         directory = RunDirectory(Path(folder), FOLDERS)
-        made = cls(load_config(str(directory.path / CONFIG)))
+        made = cls(stored_config(directory))
         made._use(directory)
         return made
 
