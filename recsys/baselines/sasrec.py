@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recsys.baselines.base import ScoringBaseline
+from recsys.baselines.base import ScoringModel
 from recsys.baselines.config import SasrecConfig
 from recsys.tables import FloatArray, Histories, IntArray
 from recsys.training.modules import Kind, Saved, load_module, save_module
@@ -84,7 +84,7 @@ class SasrecModel(nn.Module):
 
 
 @dataclass(frozen=True, repr=False)
-class Sasrec(ScoringBaseline):
+class Sasrec(ScoringModel):
     """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are of the last epoch."""
 
     config: SasrecConfig

@@ -17,7 +17,7 @@ from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec import Sasrec, SasrecModel
 from recsys.errors import DataError
 from recsys.metrics import top_k_metrics
-from recsys.tables import FloatArray, Histories, IntArray, Queries
+from recsys.tables import CandidateFilter, FloatArray, Histories, IntArray, Queries
 from recsys.tracking import Tracker
 from recsys.training.checkpoints import Fingerprint
 from recsys.training.devices import default_device
@@ -149,5 +149,6 @@ class _NextItemLoss(nn.Module, Callbacks):
 
 
 def _ndcg(model: Sasrec, queries: Queries, exclude_seen: bool) -> float:
-    top = model.rank(queries.histories, k=10, exclude_seen=exclude_seen)
+    candidates = CandidateFilter.unseen(queries.histories) if exclude_seen else CandidateFilter()
+    top = model.rank(queries.histories, k=10, candidates=candidates)
     return top_k_metrics(top.items, queries.targets, k=10).ndcg

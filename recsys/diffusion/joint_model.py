@@ -1,4 +1,4 @@
-"""One step of a joint training: the language model's states condition the head, and both losses are one sum."""
+"""One step of joint training: the language model's states condition the head, and the losses are added."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.loss import PreferenceLoss
-from recsys.llm.conditions import Conditioned
+from recsys.llm.conditions import ConditionedBatch
 
 
 class JointLosses(NamedTuple):
@@ -20,7 +20,7 @@ class JointLosses(NamedTuple):
     dispersive: Tensor
 
     def mean(self) -> Tensor:
-        """What is minimised."""
+        """The loss to minimise."""
         return self.total
 
     def parts(self) -> dict[str, Tensor]:
@@ -39,9 +39,9 @@ class JointModel(nn.Module):
         self.conditions, self.head, self.config = conditions, head, config
 
     def forward(self, *batch: Tensor) -> JointLosses:
-        """The weighted sum of ContRec, section 3.3, of a batch of whatever `conditions` takes."""
-        found: Conditioned = self.conditions(*batch)
-        language = found.language_model.mean()
-        head = self.head(found.states.float(), found.targets)
+        """Losses of a batch, whose tensors `conditions` takes; the weighted sum of ContRec, section 3.3."""
+        conditioned: ConditionedBatch = self.conditions(*batch)
+        language = conditioned.language_model.mean()
+        head = self.head(conditioned.states.float(), conditioned.targets)
         total = self.config.language_model_weight * language + head.total(self.config.dispersive_weight)
         return JointLosses(total, language, head.diffusion, head.dispersive)

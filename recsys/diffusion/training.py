@@ -66,7 +66,7 @@ def fit_preference(
     """
     rows = training_rows(conditions, targets, latents)
     with seeded(seed, 0):
-        denoiser = Denoiser(*rows.widths, width=config.width, blocks=config.blocks)
+        denoiser = Denoiser(*rows.widths, hidden_size=config.hidden_size, num_layers=config.num_layers)
     module = PreferenceLoss(denoiser, torch.from_numpy(latents), config).to(default_device())
     average = MovingAverage(denoiser, config.ema_decay)
     model = PreferenceModel(average.module, config)
@@ -111,7 +111,7 @@ def fit(
         config.weight_decay,
         betas=(0.9, 0.99),
         decay_vectors=False,
-        warmup_ratio=config.warmup,
+        warmup_ratio=config.warmup_ratio,
         final_ratio=0.05,
         max_grad_norm=1.0,
         fused=True,
@@ -121,7 +121,7 @@ def fit(
 
     def batches(epoch: int) -> list[tuple[Tensor, ...]]:
         order = torch.from_numpy(np.random.default_rng((run.seed, epoch)).permutation(len(rows.targets)))
-        return [(batch,) for batch in torch.split(order, config.batch)]
+        return [(batch,) for batch in torch.split(order, config.batch_size)]
 
     return Trainer(
         _HeadLoss(module, rows, config.dispersive_weight, device),

@@ -64,7 +64,8 @@ def load_module(folder: Path, kind: Kind[C], build: Callable[[Saved[C]], M]) -> 
     except (ValueError, KeyError) as error:
         raise _unreadable(path, kind, error) from error
     try:
-        tensors = load_file(weights)
+        # Copied, because products of tensors that are not aligned in memory, as in the file, are rounded differently.
+        tensors = {name: tensor.clone() for name, tensor in load_file(weights).items()}
         rest = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
         saved = Saved(config, shape, rest)
         module = build(saved)

@@ -41,7 +41,7 @@ class Recorder(NullTracker):
 
 
 def weights(model: PreferenceModel | QueryHead) -> dict[str, torch.Tensor]:
-    module = model.denoiser if isinstance(model, PreferenceModel) else model.trunk
+    module = model.denoiser if isinstance(model, PreferenceModel) else model.model
     return dict(module.state_dict())
 
 
@@ -89,7 +89,7 @@ def test_the_average_lags_behind_the_weights(problem: Problem) -> None:
     start = fit_preference(*problem[:2], problem.latents, small_config(epochs=1, learning_rate=1e-30), seed=0)
 
     def moved(model: PreferenceModel) -> float:
-        return float((weights(model)["leave.weight"] - weights(start)["leave.weight"]).norm())
+        return float((weights(model)["output_projection.weight"] - weights(start)["output_projection.weight"]).norm())
 
     assert 0 < moved(slow) < moved(fast)
 

@@ -13,7 +13,7 @@ from recsys.llm.finetuning import training_plan
 from recsys.llm.heads import LanguageModelLoss
 from recsys.llm.lora import add_lora
 from recsys.training.checkpoints import Fingerprint
-from recsys.training.plan import Run
+from recsys.training.plan import Loss, Run
 from recsys.training.trainer import Trainer
 from tests.llm.fakes import language_model, renderer
 
@@ -48,6 +48,29 @@ def test_training_learns_the_cycle() -> None:
         untrained = float(LanguageModelLoss(made.model, made.layout)(*batch).mean())
         trained = float(module(*batch).mean())
     assert trained < 0.6 * untrained
+
+
+def test_every_parameter_is_trained_norms_too() -> None:
+    made = language_model()
+    before, after = _weights(LanguageModelLoss(made.model, made.layout)), _weights(_train())
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+
+
+class Still(torch.nn.Linear):
+    """A loss without a slope: nothing but weight decay moves the parameters."""
+
+    def forward(self, batch: torch.Tensor) -> Loss:
+        return Loss(0 * (self.weight.sum() + self.bias.sum()) + batch.sum(), {}, 1)
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    module = Still(3, 2)
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    config = TrainingConfig(epochs=1, lr=0.1, warmup=0, weight_decay=0.5)
+    plan, fingerprint = training_plan(config, bf16=False, checkpoint_steps=9), Fingerprint.of("still", 0, config)
+    Trainer(module, lambda _: [(torch.ones(1),)], plan, run=Run("still", 0), fingerprint=fingerprint).train()
+    torch.testing.assert_close(module.weight, before["weight"] * (1 - 0.1 * 0.5))
+    assert torch.equal(module.bias, before["bias"])
 
 
 def test_the_weights_of_the_best_validation_are_kept() -> None:

@@ -95,7 +95,7 @@ def test_new_items_that_borrow_behaviour_get_latents_near_their_kind_and_as_far_
     latents = fitted().latents(TEXT, BEHAVIOUR).vectors
     rows = np.arange(NUM_ITEMS, NUM_ITEMS + 50)
     text = take(block(20, seed=0, items=NUM_ITEMS + 50), rows)
-    borrowed = TextNeighbours.of(TEXT, BEHAVIOUR, np.ones(NUM_ITEMS, np.bool_)).lend(text.vectors)
+    borrowed = TextNeighbours.of(TEXT, BEHAVIOUR, np.ones(NUM_ITEMS, np.bool_)).proxies(text.vectors)
     new = fitted().latents(text, ItemVectors(text.item_ids, borrowed.vectors)).vectors
     nearest = np.square(new[:, None] - latents[None]).sum(axis=2).argmin(axis=1)
     assert (nearest % 10 == rows % 10).mean() > 0.9
