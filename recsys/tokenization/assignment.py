@@ -36,7 +36,7 @@ def unique_codes(latents: FloatArray, codebooks: FloatArray) -> IntArray:
     if len(latents) > num_codes**levels:
         raise DataError(
             f"{len(latents)} items do not fit {levels} levels of {num_codes} codes, which name {num_codes**levels}; "
-            "raise tokenize.levels or tokenize.codes"
+            "raise tokenize.num_levels or tokenize.codebook_size"
         )
     codes = np.empty((len(latents), levels), dtype=np.int64)
     residual = latents.astype(np.float32, copy=True)

@@ -17,7 +17,9 @@ from recsys.errors import ArtifactError, DataError
 from recsys.tables import CandidateFilter, Histories, Queries
 
 T = TypeVar("T")
-SMALL = SasrecConfig(dim=16, heads=2, layers=1, dropout=0.2, max_length=6, epochs=4, batch_tokens=60, validate_every=2)
+SMALL = SasrecConfig(
+    hidden_size=16, num_heads=2, num_layers=1, dropout=0.2, max_length=6, epochs=4, batch_tokens=60, validate_every=2
+)
 
 
 class Recorder:
@@ -140,8 +142,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
         fit_sasrec(cycles(10, [1, 0, 1]), 10, SMALL, seed=0)
     with pytest.raises(ArtifactError, match=r"sasrec\.json cannot be read"):
         Sasrec.load(tmp_path)
-    with pytest.raises(ValidationError, match="heads=3 does not divide dim=64"):
-        SasrecConfig(heads=3)
+    with pytest.raises(ValidationError, match="num_heads=3 does not divide hidden_size=64"):
+        SasrecConfig(num_heads=3)
 
 
 def test_items_that_borrow_vectors_are_scored_and_read_as_their_lenders() -> None:
