@@ -49,7 +49,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     proxies = np.arange(len(catalog))
     proxies[~known] = neighbours.proxies(text.vectors[~known]).items
     run.note(**plateau_notes("sasrec", sasrec.progress))
-    sasrec = sasrec.borrowing(proxies)
+    sasrec = sasrec.with_proxies(proxies)
     sasrec.save(run.out / SASREC_FOLDER)
     collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
     collaborative.save(run.out / "collaborative.parquet")

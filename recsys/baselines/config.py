@@ -1,4 +1,4 @@
-"""What the SASRec baseline can be told; its item vectors are the collaborative vectors of the embed stage."""
+"""Configuration of SASRec, whose item vectors are the collaborative vectors of the embed stage."""
 
 from typing import Self
 

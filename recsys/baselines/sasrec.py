@@ -57,7 +57,7 @@ class Block(nn.Module):
 class SasrecModel(nn.Module):
     """Histories [B, T] of item indices -> hidden states [B, T, D], which score items by `items.weight` [N, D].
 
-    Histories start at place 0 and may be padded at their end with any index: attention is causal, so nothing before
+    Histories start at position 0 and may be padded at their end with any index: attention is causal, so nothing before
     the padding sees it.
     """
 
@@ -100,17 +100,19 @@ class Sasrec(ScoringModel):
         """Float32 [N, D] in item order, after the last epoch: nothing that validation chooses reaches them."""
         return self.vectors
 
-    def borrowing(self, lenders: IntArray) -> Sasrec:
-        """The same, but that items have the vectors of their lenders [N]: an item's index, or -1 for the mean.
+    def with_proxies(self, proxies: IntArray) -> Sasrec:
+        """The same model in which cold-start items have the vectors of their proxy items.
 
-        Items lend to themselves, but for those that training never met: of these it has learnt what they are not.
-        Counts are not lent: an empty history still gets the items that were met most often.
+        Args:
+            proxies: [N], each item's proxy: its own index, another item's, or -1 for the mean of the items that are
+                their own proxy. Training gives an item without interactions a vector that only ranks it last. Counts
+                stay: an empty history still gets the most popular items.
         """
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             weight = model.items.weight
-            weight.copy_(torch.from_numpy(_borrowed(weight.detach().cpu().numpy(), lenders)))
-        return replace(self, model=model, vectors=_borrowed(self.vectors, lenders))
+            weight.copy_(torch.from_numpy(_with_proxies(weight.detach().cpu().numpy(), proxies)))
+        return replace(self, model=model, vectors=_with_proxies(self.vectors, proxies))
 
     @property
     def num_items(self) -> int:
@@ -123,9 +125,9 @@ class Sasrec(ScoringModel):
         device = self.model.items.weight.device
         recent = batch.last(self.config.max_length)
         lengths = recent.lengths
-        places = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
-        padded = np.zeros(places.shape, dtype=np.int64)
-        padded[places] = recent.items
+        mask = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+        padded = np.zeros(mask.shape, dtype=np.int64)
+        padded[mask] = recent.items
         hidden = self.model(torch.from_numpy(padded).to(device))
         last = hidden[torch.arange(len(batch)), torch.from_numpy(np.maximum(lengths, 1) - 1)]
         scores: FloatArray = (last @ self.model.items.weight.T).cpu().numpy()
@@ -148,7 +150,7 @@ class Sasrec(ScoringModel):
         return cls(saved.config, model, saved.tensors["vectors"].numpy(), saved.tensors["counts"].numpy())
 
 
-def _borrowed(vectors: FloatArray, lenders: IntArray) -> FloatArray:
-    out: FloatArray = vectors[lenders]
-    out[lenders < 0] = vectors[lenders == np.arange(len(lenders))].mean(axis=0)
+def _with_proxies(vectors: FloatArray, proxies: IntArray) -> FloatArray:
+    out: FloatArray = vectors[proxies]
+    out[proxies < 0] = vectors[proxies == np.arange(len(proxies))].mean(axis=0)
     return out

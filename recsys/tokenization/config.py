@@ -1,4 +1,4 @@
-"""What the tokenize stage can be told: the shape of an id, the network behind it, and what its input is made of."""
+"""Configuration of the tokenize stage: the shape of an id, the network behind it, and the weights of its input."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from recsys.tokenization.continuous_config import ContinuousConfig
 class TokenizeConfig(Config):
     """RQ-VAE with uniform semantic mapping on the last level (LC-Rec, arXiv 2311.09049, sections 3.1 and 4.1.4).
 
-    `kind` says which tokens items get: `discrete` semantic ids, `continuous` latents (a sigma-VAE of its own), or both.
+    `kind` selects the tokens of items: `discrete` semantic ids, `continuous` latents (by a sigma-VAE), or both.
     `quantizer` makes the semantic ids, a key of `recsys.tokenization.registry.QUANTIZERS`.
     `hidden_sizes` are the encoder's widths, mirrored by the decoder; empty scales them to the input. The learning rate
     falls to zero along a cosine. `sinkhorn_iterations` of 0 turns the uniform mapping off; a weight of 0 leaves a block

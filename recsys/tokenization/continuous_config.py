@@ -9,10 +9,10 @@ class ContinuousConfig(Config):
     """Continuous tokens by a sigma-VAE (ContRec, arXiv 2504.12007; LatentLM, arXiv 2412.08635).
 
     An item has `num_tokens` latents of `token_dim` each. `hidden_sizes` are the encoders' widths, mirrored by the
-    decoder; empty scales them to the input. `sigma` is the mean size E|s| of the noise. `decorrelation_weight` keeps the encoders from
-    being copies. A weight of 0 leaves a block of the input out. Eigenvalues below `whitening_floor` times their mean
-    are whitened as if they were that large: near 0 whitens fully, a large floor only scales the block. The learning
-    rate falls to zero along a cosine.
+    decoder; empty scales them to the input. `sigma` is the mean size E|s| of the noise. `decorrelation_weight` keeps
+    the encoders from being copies. A weight of 0 leaves a block of the input out. Eigenvalues below `whitening_floor`
+    times their mean are whitened as if they were that large: near 0 whitens fully, a large floor only scales the block.
+    The learning rate falls to zero along a cosine.
 
     On Amazon Beauty, what a ridge regression from a history to the next latent recalls at 10 (validation) and, behind
     the bar, a kernel sum over the history's latents: full whitening .082 | .087, floor 10 .089 | .092; text weight 1

@@ -70,7 +70,7 @@ def fit_rqvae(
         vectors: float32 [N, D], finite.
         config: shape of the ids, network and training.
         seed: decides everything random.
-        scale: [D], what each centred column is multiplied by; by default all alike, to a mean square of one.
+        scale: [D], what each centred column is multiplied by; by default one factor for all, to a mean square of one.
         work: where checkpoints go; a killed run given the same folder continues and ends bit-equal.
         tracker: receives `tokenize/...` metrics once an epoch.
 

@@ -23,16 +23,13 @@ SMALL = SasrecConfig(
 
 
 class Recorder:
-    """A tracker that keeps what it is told and can stop a training as a kill would."""
+    """A tracker that keeps metrics."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(self) -> None:
         self.values: dict[tuple[str, int], float] = {}
-        self.stop_at = stop_at
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         self.values |= {(name, step): value for name, value in values.items()}
-        if step == self.stop_at:
-            raise KeyboardInterrupt
 
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         return iterable
@@ -146,17 +143,17 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
         SasrecConfig(num_heads=3)
 
 
-def test_items_that_borrow_vectors_are_scored_and_read_as_their_lenders() -> None:
+def test_cold_items_are_scored_and_read_as_their_proxy_items() -> None:
     model = fit_sasrec(cycles(12, [6] * 12), 12, SMALL, seed=0)
-    lenders = np.arange(12)
-    lenders[[4, 7]] = 9, -1
-    borrowing = model.borrowing(lenders)
+    proxies = np.arange(12)
+    proxies[[4, 7]] = 9, -1
+    changed = model.with_proxies(proxies)
     histories = Histories.from_lists(["a", "b", "c"], [[3, 9], [3, 4], [3]])
-    scores = borrowing.scores(histories)
+    scores = changed.scores(histories)
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
     np.testing.assert_allclose(scores[:, 4], scores[:, 9], rtol=1e-5)
     others = np.delete(np.arange(12), [4, 7])
     np.testing.assert_allclose(scores[:, 7], scores[:, others].mean(axis=1), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(scores[[0, 2]][:, others], model.scores(histories)[[0, 2]][:, others])
-    np.testing.assert_array_equal(borrowing.item_vectors()[4], model.item_vectors()[9])
+    np.testing.assert_array_equal(changed.item_vectors()[4], model.item_vectors()[9])
     assert not np.array_equal(model.item_vectors()[4], model.item_vectors()[9]), "the model itself is as it was"
