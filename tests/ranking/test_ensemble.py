@@ -173,7 +173,7 @@ def test_a_reduced_ensemble_searches_fewer_beams_and_draws_fewer_samples(
     monkeypatch.setattr(
         PreferenceModel,
         "sample",
-        lambda model, *a, **more: samples.append(more["samples"]) or sample(model, *a, **more),
+        lambda model, *a, **more: samples.append(more["num_samples"]) or sample(model, *a, **more),
     )
     undecoded = ensemble.only([source for source in ensemble.rankers if source != "generative"])
     for reduced in (ensemble, ensemble.reduced(), undecoded):
