@@ -18,7 +18,7 @@ from recsys.diffusion.heads import KINDS, fit_head
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.preference import PreferenceModel
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.llm.conditions import Conditions, query_conditions, training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
@@ -26,6 +26,7 @@ from recsys.ranking.validation import HeadValidator, ValidationUsers, save_sampl
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
 from recsys.tracking import Tracker
+from recsys.training.plan import Run
 
 
 class _Trained(NamedTuple):

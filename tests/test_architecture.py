@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "configs": set[str](),
 }
 MAY_SERVE = {"pipelines.serving_commands", "pipelines.bundling"}
-FIRST = {"errors", "config", "files", "metrics", "tables", "artifacts", "tracking", "checkpoints", "cluster"}
+FIRST = {"errors", "config", "files", "metrics", "tables", "artifacts", "tracking", "cluster"}
 ORDER = (
+    "training",
     "data",
     "baselines",
     "embeddings",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recsys.baselines.config import SasrecConfig
-from recsys.baselines.sasrec_training import SoftmaxLoss, fit_sasrec
+from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.decoding.beam import beam_search
 from recsys.decoding.trie import Trie
 from recsys.diffusion.preference import PreferenceModel
@@ -18,6 +18,7 @@ from recsys.recommender import Recommender
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import Histories
+from recsys.training.softmax import SoftmaxLoss
 from tests.decoding.backbones import BASE, SUPPORTED, backbone, pad, random_ids, random_prompts
 from tests.diffusion.conftest import Problem, small_config
 from tests.diffusion.conftest import problem as problem

@@ -7,7 +7,7 @@ reads `regression` or `cross_entropy` `.safetensors` and `.json`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self
@@ -17,15 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.baselines.sasrec_training import SoftmaxLoss
-from recsys.checkpoints import seeded
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import layer_norm, two_layers
 from recsys.diffusion.loss import Losses
-from recsys.diffusion.preference import default_device
-from recsys.diffusion.storage import load_module, save_module
-from recsys.diffusion.training import Run, checked_rows, fit
+from recsys.diffusion.training import fit, training_rows
 from recsys.tables import FloatArray, IntArray
+from recsys.training.devices import default_device
+from recsys.training.ema import MovingAverage
+from recsys.training.modules import Kind as ModuleKind
+from recsys.training.modules import Saved, load_module, save_module
+from recsys.training.plan import Progress, Run
+from recsys.training.seeding import seeded
+from recsys.training.softmax import SoftmaxLoss
 
 Kind = Literal["regression", "cross_entropy"]
 KINDS: tuple[Kind, ...] = ("regression", "cross_entropy")
@@ -93,6 +96,7 @@ class QueryHead:
     model: QueryMlp
     kind: Kind
     config: DiffuseConfig
+    progress: Progress | None = None  # how its training ended; None once loaded
 
     def __repr__(self) -> str:
         return f"<QueryHead ({self.kind}, {self.model.condition_dim} -> {self.model.latent_dim})>"
@@ -116,7 +120,7 @@ class QueryHead:
     def save(self, folder: Path) -> None:
         """Write `KIND.safetensors` and `KIND.json` into `folder`, which is created."""
         shape = {"condition_dim": self.model.condition_dim, "latent_dim": self.model.latent_dim}
-        save_module(folder, self.kind, self.model, shape=shape, config=self.config)
+        save_module(folder, _module_kind(self.kind), self.model, Saved(self.config, shape))
 
     @classmethod
     def load(cls, folder: Path, kind: Kind) -> Self:
@@ -126,11 +130,15 @@ class QueryHead:
             ArtifactError: a file is missing, damaged or of another version, or they do not match.
         """
 
-        def build(shape: dict[str, int], config: DiffuseConfig) -> QueryMlp:
-            return QueryMlp(**shape, hidden_size=config.hidden_size, num_layers=config.num_layers)
+        def build(saved: Saved[DiffuseConfig]) -> QueryMlp:
+            return QueryMlp(**saved.shape, hidden_size=saved.config.hidden_size, num_layers=saved.config.num_layers)
 
-        model, config = load_module(folder, kind, build)
-        return cls(model.to(default_device()), kind, config)
+        model, saved = load_module(folder, _module_kind(kind), build)
+        return cls(model.to(default_device()), kind, saved.config)
+
+
+def _module_kind(kind: Kind) -> ModuleKind[DiffuseConfig]:
+    return ModuleKind(kind, DiffuseConfig, "diffuse")
 
 
 def fit_head(
@@ -149,10 +157,13 @@ def fit_head(
         kind: `regression` predicts the mean of the next item's latent, `cross_entropy` is a softmax over item latents.
         run: the name of its metrics, the seed, and where checkpoints and metrics go.
     """
-    rows = checked_rows(conditions, targets, latents)
+    rows = training_rows(conditions, targets, latents)
     with seeded(run.seed, 0):
         model = QueryMlp(*rows.widths, hidden_size=config.hidden_size, num_layers=config.num_layers)
-    head = QueryHead(model, kind, config)
     module = LOSSES[kind](model, torch.from_numpy(rows.latents)).to(default_device())
-    fit(module, rows, config, run=run, validate=None if validate is None else partial(validate, head))
-    return head
+    average = MovingAverage(model, config.ema_decay)
+    head = QueryHead(average.module, kind, config)
+    progress = fit(
+        module, rows, config, run=run, average=average, validate=None if validate is None else partial(validate, head)
+    )
+    return replace(head, progress=progress)

@@ -8,7 +8,7 @@ head (`preference.*`), for continuous prompts `connector.safetensors`, and `join
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,26 +17,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.checkpoints import seeded
 from recsys.data.histories import windows
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.joint_batches import JointData, joint_batches
-from recsys.diffusion.joint_model import JointModel, MovingAverage
+from recsys.diffusion.joint_model import JointModel
 from recsys.diffusion.loss import PreferenceLoss
-from recsys.diffusion.preference import PreferenceModel, default_device, uses_bf16
+from recsys.diffusion.preference import PreferenceModel
 from recsys.errors import ArtifactError
-from recsys.files import read_json, write_json
+from recsys.files import fingerprint, read_json, write_json
 from recsys.llm.conditions import Conditions, DiscreteConditions, query_conditions, training_conditions
-from recsys.llm.config import LoraConfig, TrainingConfig
+from recsys.llm.config import TrainingConfig
 from recsys.llm.connector import Connector
 from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts
 from recsys.llm.continuous_conditions import ContinuousConditions, continuous_query_conditions
+from recsys.llm.dropout import residual_dropout
+from recsys.llm.finetuning import training_plan
 from recsys.llm.lora import merge
 from recsys.llm.storage import LanguageModel, load_adapted, load_language_model, save_adapter
-from recsys.llm.training import Settings, Trainer
 from recsys.tables import FloatArray, Histories, SemanticIds
-from recsys.tracking import NullTracker, Tracker
+from recsys.tracking import Tracker
+from recsys.training.checkpoints import Fingerprint
+from recsys.training.devices import default_device, uses_bf16
+from recsys.training.ema import MovingAverage
+from recsys.training.plan import Plan, Run
+from recsys.training.seeding import seeded
+from recsys.training.trainer import Trainer
 
 _PARAMS = "joint.json"
 
@@ -182,22 +188,18 @@ def fit_joint(
         assert validate is not None
         return validate(present())
 
-    Trainer(
+    plan = _plan(config, adapted)
+    trainer = Trainer(
         joint,
         joint_batches(adapted, data, continuous=connector is not None, batch_tokens=lora.batch_tokens, seed=seed),
-        _training(config, lora),
-        settings=Settings(
-            "joint",
-            seed,
-            uses_bf16(config, adapted.model.device),
-            adapted.config.checkpoint_steps,
-            folders.work,
-            _rates(config, lora),
-        ),
+        plan,
+        run=Run("joint", seed, folders.work, tracker),
+        fingerprint=Fingerprint.of("joint", seed, config, fingerprint(folders.finetuned), *_contents(data), plan.bf16),
         validate=None if validate is None else score,
-        tracker=tracker or NullTracker(),
-        companion=average,
-    ).run()
+        average=average,
+    )
+    with residual_dropout(adapted.model, adapted.config.residual_dropout):
+        trainer.train()
     done = present()
     _save(done, adapted, folders.out, params=_params(config.condition, data))
     return done
@@ -217,21 +219,28 @@ def _untrained(adapted: LanguageModel, data: JointData, config: DiffuseConfig, *
     return JointModel(conditions, PreferenceLoss(denoiser, latents, config), config).to(device)
 
 
-def _training(config: DiffuseConfig, lora: LoraConfig) -> TrainingConfig:
-    return TrainingConfig(
+def _plan(config: DiffuseConfig, adapted: LanguageModel) -> Plan:
+    """The adapter's learning rate and batch; the head's epochs, weight decay and warm-up."""
+    lora = adapted.config.lora
+    training = TrainingConfig(
         epochs=config.epochs,
         lr=lora.lr,
         weight_decay=config.weight_decay,
         warmup=config.warmup_ratio,
-        batch_tokens=lora.batch_tokens,
         clip=lora.clip,
         validate_every=config.validate_every,
     )
+    bf16 = uses_bf16(config.precision, adapted.model.device)
+    plan = training_plan(training, bf16=bf16, checkpoint_steps=adapted.config.checkpoint_steps)
+    # Parts that start from random weights learn at the head's rate.
+    factors = dict.fromkeys(("head.", "conditions.connector."), config.learning_rate / lora.lr)
+    return plan._replace(rate_factors=factors)
 
 
-def _rates(config: DiffuseConfig, lora: LoraConfig) -> Mapping[str, float]:
-    """Head and connector, which start from nothing, have the learning rate of `config`."""
-    return dict.fromkeys(("head.", "conditions.connector."), config.learning_rate / lora.lr)
+def _contents(data: JointData) -> list[Any]:
+    """What decides the weights besides the language model; see `Fingerprint.of`."""
+    arrays = [data.histories.indptr, data.histories.items, data.semantic_ids.codes, data.latents]
+    return [*arrays, data.texts, data.window, data.num_latents]
 
 
 def _save(done: JointPreference, adapted: LanguageModel, out: Path, *, params: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ class PreferenceLoss(nn.Module):
     """The losses of a denoiser that learns to sample the next item's latent.
 
     Holds the latents [N, D] as a buffer that is not saved. Randomness (timesteps, noise, dropped conditions) comes
-    from torch's global generator; wrap a step in `recsys.checkpoints.seeded`.
+    from torch's global generator; wrap a step in `recsys.training.seeding.seeded`.
     """
 
     latents: Tensor

@@ -18,20 +18,11 @@ import torch
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.sampling import sample
-from recsys.diffusion.storage import load_module, save_module
-from recsys.llm.training import bf16_is_native
 from recsys.tables import FloatArray
+from recsys.training.devices import default_device, uses_bf16
+from recsys.training.modules import Kind, Saved, load_module, save_module
 
-KIND = "preference"
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def uses_bf16(config: DiffuseConfig, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: as configured, or by default where the device supports it natively."""
-    return config.precision == "bf16" or (config.precision == "auto" and bf16_is_native(device))
+KIND = Kind("preference", DiffuseConfig, "diffuse")
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,14 +49,14 @@ class PreferenceModel:
     @cached_property
     def _sampling_denoiser(self) -> Denoiser:
         """The denoiser in the precision of sampling."""
-        if not uses_bf16(self.config, self.denoiser.null_condition.device):
+        if not uses_bf16(self.config.precision, self.denoiser.null_condition.device):
             return self.denoiser
         return copy.deepcopy(self.denoiser).to(torch.bfloat16)
 
     def save(self, folder: Path) -> None:
         """Write the two files into `folder`, which is created."""
         shape = {"condition_dim": self.denoiser.condition_dim, "latent_dim": self.denoiser.latent_dim}
-        save_module(folder, KIND, self.denoiser, shape=shape, config=self.config)
+        save_module(folder, KIND, self.denoiser, Saved(self.config, shape))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -75,8 +66,8 @@ class PreferenceModel:
             ArtifactError: a file is missing, damaged or of another version, or they do not match.
         """
 
-        def build(shape: dict[str, int], config: DiffuseConfig) -> Denoiser:
-            return Denoiser(**shape, hidden_size=config.hidden_size, num_layers=config.num_layers)
+        def build(saved: Saved[DiffuseConfig]) -> Denoiser:
+            return Denoiser(**saved.shape, hidden_size=saved.config.hidden_size, num_layers=saved.config.num_layers)
 
-        denoiser, config = load_module(folder, KIND, build)
-        return cls(denoiser.to(default_device()), config)
+        denoiser, saved = load_module(folder, KIND, build)
+        return cls(denoiser.to(default_device()), saved.config)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.checkpoints import seeded
 from recsys.errors import ArtifactError
 from recsys.llm.continuous import ContinuousLayout
 from recsys.llm.storage import LanguageModel
 from recsys.tables import FloatArray
+from recsys.training.seeding import seeded
 
 _FILE = "connector.safetensors"
 _SCALE_TOKENS = 4096  # token_ids whose embeddings give the scale

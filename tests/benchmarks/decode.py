@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from recsys.decoding.beam import beam_search
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Children, Trie
-from recsys.diffusion.preference import default_device
 from recsys.tables import IntArray
+from recsys.training.devices import default_device
 from tests.benchmarks.common import device_name, emit, interleaved
 
 BATCH, BEAMS, PROMPT, ITEMS, LEVELS, CODES, TEXT_TOKENS = 8, 20, 128, 12_000, 4, 256, 16_000

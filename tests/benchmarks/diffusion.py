@@ -17,11 +17,13 @@ import torch
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.heads import KINDS, QueryHead, fit_head
-from recsys.diffusion.preference import PreferenceModel, default_device
+from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.sampling import Step, ddim_steps, keyed_noise
 from recsys.diffusion.schedule import Schedule
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.tables import FloatArray, IntArray
+from recsys.training.devices import default_device
+from recsys.training.plan import Run
 from tests.benchmarks.common import device_name, emit, interleaved
 
 USERS, COMPARED_USERS, SAMPLES, DIM, ROUNDS = 1000, 64, 32, 128, 2

@@ -11,9 +11,10 @@ import torch
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import Kind, QueryHead, fit_head
 from recsys.diffusion.preference import PreferenceModel
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.tables import FloatArray, IntArray
 from recsys.tracking import Tracker
+from recsys.training.plan import Run
 
 NUM_USERS, NUM_MODES = 4, 3
 

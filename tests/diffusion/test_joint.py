@@ -13,7 +13,7 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint, is_joint
 from recsys.diffusion.joint_batches import JointData
-from recsys.diffusion.joint_model import JointModel, MovingAverage
+from recsys.diffusion.joint_model import JointModel
 from recsys.diffusion.loss import PreferenceLoss
 from recsys.errors import ArtifactError
 from recsys.llm.conditions import ConditionedBatch
@@ -22,7 +22,8 @@ from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.heads import Losses
 from recsys.llm.lora import add_lora
 from recsys.llm.storage import load_language_model, save_adapter, save_backbone
-from recsys.rankers.generative import GenerativeRanker
+from recsys.ranking.generative import GenerativeRanker
+from recsys.ranking.query import RankingBatch
 from recsys.tables import Histories, SemanticIds
 from tests.llm.fakes import language_model
 
@@ -124,32 +125,12 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
     assert drawn[0].shape == (3, 2, 8)
     np.testing.assert_array_equal(*drawn)
     merged = load_language_model(out, backbone=finetuned)
-    ranked = GenerativeRanker(merged, IDS, beams=20).rank(queries, k=5, exclude_seen=True)
+    ranked = GenerativeRanker(merged, IDS, num_beams=20).rank(RankingBatch.build(queries, max_history=10), 5)
     assert (ranked.items >= 0).all()
     assert not (out / "backbone").exists()
     text = b"".join(content for name, content in _files(out).items() if not name.endswith(".safetensors"))
     assert str(tmp_path).encode() not in text
     assert str(finetuned).encode() not in text
-
-
-@pytest.mark.parametrize(("condition", "kill_at"), [("discrete", 5), ("continuous", 1), ("continuous", 8)])
-def test_a_killed_training_resumes_bit_equal(finetuned: Path, tmp_path: Path, condition: str, kill_at: int) -> None:
-    def train(name: str, tracker: Recorder) -> None:
-        scores = iter([0.3, 0.2, 0.1, 0.4])
-        folders = JointFolders(finetuned, tmp_path / name, tmp_path / f"{name}_work")
-        config = _config(condition, epochs=3, validate_every=1, ema_decay=0.9)
-        fit_joint(DATA, config, folders=folders, seed=3, tracker=tracker, validate=lambda j: next(scores) + _score(j))
-
-    train("whole", Recorder())
-    with pytest.raises(KilledError):
-        train("cut", Recorder(kill_at))
-    train("cut", Recorder())
-    assert _files(tmp_path / "whole") == _files(tmp_path / "cut")
-
-
-def _score(joint: JointPreference) -> float:
-    """A number that the weights decide, greater by more than the other part of the score."""
-    return 1e3 * float(next(joint.preference.denoiser.output_projection.parameters()).abs().sum())
 
 
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
@@ -210,17 +191,3 @@ def test_a_folder_loaded_without_its_titles_is_refused(finetuned: Path, tmp_path
     (tmp_path / "connector.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"connector\.safetensors"):
         JointPreference.load(tmp_path, IDS, LATENTS, finetuned=finetuned, titles=TEXTS.titles)
-
-
-def test_the_average_follows_from_the_first_step() -> None:
-    """Decay min(.999, (1 + step) / (10 + step)): after one step a tenth is left of the start."""
-    source = Denoiser(4, 2, hidden_size=8, num_layers=1)
-    average = MovingAverage(source, 0.999)
-    start = {n: t.clone() for n, t in average.tensors().items()}
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter += 1
-    average.update(1)
-    for name, tensor in average.tensors().items():
-        torch.testing.assert_close(tensor, start[name] + 0.9)
-    assert not any(t.requires_grad for t in average.tensors().values())

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys.checkpoints import seeded
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.loss import Losses, PreferenceLoss, dispersive_loss
+from recsys.training.seeding import seeded
 from tests.diffusion.conftest import Problem, small_config
 
 

@@ -26,7 +26,7 @@ def test_missing_files_are_refused(trained: PreferenceModel, tmp_path: Path) -> 
         PreferenceModel.load(tmp_path)
     trained.save(tmp_path)
     (tmp_path / "preference.safetensors").unlink()
-    with pytest.raises(ArtifactError, match=r"the preference head in .* cannot be read"):
+    with pytest.raises(ArtifactError, match=r"preference\.safetensors cannot be read"):
         PreferenceModel.load(tmp_path)
 
 
@@ -41,8 +41,8 @@ def test_truncated_weights_are_refused(trained: PreferenceModel, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "regression"}, "is not a preference of version 1"),
-        ({"version": 2}, "is not a preference of version 1"),
+        ({"kind": "regression"}, "is not of kind preference, version 1"),
+        ({"version": 2}, "is not of kind preference, version 1"),
         ({"shape": {"condition_dim": 9, "latent_dim": 4}}, "size mismatch"),
         ({"shape": {"other": 9}}, "cannot be read"),
         ({"config": {"widht": 4}}, "widht"),

@@ -42,6 +42,11 @@ def test_a_perfect_denoiser_gives_the_mixture_back() -> None:
     assert float((torch.cov(y.T) - covariance).norm() / covariance.norm()) < 0.05
 
 
+def test_timesteps_are_evenly_spaced_and_rounded() -> None:
+    assert [step.timestep for step in ddim_steps(Schedule(1000), 6)] == [999, 832, 666, 499, 332, 166]
+    assert [step.timestep for step in ddim_steps(Schedule(1000), 3)] == [999, 666, 332]
+
+
 def test_a_denoiser_that_knows_the_latent_reaches_it_in_any_number_of_steps() -> None:
     schedule, generator = Schedule(50), torch.Generator().manual_seed(0)
     x0, eps = torch.randn(3, 2, generator=generator), torch.randn(3, 2, generator=generator)

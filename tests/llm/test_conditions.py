@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from recsys.decoding.tree import Tree
 from recsys.errors import ModelError
-from recsys.instructions.config import InstructConfig
 from recsys.instructions.tasks import TaskSource, sequential
 from recsys.llm.conditions import (
     DiscreteConditions,
@@ -35,8 +34,8 @@ def _histories(*lists: list[int]) -> Histories:
 @settings(max_examples=20, deadline=None)
 @given(HISTORIES, st.integers(2, 5))
 def test_windows_are_those_of_the_sequential_task(lists: list[list[int]], window: int) -> None:
-    source = TaskSource(catalog=None, histories=_histories(*lists))  # type: ignore[arg-type]
-    wanted = [e.history for e in sequential(source, InstructConfig(window=window))]
+    source = TaskSource(catalog=None, histories=_histories(*lists), max_history=window)  # type: ignore[arg-type]
+    wanted = [e.history for e in sequential(source)]
     assert [tuple(w.tolist()) for w in windows(source.histories, window)] == wanted
 
 

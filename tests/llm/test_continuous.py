@@ -106,9 +106,8 @@ def test_the_texts_loss_is_that_of_a_plain_sequence(titles: bool) -> None:
 
 def test_an_item_is_its_latents_between_two_special_tokens_behind_its_title() -> None:
     prompt = _prompts().prompt(np.array([2]))
-    assert [LAYOUT.begin, LAYOUT.end, LAYOUT.preference, LAYOUT.first_latent] == [
-        MADE.layout.size + n for n in range(4)
-    ]
+    base = MADE.layout.size
+    assert (LAYOUT.begin, LAYOUT.end, LAYOUT.preference, LAYOUT.first_latent) == (base, base + 1, base + 2, base + 3)
     tail = [LAYOUT.begin, LAYOUT.first_latent + 4, LAYOUT.first_latent + 5, LAYOUT.end, LAYOUT.preference]
     assert prompt[-6:] == encode_text(MADE.tokenizer, "c") + tail
     assert _prompts(titles=False).prompt(np.array([2]))[-6:] != prompt[-6:]

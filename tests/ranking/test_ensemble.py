@@ -13,7 +13,7 @@ from recsys.data.histories import queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import QueryHead, fit_head
 from recsys.diffusion.preference import PreferenceModel
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.errors import ArtifactError
 from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, SOURCES, Fusion, FusionConfig
 from recsys.llm.conditions import query_conditions, training_conditions
@@ -34,6 +34,7 @@ from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
 from recsys.tables import VALIDATION, FloatArray, Histories, ItemVectors, Queries
 from recsys.tracking import NullTracker
+from recsys.training.plan import Run
 from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of, sasrec
 
 DIFFUSE = DiffuseConfig(

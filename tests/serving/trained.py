@@ -12,7 +12,7 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import fit_head
 from recsys.diffusion.joint import JointFolders, fit_joint
 from recsys.diffusion.joint_batches import JointData
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.embeddings.encoder import TfidfEncoder
 from recsys.embeddings.neighbours import TextNeighbours
 from recsys.embeddings.text import item_texts
@@ -32,6 +32,7 @@ from recsys.tokenization.continuous_config import ContinuousConfig
 from recsys.tokenization.inputs import combine
 from recsys.tokenization.tokenizer import fit_rqvae
 from recsys.tracking import NullTracker
+from recsys.training.plan import Run
 from serving.bundle.loading import LoadedBundle
 from serving.engine.catalog_state import CatalogState, Settings
 from serving.engine.interface import EngineInfo

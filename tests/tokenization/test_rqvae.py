@@ -31,30 +31,6 @@ class KillingTracker(NullTracker):
             raise KilledError
 
 
-@pytest.mark.parametrize("epoch", [1, 4])
-def test_killed_and_resumed_is_bit_equal(epoch: int, vectors: FloatArray, tmp_path: Path) -> None:
-    config = tiny_config(6).model_copy(update={"batch": 10})  # 24 steps an epoch: a checkpoint every other epoch
-    whole = fit_rqvae(vectors, config, seed=5)
-    with pytest.raises(KilledError):
-        fit_rqvae(vectors, config, seed=5, work=tmp_path, tracker=KillingTracker(epoch))
-    resumed = fit_rqvae(vectors, config, seed=5, work=tmp_path)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-
-
-def test_a_checkpoint_of_another_configuration_is_not_continued(vectors: FloatArray, tmp_path: Path) -> None:
-    fit_rqvae(vectors, tiny_config(3), seed=0, work=tmp_path)
-    again = fit_rqvae(vectors, tiny_config(3), seed=1, work=tmp_path)
-    np.testing.assert_array_equal(again.codebooks, fit_rqvae(vectors, tiny_config(3), seed=1).codebooks)
-
-
-def test_training_touches_no_global_generator(vectors: FloatArray) -> None:
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    fit_rqvae(vectors, tiny_config(2), seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_a_codebook_that_nobody_needs_whole_is_kept_alive(vectors: FloatArray) -> None:
     codes = fit_rqvae(vectors, tiny_config(20), seed=0).encode(vectors)
     assert all(len(np.unique(codes[:, level])) == 8 for level in range(3))
