@@ -33,9 +33,7 @@ ORDER = (
     "decoding",
     "diffusion",
     "retrieval",
-    "fusion",
-    "rankers",
-    "recommender",
+    "ranking",
 )
 
 

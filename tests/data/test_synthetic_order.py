@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from recsys.baselines.base import Baseline
+from recsys.baselines.base import ScoringModel
 from recsys.baselines.config import SasrecConfig
-from recsys.baselines.itemknn import fit_item_knn
+from recsys.baselines.item_knn import fit_item_knn
 from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.config import SyntheticConfig
 from recsys.data.dataset import Dataset, load_dataset
 from recsys.data.histories import has_repeats, queries, training_histories
 from recsys.data.synthetic import generate
-from recsys.tables import TEST
+from recsys.tables import TEST, CandidateFilter
 
 SMALL = SyntheticConfig(num_users=1000, num_items=256, num_interactions=10_000)
 TINY = SyntheticConfig(num_users=60, num_items=90, num_interactions=700)
@@ -23,10 +23,10 @@ def dataset() -> Dataset:
     return load_dataset("synthetic", synthetic=SMALL)
 
 
-def hit_rate(model: Baseline, dataset: Dataset) -> float:
-    asked = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=20)
-    top = model.rank(asked.histories, k=10, exclude_seen=True)
-    return float((top.items == asked.targets[:, None]).any(axis=1).mean())
+def hit_rate(model: ScoringModel, dataset: Dataset) -> float:
+    users = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=20)
+    top = model.rank(users.histories, k=10, candidates=CandidateFilter.unseen(users.histories))
+    return float((top.items == users.targets[:, None]).any(axis=1).mean())
 
 
 def test_models_rank_in_the_known_order(dataset: Dataset) -> None:

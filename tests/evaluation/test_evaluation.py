@@ -44,6 +44,24 @@ def test_out_of_catalogue_and_repeated_items_are_counted_and_noticed() -> None:
         assert any(notice in found for found in found.notices)
 
 
+def test_lists_shorter_than_the_largest_cutoff_are_noticed() -> None:
+    notices = fakes.evaluation().notices
+    assert "good returned at most 3 items a user; metrics at larger cutoffs do not change." in notices
+
+
+def test_examples_show_the_newest_items_of_a_long_history() -> None:
+    history = [0] * 5 + [1] * 10
+    (shown,) = example_users(
+        fakes.rankings(),
+        queries=Queries(Histories.from_lists(["u1"], [history]), np.array([1])),
+        catalog=fakes.catalog(),
+        cutoff=2,
+        count=1,
+        generator=np.random.default_rng(0),
+    )
+    assert (shown.history, shown.earlier) == (["Pot & lid"] * 10, 5)
+
+
 def test_an_out_of_catalogue_item_keeps_its_rank() -> None:
     ranked = ranked_items(fakes.rankings(), source="wild", user_ids=fakes.USERS, catalog=fakes.catalog(), depth=3)
     assert ranked.items.tolist() == [[0, 0, -1], [-1, 3, -1], [-1, -1, -1], [-1, -1, -1]]

@@ -10,8 +10,8 @@ from pipelines.runner import run_stages
 from recsys.artifacts import RunDirectory
 from recsys.baselines.sasrec import Sasrec
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
-from recsys.rankers.collaborative import SASREC_FOLDER
-from recsys.tables import Histories, ItemVectors
+from recsys.ranking.loading import SASREC_FOLDER
+from recsys.tables import CandidateFilter, Histories, ItemVectors
 from recsys.tracking import NullTracker
 
 TITLES = ["red lamp", "green chair", "blue table", "yellow carpet", "green chair soft", "red lamp bright"]  # 4, 5: new
@@ -46,7 +46,9 @@ def test_cold_start_items_have_the_collaborative_vector_of_their_proxies(tmp_pat
     np.testing.assert_array_equal(vectors["i4"], vectors["i1"])
     np.testing.assert_array_equal(vectors["i5"], vectors["i0"])
     assert len({vector.tobytes() for vector in collaborative.vectors}) == 4
-    ranked = Sasrec.load(embeddings / SASREC_FOLDER).rank(Histories.from_lists(["u"], [[2, 3]]), k=6, exclude_seen=True)
+    history = Histories.from_lists(["u"], [[2, 3]])
+    unseen = CandidateFilter.unseen(history)
+    ranked = Sasrec.load(embeddings / SASREC_FOLDER).rank(history, k=6, candidates=unseen)
     assert set(ranked.items[0].tolist()) == {0, 1, 4, 5, -1}
     assert len(set(ranked.scores[0, :4].tolist())) == 2
     assert directory.existing_record("embed").notes["num_cold_items"] == 2

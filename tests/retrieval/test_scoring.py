@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.baselines.base import TopItems
 from recsys.errors import DataError
 from recsys.metrics import top_k_metrics
 from recsys.retrieval.scoring import (
@@ -21,7 +20,7 @@ from recsys.retrieval.scoring import (
     log_popularity,
     tune_scoring,
 )
-from recsys.tables import FloatArray, IntArray
+from recsys.tables import FloatArray, IntArray, TopItems
 
 ITEMS, DIM = 30, 4
 
