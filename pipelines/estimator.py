@@ -17,7 +17,8 @@ from weakref import finalize
 import polars as pl
 
 from pipelines import FOLDERS
-from pipelines.config import RunConfig, dump_yaml, load_config, validate
+from pipelines.commands import CONFIG, stored_config
+from pipelines.config import RunConfig, dump_yaml, validate
 from pipelines.recommend import load_recommender
 from pipelines.runner import load_stage, run_stages
 from recsys.artifacts import RunDirectory, StageRun
@@ -27,8 +28,6 @@ from recsys.files import text_sha256, write_text
 from recsys.ranking.recommender import FittedRecommender, RankedItem, Request
 from recsys.tables import Interactions, Rankings
 from recsys.tracking import NullTracker, Tracker
-
-CONFIG = "config.yaml"
 
 
 class Recommender:
@@ -126,7 +125,7 @@ class Recommender:
             ArtifactError: the folder is no finished run, or is damaged.
         """
         directory = RunDirectory(Path(folder), FOLDERS)
-        made = cls(load_config(str(directory.path / CONFIG)))
+        made = cls(stored_config(directory))
         made._use(directory)
         return made
 

@@ -1,5 +1,6 @@
 """The base of every configuration model, and look-up of names in registries."""
 
+import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -23,5 +24,7 @@ def lookup(registry: Mapping[str, T], name: str, *, key: str) -> T:
         ConfigError: there is no such entry.
     """
     if name not in registry:
-        raise ConfigError(f"{key}: got '{name}'; allowed: {', '.join(registry)}")
+        near = difflib.get_close_matches(name, registry, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ConfigError(f"{key}: got '{name}'; {hint}allowed: {', '.join(registry)}")
     return registry[name]

@@ -5,7 +5,7 @@ The RQ-VAE's codebooks start from k-means, and its dead codes are revived every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,10 @@ class _ItemLoss(nn.Module, Callbacks):
     def batches(self, epoch: int) -> list[tuple[Tensor, ...]]:
         self.generator = step_generator(self.seed, epoch + 1)
         order = torch.randperm(len(self.vectors), generator=self.generator)
-        return [(rows,) for rows in torch.split(order, self._batch_size)]
+        return [(rows,) for rows in self._split(order)]
+
+    def _split(self, order: Tensor) -> Sequence[Tensor]:
+        return torch.split(order, self._batch_size)
 
 
 class _SigmaVaeLoss(_ItemLoss):
@@ -97,6 +100,11 @@ class _RqVaeLoss(_ItemLoss):
         transport = Transport(config.sinkhorn_epsilon, config.sinkhorn_iterations)
         self._transport = transport if config.sinkhorn_iterations else None
         self._used = self._none_used()
+
+    def _split(self, order: Tensor) -> Sequence[Tensor]:
+        """The last batch takes in what is left over: the transport plan of a few items is near chance."""
+        starts = range(self._batch_size, len(order) - self._batch_size + 1, self._batch_size)
+        return torch.tensor_split(order, list(starts))
 
     def _none_used(self) -> Tensor:
         return torch.zeros(self.config.levels, self.config.codes, dtype=torch.bool)

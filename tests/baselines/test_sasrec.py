@@ -14,7 +14,7 @@ from recsys.baselines.config import SasrecConfig
 from recsys.baselines.sasrec import Sasrec, SasrecModel
 from recsys.baselines.sasrec_training import batches, collate, fit_sasrec, training_windows
 from recsys.errors import ArtifactError, DataError
-from recsys.tables import Histories, Queries
+from recsys.tables import CandidateFilter, Histories, Queries
 
 T = TypeVar("T")
 SMALL = SasrecConfig(dim=16, heads=2, layers=1, dropout=0.2, max_length=6, epochs=4, batch_tokens=60, validate_every=2)
@@ -45,16 +45,16 @@ def test_it_learns_what_follows_what() -> None:
     config = SMALL.model_copy(update={"dropout": 0.0, "epochs": 40, "learning_rate": 0.02})
     model = fit_sasrec(cycles(10, [5] * 30), 10, config, seed=0)
     histories = cycles(10, [3] * 10)
-    top = model.rank(histories, k=1, exclude_seen=True)
+    top = model.rank(histories, k=1, candidates=CandidateFilter.unseen(histories))
     assert top.items[:, 0].tolist() == [(start + 3) % 10 for start in range(10)]
 
 
 def test_a_history_longer_than_max_length_counts_by_its_newest_items() -> None:
     model = fit_sasrec(cycles(10, [5] * 10), 10, SMALL, seed=0)
     long = cycles(10, [25])
-    whole, recent = (model.rank(h, k=10, exclude_seen=False) for h in (long, long.last(SMALL.max_length)))
+    whole, recent = (model.rank(h, k=10) for h in (long, long.last(SMALL.max_length)))
     assert whole.items.tolist() == recent.items.tolist()
-    assert (model.rank(long, k=10, exclude_seen=True).items == -1).all()
+    assert (model.rank(long, k=10, candidates=CandidateFilter.unseen(long)).items == -1).all()
 
 
 def test_the_oldest_item_within_max_length_still_counts() -> None:
@@ -122,7 +122,7 @@ def test_saved_and_loaded_ranks_the_same(tmp_path: Path) -> None:
     model = fit_sasrec(train, 10, SMALL, seed=0)
     model.save(tmp_path / "sasrec")
     loaded = Sasrec.load(tmp_path / "sasrec")
-    before, after = (m.rank(train, k=5, exclude_seen=True) for m in (model, loaded))
+    before, after = (m.rank(train, k=5, candidates=CandidateFilter.unseen(train)) for m in (model, loaded))
     assert (before.items == after.items).all()
     assert (before.scores == after.scores).all()
     assert (model.item_vectors() == loaded.item_vectors()).all()

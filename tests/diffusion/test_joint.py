@@ -133,6 +133,25 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
     assert str(finetuned).encode() not in text
 
 
+def test_continuous_conditions_are_those_of_prefixes_windows_and_a_grown_catalogue(
+    finetuned: Path, tmp_path: Path
+) -> None:
+    joint = fit_joint(DATA, _config("continuous", epochs=1), folders=JointFolders(finetuned, tmp_path), seed=0)
+    histories = Histories.from_lists(["a", "b"], [[3, 4, 5], [7, 8]])
+    prefixes = Histories.from_lists([""] * 5, [[], [3], [3, 4], [], [7]])
+    training = joint.training_conditions(histories, window=50)
+    assert training.targets.tolist() == [3, 4, 5, 7, 8]
+    torch.testing.assert_close(training.states, joint.query_conditions(prefixes, window=50))
+    newest = Histories.from_lists(["a", "b"], [[4, 5], [7, 8]])
+    torch.testing.assert_close(joint.query_conditions(histories, window=2), joint.query_conditions(newest, window=9))
+    ids = SemanticIds([*IDS.item_ids, "new"], np.append(CODES, [[3, 3, 3]], axis=0), 4)
+    grown = joint.with_catalog(ids, np.append(LATENTS, LATENTS[5:6], axis=0), [*(TEXTS.titles or ()), "t5"])
+    assert grown.semantic_ids is ids
+    copied = Histories.from_lists(["a"], [[3, 4, ITEMS]])  # the new item has title and latents of item 5
+    states = grown.query_conditions(copied, window=9)
+    torch.testing.assert_close(states, joint.query_conditions(histories, window=9)[:1])
+
+
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
     tracker = Recorder()
     config = _config("discrete", epochs=30, learning_rate=3e-3, hidden_size=64, language_model_weight=1)

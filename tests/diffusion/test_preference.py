@@ -41,8 +41,8 @@ def test_truncated_weights_are_refused(trained: PreferenceModel, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "regression"}, "is not of kind preference, version 1"),
-        ({"version": 2}, "is not of kind preference, version 1"),
+        ({"kind": "regression"}, "is not a preference of version 1"),
+        ({"version": 2}, "is not a preference of version 1"),
         ({"shape": {"condition_dim": 9, "latent_dim": 4}}, "size mismatch"),
         ({"shape": {"other": 9}}, "cannot be read"),
         ({"config": {"widht": 4}}, "widht"),

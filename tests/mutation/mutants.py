@@ -1,8 +1,8 @@
 """Mutants of a source file: mutmut's operators and the removal of a call, without what no test should pin.
 
 Left out: annotations, imports, decorators, `__repr__`, defaults declared in a class body, type aliases, the wording of
-errors and logs, what a progress bar shows, arguments that only guard (`strict`, `encoding`), and `None` in place of a
-value, which the type checker refuses.
+errors and logs, what a progress bar shows, arguments that only guard (`strict`, `encoding`), and what the type checker
+refuses nearly always: `None` in place of a value, a call without one of its positional arguments.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ def _first_string(node: cst.BaseString) -> Iterable[cst.BaseString]:
     return islice(operator_string(node), 1)
 
 
-def _removed_argument(node: cst.Call) -> Iterable[cst.Call]:
-    return (changed for changed in operator_arg_removal(node) if len(changed.args) < len(node.args))
+def _removed_keyword(node: cst.Call) -> Iterable[cst.Call]:
+    for place, argument in enumerate(node.args):
+        if argument.keyword is not None:
+            yield node.with_changes(args=[*node.args[:place], *node.args[place + 1 :]])
 
 
 def _removed_call(node: cst.SimpleStatementLine) -> Iterable[cst.CSTNode]:
@@ -48,7 +50,7 @@ def _called(node: cst.Call) -> str:
     return name.value if isinstance(name, cst.Name) else ""
 
 
-_REPLACED: dict[Any, Any] = {operator_string: _first_string, operator_arg_removal: _removed_argument}
+_REPLACED: dict[Any, Any] = {operator_string: _first_string, operator_arg_removal: _removed_keyword}
 _OPERATORS: list[tuple[type, Any]] = [
     *((kind, _REPLACED.get(made, made)) for kind, made in mutation_operators if made is not operator_assignment),
     (cst.SimpleStatementLine, _removed_call),

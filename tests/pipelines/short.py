@@ -32,7 +32,7 @@ SETTINGS = {
     "diffuse.epochs": 4,
     "diffuse.validation_users": 50,
     "diffuse.num_samples": 8,
-    "recommend.beams": 20,
+    "recommend.num_beams": 20,
     "recommend.k": 20,
     "evaluate.cutoffs": "[1, 5, 10, 20]",
     "evaluate.num_resamples": 200,

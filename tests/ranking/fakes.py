@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 
@@ -9,9 +11,18 @@ from recsys.baselines.config import SasrecConfig
 from recsys.baselines.sasrec import Sasrec
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
-from recsys.data.histories import training_histories
+from recsys.data.histories import excludes_seen, queries, training_histories
+from recsys.embeddings.text import item_texts
+from recsys.instructions.config import InstructConfig
+from recsys.instructions.tasks import TaskSource, make_examples
 from recsys.llm.config import FinetuneConfig, LoraConfig, ScratchConfig, TrainingConfig
-from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Interactions, SemanticIds
+from recsys.llm.finetuning import FinetuneData, finetune
+from recsys.llm.storage import load_language_model
+from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.generative import GenerativeRanker
+from recsys.ranking.recommender import FittedRecommender
+from recsys.ranking.validation import LanguageModelValidator, ValidationUsers
+from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, FloatArray, Interactions, SemanticIds
 
 NUM_ITEMS = 12
 SCRATCH = ScratchConfig(hidden=32, layers=2, heads=2, head_dim=16, intermediate=48, vocabulary=300, dropout=0)
@@ -47,6 +58,43 @@ def cycle() -> Dataset:
 def ids(dataset: Dataset) -> SemanticIds:
     codes = np.array([[i // 4, i % 4] for i in range(NUM_ITEMS)])
     return SemanticIds(dataset.catalog.item_ids, codes, 4)
+
+
+def finetuned(
+    dataset: Dataset,
+    semantic_ids: SemanticIds,
+    codebooks: FloatArray = CODEBOOKS,
+    *,
+    folder: Path,
+    config: FinetuneConfig = CONFIG,
+) -> Path:
+    """The folder, where a language model that was trained on the semantic ids has been written."""
+    training, instruct = training_histories(dataset.interactions, dataset.catalog), InstructConfig()
+    users = ValidationUsers.sample(
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20),
+        users=config.validation_users,
+        seed=0,
+        exclude_seen=excludes_seen("auto", dataset.interactions),
+    )
+    data = FinetuneData(
+        examples=make_examples(TaskSource(dataset.catalog, training), instruct),
+        texts=item_texts(dataset.catalog),
+        semantic_ids=semantic_ids,
+        codebooks=codebooks,
+        instruct=instruct,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    finetune(data, config, out=folder, validate=LanguageModelValidator(users, semantic_ids), seed=0)
+    return folder
+
+
+def generative_recommender(
+    dataset: Dataset, semantic_ids: SemanticIds, folder: Path, *, max_history: int = 20
+) -> FittedRecommender:
+    """Answers by the language model of a folder alone."""
+    ranker = GenerativeRanker(load_language_model(folder), semantic_ids)
+    ensemble = Ensemble({"generative": ranker}, sources=["generative"], fusion=None, depth=1)
+    return FittedRecommender(dataset.catalog, ensemble, max_history=max_history, exclude_seen=True)
 
 
 def sasrec(dataset: Dataset) -> Sasrec:

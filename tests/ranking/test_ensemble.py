@@ -1,158 +1,148 @@
-"""Both routes on a circle of items whose next one is known: trained for real, ranked, fused, loaded from folders."""
+"""Both routes on a circle of items whose next one is known: trained for real, ranked, tuned, fused."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
 import pytest
 
-from recsys.baselines.base import TopItems
-from recsys.data.histories import queries, training_histories
-from recsys.diffusion.config import DiffuseConfig
-from recsys.diffusion.heads import QueryHead, fit_head
+from recsys.data.histories import queries
+from recsys.decoding import beam
+from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.preference import PreferenceModel
-from recsys.diffusion.training import fit_preference
-from recsys.errors import ArtifactError
-from recsys.fusion import CROSS_ENTROPY, DENSE, FUSED, GENERATIVE, SASREC, SOURCES, Fusion, FusionConfig
-from recsys.llm.conditions import query_conditions, training_conditions
-from recsys.llm.storage import load_language_model
+from recsys.errors import ArtifactError, DataError
 from recsys.metrics import top_k_metrics
-from recsys.rankers import generative
-from recsys.rankers.collaborative import SASREC_FOLDER, CollaborativeRanker
-from recsys.rankers.config import RecommendConfig
-from recsys.rankers.ensemble import FULL, Effort, Ensemble, Tuned
-from recsys.rankers.generative import GenerativeRanker
-from recsys.rankers.loading import Folders, load_ensemble
-from recsys.rankers.permits import Permits
-from recsys.rankers.preference import Agreement, Asked, PreferenceRanker
-from recsys.rankers.validation import HeadValidator, interaction_counts, load_samples, save_samples
-from recsys.recommender import Recommender
+from recsys.ranking.base import Ranker, ReducibleRanker, ScoreRanker, TunableRanker
+from recsys.ranking.config import FusionConfig
+from recsys.ranking.cross_entropy import CrossEntropyRanker
+from recsys.ranking.diffusion import Agreement, DiffusionRanker, LatentSearch
+from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.fusion import FUSED, Fusion
+from recsys.ranking.loading import RankingContext
+from recsys.ranking.query import RankingBatch
+from recsys.ranking.recommender import FittedRecommender, Request
+from recsys.ranking.registry import RANKERS, build_rankers
+from recsys.ranking.stopwatch import Stopwatch
+from recsys.ranking.tuning import FusionParams, assemble, tune
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
-from recsys.tables import VALIDATION, FloatArray, Histories, ItemVectors, Queries
-from recsys.tracking import NullTracker
-from recsys.training.plan import Run
-from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids, next_of, sasrec
+from recsys.tables import VALIDATION, CandidateFilter, FloatArray, Histories, TopItems
+from tests.ranking.fakes import NUM_ITEMS, cycle, next_of, sasrec
+from tests.ranking.trained import RECOMMEND, Trained, batch
 
-DIFFUSE = DiffuseConfig(
-    hidden_size=32, num_layers=1, epochs=30, batch_size=64, learning_rate=5e-3, ema_decay=0.9, num_samples=8
-)
-RECOMMEND = RecommendConfig(k=5, beams=12, nearest=4)
-
-
-class Made(NamedTuple):
-    folders: Folders
-    ensemble: Ensemble
-    tuned: Tuned
-    regression: QueryHead
-    validator: HeadValidator
+SOURCES = FusionConfig().sources
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    root = tmp_path_factory.mktemp("run")
-    folders = Folders(
-        *(root / name for name in ("data", "embeddings", "discrete", "continuous", "model", "preference", "index"))
-    )
-    for folder in folders:
-        folder.mkdir()
-    dataset = cycle()
-    dataset.save(folders.dataset)
-    sasrec(dataset).save(folders.embeddings / SASREC_FOLDER)
-    ids(dataset).save(folders.discrete / "semantic_ids.parquet")
-    latents = np.random.default_rng(0).standard_normal((NUM_ITEMS, 6)).astype(np.float32)
-    ItemVectors(dataset.catalog.item_ids, latents).save(folders.continuous / "latents.parquet")
-    Recommender.fit(dataset, ids(dataset), CODEBOOKS, folder=folders.language_model, config=CONFIG)
-    language_model = load_language_model(folders.language_model)
-    training = training_histories(dataset.interactions, dataset.catalog)
-    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
-    counts = interaction_counts(training.items, NUM_ITEMS)
-    validator = HeadValidator.sample(asked, latents, counts, users=30, exclude_seen=True, seed=0)
-    conditions = training_conditions(language_model, ids(dataset), training, window=50)
-    rows = conditions.states.numpy(), conditions.targets.numpy(), latents, DIFFUSE
-    states = query_conditions(language_model, ids(dataset), validator.queries.histories, window=20).numpy()
-    preference = fit_preference(*rows, seed=0, validate=lambda model: validator.preference(model, states))
-    preference.save(folders.preference)
-    regression = fit_head("regression", *rows, run=Run("regression", 0))
-    fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(folders.preference)
-    save_samples(preference.sample(states, range(len(states)), seed=0, num_samples=2), folders.preference)
-    ItemIndex.build(latents, queries=load_samples(folders.preference)).save(folders.item_index)
-    ensemble = load_ensemble(folders, RECOMMEND, window=20, seed=0)
-    tuned = ensemble.tune(asked, FusionConfig(), exclude_seen=True, tracker=NullTracker())
-    return Made(folders, ensemble, tuned, regression, validator)
+def ensemble(trained: Trained) -> Ensemble:
+    """Every ranker, and the fusion of the configured sources."""
+    return assemble(trained.rankers, FusionConfig(), trained.params)
 
 
-def test_every_ranking_knows_the_next_item(made: Made) -> None:
-    histories, targets = made.validator.queries.histories, made.validator.queries.targets
-    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits.unseen(histories))
-    assert list(found) == [GENERATIVE, DENSE, CROSS_ENTROPY, SASREC, FUSED]
+def test_every_ranking_knows_the_next_item(trained: Trained, ensemble: Ensemble) -> None:
+    found, targets = ensemble.rank(trained.batch(), 5), trained.users.targets
+    assert list(found) == [*RANKERS, FUSED]
     for name, ranking in found.items():
-        assert top_k_metrics(ranking.items, targets, k=5).ndcg > 0.6, f"{name}: by chance it would be about .25"
-    assert made.tuned.validation[FUSED] >= max(made.tuned.validation[name] for name in SOURCES) - 0.05
+        ndcg = top_k_metrics(ranking.items, targets, k=5).ndcg
+        assert name in ("popularity", "item-knn") or ndcg > 0.6, f"{name}: by chance it would be about .25"
+    validation = trained.params.validation
+    assert validation[FUSED] >= max(validation[name] for name in SOURCES) - 0.05
 
 
-def test_seen_items_are_in_no_ranking(made: Made) -> None:
-    histories = made.validator.queries.histories
-    found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=8, permits=Permits.unseen(histories))
-    for ranking in found.values():
+def test_rankings_are_timed_by_source(trained: Trained, ensemble: Ensemble) -> None:
+    watch = Stopwatch()
+    ensemble.rank(trained.batch(), 5, stopwatch=watch)
+    assert list(watch.seconds) == [*RANKERS, FUSED]
+    assert min(watch.seconds.values()) > 0
+
+
+def test_seen_items_are_in_no_ranking(trained: Trained, ensemble: Ensemble) -> None:
+    histories = trained.users.histories
+    for ranking in ensemble.rank(trained.batch(), 8).values():
         for user in range(len(histories)):
             assert not set(ranking.items[user]) & set(histories[user])
             kept = ranking.items[user][ranking.items[user] >= 0]
             assert len(set(kept.tolist())) == len(kept)
 
 
-def test_the_same_request_gives_the_same_list_alone_and_among_others(made: Made) -> None:
-    histories = made.validator.queries.histories
-    together = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits.unseen(histories))
+def test_the_same_request_gives_the_same_list_alone_and_among_others(trained: Trained, ensemble: Ensemble) -> None:
+    together = ensemble.rank(trained.batch(), 5)
     for user in (0, 7):
-        one = histories.take(np.array([user]))
-        alone = made.ensemble.rank(one, one.user_ids, made.tuned, k=5, permits=Permits.unseen(one))
+        alone = ensemble.rank(batch(trained.users.histories.take(np.array([user]))), 5)
         assert np.array_equal(alone[FUSED].items[0], together[FUSED].items[user])
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_all_the_weight_on_one_part_gives_back_its_ranking(made: Made, source: str) -> None:
-    histories = made.validator.queries.histories
-    weights = {name: float(name == source) for name in SOURCES}
-    tuned = made.tuned._replace(fusion=Fusion("reciprocal-rank", weights))
-    found = made.ensemble.rank(histories, histories.user_ids, tuned, k=5, permits=Permits.unseen(histories))
+def test_all_the_weight_on_one_source_gives_back_its_ranking(trained: Trained, source: str) -> None:
+    fusion = Fusion("reciprocal-rank", {name: float(name == source) for name in SOURCES})
+    single = assemble(trained.rankers, FusionConfig(), trained.params._replace(fusion=fusion))
+    found = single.rank(trained.batch(), 5)
     assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
 
 
-def test_without_collaborative_vectors_the_others_are_fused(made: Made, tmp_path: Path) -> None:
-    ensemble = load_ensemble(made.folders._replace(embeddings=tmp_path), RECOMMEND, window=20, seed=0)
-    queries_ = made.validator.queries
-    tuned = ensemble.tune(queries_, FusionConfig(), exclude_seen=True, tracker=NullTracker())
-    assert tuned.fusion.weights.keys() == {GENERATIVE, DENSE, CROSS_ENTROPY}
-    found = ensemble.rank(queries_.histories, queries_.user_ids, made.tuned, k=5, permits=Permits())
-    assert list(found) == [GENERATIVE, DENSE, CROSS_ENTROPY, FUSED]
+def test_without_collaborative_vectors_the_others_are_fused(trained: Trained, tmp_path: Path) -> None:
+    folders = trained.folders | {"embed": tmp_path}
+    rankers = build_rankers(RankingContext.load(folders, RECOMMEND, max_history=20, seed=0), SOURCES)
+    params = tune(rankers, trained.batch(), trained.users.targets, FusionConfig())
+    assert params.fusion is not None
+    assert params.fusion.weights.keys() == {"generative", "diffusion", "cross-entropy"}
+    found = assemble(rankers, FusionConfig(), trained.params).rank(trained.batch(), 5)
+    assert list(found) == ["generative", "cross-entropy", "diffusion", FUSED], "also with the weights of all"
 
 
-def test_a_source_that_is_not_asked_for_is_not_there(made: Made) -> None:
-    config = RECOMMEND.model_copy(update={"fusion": FusionConfig(sources=(GENERATIVE, DENSE))})
-    ensemble = load_ensemble(made.folders, config, window=20, seed=0)
-    histories = made.validator.queries.histories
-    found = ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits())
-    assert SASREC not in found
+def test_a_source_that_is_not_configured_is_not_fused(trained: Trained) -> None:
+    config = FusionConfig(sources=("generative", "diffusion"))
+    params = tune(trained.rankers, trained.batch(), trained.users.targets, config)
+    assert params.fusion is not None
+    assert params.fusion.weights.keys() == {"generative", "diffusion"}
+    found = assemble(trained.rankers, config, params).rank(trained.batch(), 5)
+    assert list(found) == [*RANKERS, FUSED], "rankings of the others are there to be compared"
 
 
-def test_sasrec_ranks_as_the_baseline_and_later_items_as_those_they_count_as() -> None:
+def test_one_source_alone_is_the_answer_and_not_fused(trained: Trained) -> None:
+    config = FusionConfig(sources=("sasrec",))
+    params = tune(trained.rankers, trained.batch(), trained.users.targets, config)
+    assert params.fusion is None
+    assert FUSED not in params.validation
+    single = assemble(trained.rankers, config, params)
+    assert single.answer == "sasrec"
+    assert FUSED not in single.rank(trained.batch(), 5)
+
+
+def test_no_configured_source_is_one_clear_line(trained: Trained) -> None:
+    with pytest.raises(DataError, match=r"fusion\.sources \(sasrec\) can be ranked by here; there are popularity"):
+        assemble({"popularity": trained.rankers["popularity"]}, FusionConfig(sources=("sasrec",)), None)
+
+
+def test_sasrec_ranks_as_the_model_and_later_items_as_their_proxies() -> None:
     model = sasrec(cycle())
     histories = Histories.from_lists(["a", "b", "c"], [[3, 4, 5], [], [0, 1]])
-    excluded = [histories[user] for user in range(3)]
-    asked = Asked(np.zeros((3, 1), np.float32), [0] * 3, excluded)
-    expected = model.rank(histories, k=6, exclude_seen=True, window=2)
+    expected = model.rank(histories.last(2), k=6, candidates=CandidateFilter.unseen(histories))
+    requests = RankingBatch.build(histories, max_history=2)
     own = np.arange(NUM_ITEMS)
-    found = CollaborativeRanker(model, lenders=own, window=2).rank(histories, asked, k=6)
-    assert np.array_equal(found.items, expected.items)
-    grown = CollaborativeRanker(model, lenders=np.append(own, [5, -1]), window=2)
+    assert np.array_equal(ScoreRanker(model, own).rank(requests, 6).items, expected.items)
+    grown = ScoreRanker(model, np.append(own, [5, -1]))
     later = Histories.from_lists(["a", "b", "c"], [[3, 4, NUM_ITEMS, NUM_ITEMS + 1], [NUM_ITEMS + 1], [0, 1]])
-    old = Asked(asked.states, asked.keys, excluded, np.arange(NUM_ITEMS + 2) < NUM_ITEMS)
-    assert np.array_equal(grown.rank(later, old, k=6).items, expected.items)
-    ranked = grown.rank(later, Asked(asked.states, asked.keys, None), k=NUM_ITEMS + 2)
+    old = CandidateFilter(requests.candidates.excluded, np.arange(NUM_ITEMS + 2) < NUM_ITEMS)
+    # The window of the last two: item 12 counts as item 5, item 13 as none.
+    assert np.array_equal(
+        grown.rank(RankingBatch.build(later, max_history=3, candidates=old), 6).items,
+        ScoreRanker(model, own)
+        .rank(
+            RankingBatch.build(
+                Histories.from_lists(["a", "b", "c"], [[4, 5], [], [0, 1]]),
+                max_history=3,
+                candidates=requests.candidates,
+            ),
+            6,
+        )
+        .items,
+    )
+    ranked = grown.rank(RankingBatch.build(later, max_history=3, exclude_seen=False), NUM_ITEMS + 2)
     for user, items in enumerate(ranked.items.tolist()):
         scores = dict(zip(items, ranked.scores[user].tolist(), strict=True))
         alone = [scores[item] for item in range(NUM_ITEMS)]
@@ -164,72 +154,88 @@ def test_sasrec_ranks_as_the_baseline_and_later_items_as_those_they_count_as() -
 def test_sasrec_reads_the_newest_items_of_the_window_alone() -> None:
     model = sasrec(cycle())
     histories = Histories.from_lists(["a", "b"], [[7, 2, 4, 5], [9, 8, 11, 0]])
-    asked = Asked(np.zeros((2, 1), np.float32), [0] * 2, None)
     scores = {}
     for window in (1, 2, 3):
-        found = CollaborativeRanker(model, lenders=np.arange(NUM_ITEMS), window=window).rank(histories, asked, k=6)
+        requests = RankingBatch.build(histories, max_history=window, exclude_seen=False)
+        found = ScoreRanker(model).rank(requests, 6)
         assert found.scores == pytest.approx(-np.sort(-model.scores(histories.last(window)))[:, :6], abs=1e-5)
         scores[window] = found.scores
     assert not np.allclose(scores[2], scores[3], atol=1e-3)
     assert not np.allclose(scores[1], scores[2], atol=1e-3)
 
 
-def test_less_effort_searches_fewer_beams_and_none(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    histories, asked = made.validator.queries.histories, []
-    search = generative.search_tree
+def test_a_reduced_ensemble_searches_fewer_beams_and_draws_fewer_samples(
+    trained: Trained, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beams, samples = list[int](), list[int | None]()
+    search, sample = beam.search_tree, PreferenceModel.sample
+    monkeypatch.setattr(beam, "search_tree", lambda tree, **kw: beams.append(kw["beams"]) or search(tree, **kw))
     monkeypatch.setattr(
-        generative, "search_tree", lambda tree, **more: asked.append(more["beams"]) or search(tree, **more)
+        PreferenceModel,
+        "sample",
+        lambda model, *a, **more: samples.append(more["samples"]) or sample(model, *a, **more),
     )
-    for effort in (FULL, Effort(beams=3, samples=2), Effort(beams=0)):
-        found = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=5, permits=Permits(), effort=effort)
-        assert (GENERATIVE in found) == (effort.beams != 0)
+    undecoded = ensemble.only([source for source in ensemble.rankers if source != "generative"])
+    for reduced in (ensemble, ensemble.reduced(), undecoded):
+        found = reduced.rank(trained.batch(exclude_seen=False), 5)
+        assert ("generative" in found) == (reduced is not undecoded)
         assert (found[FUSED].items >= 0).all()
-    assert asked == [50, 3]
+    assert beams == [50, 10]
+    assert samples == [1, None, 1, 8, 1, None]
 
 
-def test_more_items_than_fusion_looks_at_are_ranked_when_asked_for(made: Made) -> None:
-    histories = made.validator.queries.histories
-    shallow = made.ensemble.rank(histories, histories.user_ids, made.tuned, k=NUM_ITEMS, permits=Permits())
-    assert (shallow[FUSED].items >= 0).all()
+def test_more_items_than_fusion_looks_at_are_ranked_when_requested(trained: Trained) -> None:
+    shallow = assemble(trained.rankers, FusionConfig(depth=2), trained.params)
+    found = shallow.rank(trained.batch(exclude_seen=False), NUM_ITEMS)
+    assert (found[FUSED].items >= 0).all()
 
 
-def test_k_may_exceed_the_number_of_neighbours_of_a_sample(made: Made) -> None:
-    config = RECOMMEND.model_copy(update={"nearest": 1})
-    histories = made.validator.queries.histories
-    found = load_ensemble(made.folders, config, window=20, seed=0).rank(
-        histories, histories.user_ids, made.tuned, k=NUM_ITEMS, permits=Permits()
-    )
-    assert (found[DENSE].items >= 0).all()
-
-
-def test_a_regression_ranks_by_the_nearest_latent(made: Made) -> None:
-    queries_ = made.validator.queries
-    asked = made.ensemble.ask(queries_.histories, queries_.user_ids, exclude_seen=True)
-    ranked = made.ensemble.preference.rank_points(made.regression.predict(asked.states), asked.excluded, k=5)
-    assert top_k_metrics(ranked.items, queries_.targets, k=5).ndcg > 0.8
+def test_a_regression_ranks_by_the_nearest_latent(trained: Trained) -> None:
+    ranked = trained.rankers["regression"].rank(trained.batch(), 5)
+    assert top_k_metrics(ranked.items, trained.users.targets, k=5).ndcg > 0.8
     assert (np.diff(ranked.scores, axis=1) <= 0).all()
 
 
-def test_a_recommendation_names_its_sources(made: Made, tmp_path: Path) -> None:
-    made.tuned.save(tmp_path / "fusion.json")
-    recommender = Recommender.load_both(made.folders, tmp_path / "fusion.json", RECOMMEND)
-    history = [f"item {i}" for i in (3, 4, 5, 6)]
-    found = recommender.recommend(history, k=3, user="u3")
-    assert found[0].item_id == next_of(history)
-    assert found[0].sources.keys() == {*SOURCES, FUSED}
-    assert found[0].score == found[0].sources[FUSED]
-    assert recommender.recommend(history, k=3, user="u3") == found
-    assert len(recommender.recommend([], k=3)) == 3
+def test_a_recommendation_names_the_score_of_each_source(trained: Trained) -> None:
+    fused = assemble({name: trained.rankers[name] for name in SOURCES}, FusionConfig(), trained.params)
+    recommender = FittedRecommender(cycle().catalog, fused, max_history=20, exclude_seen=True)
+    history = tuple(f"item {i}" for i in (3, 4, 5, 6))
+    answer = recommender.recommend([Request(history, 3, "u3")])[0]
+    first = answer.items[0]
+    assert first.item_id == next_of(list(history))
+    assert first.source_scores.keys() == {*SOURCES}
+    assert answer.seconds.keys() == {*SOURCES, FUSED}
+    assert recommender.recommend([Request(history, 3, "u3")])[0].items == answer.items
+    assert len(recommender.recommend([Request((), 3)])[0].items) == 3
 
 
-def test_what_was_tuned_survives_its_file_and_a_broken_one_is_refused(made: Made, tmp_path: Path) -> None:
+def test_what_was_tuned_survives_its_file_and_a_broken_one_is_refused(trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "fusion.json"
-    made.tuned.save(path)
-    assert Tuned.load(path) == made.tuned
-    for broken in ("{", "{}", '{"scoring": {}, "single": {}, "fusion": {}, "validation": {}}'):
+    trained.params.save(path)
+    assert json.loads(path.read_text()).keys() == {"rankers", "fusion", "validation"}
+    assert trained.params.rankers.keys() == {"diffusion-one-sample", "diffusion"}
+    assert FusionParams.load(path) == trained.params
+    alone = trained.params._replace(fusion=None)
+    alone.save(path)
+    assert FusionParams.load(path) == alone
+    for broken in ("{", "{}", '{"rankers": {}, "fusion": {}, "validation": {}}'):
         path.write_text(broken)
         with pytest.raises(ArtifactError, match=r"fusion\.json"):
-            Tuned.load(path)
+            FusionParams.load(path)
+    foreign = trained.params._replace(rankers={"diffusion": {"width": 3}})
+    with pytest.raises(ArtifactError, match=r"are no parameters of 'diffusion'.*run `recommend` again"):
+        assemble(trained.rankers, FusionConfig(), foreign)
+
+
+def test_tuned_parameters_reach_their_ranker(trained: Trained) -> None:
+    chosen = {"bandwidth": 0.25, "popularity": 0.5, "agreement": 0.0}
+    params = trained.params._replace(rankers={"diffusion": chosen})
+    applied = params.apply(trained.rankers)
+    for name in ("diffusion", "diffusion-one-sample"):
+        tunable = applied[name]
+        assert isinstance(tunable, TunableRanker)
+        assert (tunable.params == chosen) == (name == "diffusion")
+    assert isinstance(trained.rankers["diffusion"], ReducibleRanker)
 
 
 def test_agreement_needs_two_categories() -> None:
@@ -240,22 +246,12 @@ def test_agreement_needs_two_categories() -> None:
     assert (found.categories.tolist(), found.num_categories) == ([1, -1, 0], 2)
 
 
-def test_requests_are_cut_as_a_whole() -> None:
-    asked = Asked.of(np.zeros((3, 2), np.float32), ["a", "b", "a"], [np.array([u]) for u in range(3)])
-    assert asked.keys[0] == asked.keys[2] != asked.keys[1]
-    part = asked.take(slice(1, 3))
-    assert (len(part), part.keys) == (2, asked.keys[1:])
-    assert part.excluded is not None
-    assert [e.tolist() for e in part.excluded] == [[1], [2]]
-    assert Scoring(1.0).to_json() == {"bandwidth": 1.0, "popularity": 0.0, "agreement": 0.0}
-
-
 class Fixed(NamedTuple):
     """Stands for the language model, the diffusion module and the cross-entropy head: none of them knows the item."""
 
     generated: TopItems
 
-    def rank(self, histories: Histories, *, k: int, **_: object) -> TopItems:
+    def rank(self, batch: RankingBatch, k: int) -> TopItems:
         return self.generated
 
     def sample(self, states: FloatArray, keys: list[int], *, seed: int, samples: int | None) -> FloatArray:
@@ -273,25 +269,33 @@ def test_tuning_finds_out_that_the_generated_category_is_right() -> None:
     targets = np.random.default_rng(0).permutation(items)[:users]
     wrong_item_of_the_right_category = np.where(targets % 12 == 11, targets - 1, targets + 1)[:, None]
     fixed = Fixed(TopItems(wrong_item_of_the_right_category, np.zeros((users, 1), np.float32)))
-    preference = PreferenceRanker(
-        cast(PreferenceModel, fixed),
-        latents=latents,
-        index=ItemIndex.build(latents, config=IndexConfig(kind="flat")),
-        counts=np.ones(items, np.int64),
-        agreement=Agreement(categories, 2),
-        nearest=items,
-        seed=0,
-    )
-    ensemble = Ensemble(
-        cast(GenerativeRanker, fixed),
-        preference,
-        cast(QueryHead, fixed),
-        conditions=lambda histories: np.zeros((len(histories), 1), np.float32),
-        window=5,
-        depth=items,
-    )
+    index = ItemIndex.build(latents, config=IndexConfig(kind="flat"))
+    search = LatentSearch(latents, index, np.ones(items, np.int64), Agreement(categories, 2))
+
+    def conditions(requests: RankingBatch) -> FloatArray:
+        return np.zeros((len(requests), 1), np.float32)
+
+    preference = cast(PreferenceModel, fixed)
+    rankers: dict[str, Ranker] = {
+        "generative": fixed,
+        "cross-entropy": CrossEntropyRanker(cast(QueryHead, fixed), latents, conditions),
+        "diffusion-one-sample": DiffusionRanker(preference, search, conditions, num_samples=1, nearest=items),
+        "diffusion": DiffusionRanker(preference, search, conditions, nearest=items),
+    }
     histories = Histories.from_lists([f"u{user}" for user in range(users)], [[] for _ in range(users)])
-    tuned = ensemble.tune(Queries(histories, targets), FusionConfig(), exclude_seen=False, tracker=NullTracker())
-    assert min(tuned.scoring.agreement, tuned.single.agreement) > 0
-    assert tuned.validation[DENSE] == pytest.approx(tuned.validation["one sample"], abs=1e-6)
-    assert tuned.validation[DENSE] > 1.5 * tuned.validation[CROSS_ENTROPY]
+    tuned = tune(rankers, batch(histories, exclude_seen=False), targets, FusionConfig())
+    assert min(tuned.rankers[name]["agreement"] for name in ("diffusion", "diffusion-one-sample")) > 0
+    validation = tuned.validation
+    assert validation["diffusion"] == pytest.approx(validation["diffusion-one-sample"], abs=1e-6)
+    assert validation["diffusion"] > 1.5 * validation["cross-entropy"]
+    assert Scoring(1.0).to_json() == {"bandwidth": 1.0, "popularity": 0.0, "agreement": 0.0}
+
+
+def test_the_tuning_of_all_validation_users_is_what_is_served(trained: Trained) -> None:
+    """Each figure of the file is that of ranking with what the file holds."""
+    dataset = cycle()
+    users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
+    found = assemble(trained.rankers, FusionConfig(), trained.params).rank(batch(users.histories), 10)
+    for name, ranking in found.items():
+        ndcg = top_k_metrics(ranking.items, users.targets, k=10).ndcg
+        assert ndcg == pytest.approx(trained.params.validation[name], abs=1e-6), name

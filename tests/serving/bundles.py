@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from recsys.files import write_json, write_text
-from recsys.rankers.config import RecommendConfig
+from recsys.ranking.config import RecommendConfig
 from recsys.tables import ItemVectors, SemanticIds
 from recsys.tokenization.config import TokenizeConfig
 from serving.bundle.bundle import Bundle, Origin, write_bundle

@@ -107,7 +107,7 @@ def sigma_vae(job: Job) -> Weights:
 
 
 def _head_config(job: Job, **changes: Any) -> DiffuseConfig:
-    small = {"width": 16, "blocks": 1, "epochs": 4, "batch": 20, "precision": "fp32", "ema_decay": 0.9}
+    small = {"hidden_size": 16, "num_layers": 1, "epochs": 4, "batch_size": 20, "precision": "fp32", "ema_decay": 0.9}
     small |= {"validate_every": 1, "learning_rate": 1e-3 * job.rate}
     return DiffuseConfig.model_validate(small | changes)
 
@@ -132,8 +132,8 @@ def preference(job: Job) -> Weights:
 
 def head(kind: Kind, job: Job) -> Weights:
     run = Run(kind, job.seed, job.work, job.tracker)
-    found = fit_head(kind, *_rows(job), _head_config(job), run=run, validate=lambda head: total(head.trunk))
-    return dict(found.trunk.state_dict())
+    found = fit_head(kind, *_rows(job), _head_config(job), run=run, validate=lambda head: total(head.model))
+    return dict(found.model.state_dict())
 
 
 def _files(folder: Path) -> Weights:
