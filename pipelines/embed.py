@@ -47,7 +47,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     neighbours.save(run.out / TEXT_NEIGHBOURS)
     proxies = np.arange(len(catalog))
     proxies[~known] = neighbours.proxies(text.vectors[~known]).items
-    sasrec = sasrec.borrowing(proxies)
+    sasrec = sasrec.with_proxies(proxies)
     sasrec.save(run.out / SASREC_FOLDER)
     collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
     collaborative.save(run.out / "collaborative.parquet")
