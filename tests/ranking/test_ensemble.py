@@ -173,7 +173,9 @@ def test_a_reduced_ensemble_searches_fewer_beams_and_draws_fewer_samples(
     search, sample = beam.search_tree, PreferenceModel.sample
     monkeypatch.setattr(beam, "search_tree", lambda tree, **more: beams.append(more["beams"]) or search(tree, **more))
     monkeypatch.setattr(
-        PreferenceModel, "sample", lambda model, *a, **more: samples.append(more["samples"]) or sample(model, *a, **more)
+        PreferenceModel,
+        "sample",
+        lambda model, *a, **more: samples.append(more["samples"]) or sample(model, *a, **more),
     )
     undecoded = ensemble.only([source for source in ensemble.rankers if source != "generative"])
     for reduced in (ensemble, ensemble.reduced(), undecoded):
@@ -299,5 +301,3 @@ def test_the_tuning_of_all_validation_users_is_what_is_served(trained: Trained) 
     for name, ranking in found.items():
         ndcg = top_k_metrics(ranking.items, users.targets, k=10).ndcg
         assert ndcg == pytest.approx(trained.params.validation[name], abs=1e-6), name
-
-

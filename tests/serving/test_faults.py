@@ -50,7 +50,12 @@ class Served(NamedTuple):
 def serving(bundle: Path, home: Path, *options: str) -> Iterator[Served]:
     """`recsys serve` on a free port, its state in `home`."""
     code = "from pipelines.cli import main; main()"
-    settings = ["--store", f"sqlite:///{home / 'histories.sqlite'}", "--set", f"serve.item_updates={home / 'changes.jsonl'}"]
+    settings = [
+        "--store",
+        f"sqlite:///{home / 'histories.sqlite'}",
+        "--set",
+        f"serve.item_updates={home / 'changes.jsonl'}",
+    ]
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", *settings, *options],

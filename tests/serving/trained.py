@@ -79,9 +79,7 @@ def with_own_index(state: CatalogState) -> CatalogState:
     return over(state, item_index=ItemIndex.build(state.latents))
 
 
-def _parts(
-    dataset: Dataset, items: Items, folders: dict[str, Path], new_items: NewItemTokenizer
-) -> LoadedBundle:
+def _parts(dataset: Dataset, items: Items, folders: dict[str, Path], new_items: NewItemTokenizer) -> LoadedBundle:
     context = RankingContext(folders, items, Models(folders, items), RECOMMEND, max_history=20, seed=0)
     asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
     # Log-linear: a rank more or less, which the last bits of a batch can decide, does not jump in the fused score.

@@ -170,7 +170,8 @@ def test_retrieval_alone_agrees_with_plain_distances(engine: BundleEngine, parts
     assert dense[0].item_id == walk(1, 5)[-1]
     assert all(item.source_scores == {"diffusion": item.score} for item in dense)
     said = {
-        item.item_id: item.source_scores["diffusion"] for item in engine.recommend([Request(walk(1), k=4)], "dense")[0].items
+        item.item_id: item.source_scores["diffusion"]
+        for item in engine.recommend([Request(walk(1), k=4)], "dense")[0].items
     }
     assert said[dense[0].item_id] == dense[0].score
     even = engine.similar("item 3", 4, (("category", ("even",)),))
