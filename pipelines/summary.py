@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.artifacts import RunDirectory
-from recsys.ranking.generative import NAME as GENERATIVE
+from recsys.ranking.config import GENERATIVE
 from recsys.tables import TEST, Catalog, Interactions, Rankings
 
 SHOWN = 10

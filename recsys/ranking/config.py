@@ -6,6 +6,8 @@ from pydantic import Field
 
 from recsys.config import Config
 
+GENERATIVE = "generative"  # the language model's ranker, which others read
+
 Method = Literal["reciprocal-rank", "weighted-sum", "log-linear"]
 
 

@@ -15,11 +15,12 @@ from recsys.decoding.trie import Trie
 from recsys.llm.storage import LanguageModel
 from recsys.ranking.base import Ranker
 from recsys.ranking.conditions import PROMPT_STATES
+from recsys.ranking.config import GENERATIVE
 from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.tables import SemanticIds, TopItems
 
-NAME = "generative"
+NAME = GENERATIVE
 REDUCED_BEAMS = 10
 
 
