@@ -198,6 +198,15 @@ def test_a_regression_ranks_by_the_nearest_latent(made: Made) -> None:
     assert (np.diff(ranked.scores, axis=1) <= 0).all()
 
 
+def test_a_head_is_judged_by_the_ndcg_of_its_ranking(made: Made) -> None:
+    queries_ = made.validator.queries
+    asked = made.ensemble.ask(queries_.histories, queries_.user_ids, exclude_seen=True)
+    ranked = made.ensemble.classify(asked, k=10)
+    expected = top_k_metrics(ranked.items, queries_.targets, k=10).ndcg
+    head = QueryHead.load(made.folders.preference, "cross_entropy")
+    assert made.validator.head(head, asked.states) == pytest.approx(expected)
+
+
 def test_a_recommendation_names_its_sources(made: Made, tmp_path: Path) -> None:
     made.tuned.save(tmp_path / "fusion.json")
     recommender = Recommender.load_both(made.folders, tmp_path / "fusion.json", RECOMMEND)
