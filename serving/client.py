@@ -15,8 +15,8 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from serving.interface import NewItem
-from serving.schemas import (
+from serving.engine.interface import NewItem
+from serving.http.responses import (
     Error,
     ErrorDetail,
     FilterValues,

@@ -29,7 +29,7 @@ class ServeConfig(Config):
         description="users' histories: sqlite:///PATH, redis://HOST:PORT/DB or unix://SOCKET",
     )
     history_limit: int = Field(1000, ge=1, le=1000, description="items kept of one user, the most recent")
-    changes: Path | None = Field(
+    item_updates: Path | None = Field(
         None, description="file that keeps live changes of items over restarts; none keeps them until the process ends"
     )
     keys: Path | None = Field(None, description="file of hashed API keys; none means everybody may do everything")

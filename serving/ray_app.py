@@ -20,18 +20,18 @@ from pydantic import Field
 from recsys.cluster import import_ray, is_lasting, ray_cluster
 from recsys.config import Config
 from recsys.errors import ArtifactError, ConfigError
-from serving.admission import AsgiScope, Receive, Send
-from serving.app import create_app
+from serving.bundle.manifest import read_manifest
 from serving.config import ServeConfig
-from serving.credentials import ADMIN
-from serving.histories import open_store
-from serving.interface import Engine
-from serving.keys import Keys
-from serving.manifest import read_manifest
-from serving.metrics import Metrics
-from serving.problems import problem_events
-from serving.runtime import Runtime, RuntimeConfig
-from serving.server import check_exposure
+from serving.engine.interface import Engine
+from serving.http.admission import AsgiScope, Receive, Send
+from serving.http.app import create_app
+from serving.http.auth import ADMIN
+from serving.http.errors import error_events
+from serving.http.history_store import open_store
+from serving.http.keys import Keys
+from serving.http.server import check_exposure
+from serving.runtime.metrics import Metrics
+from serving.runtime.runtime import Runtime, RuntimeConfig
 
 APPLICATION = "recsys"
 ATTEMPTS = 2  # to start a replica with a new bundle before it is given up
@@ -55,7 +55,7 @@ class Spec(Config):
     bundle: str
     serving: ServeConfig
     runtime: RuntimeConfig = RuntimeConfig()
-    load: str = "serving.golden:load_engine"
+    load: str = "serving.bundle.golden:load_engine"
 
     @classmethod
     def of(cls, folder: Path, serving: ServeConfig, runtime: RuntimeConfig) -> Spec:
@@ -99,7 +99,7 @@ class Replica:
         keys = None if config.keys is None else Keys.load(config.keys)
         store = open_store(config.store, config.history_limit)
         app = create_app(self._runtime, config, metrics=self._metrics, store=store, keys=keys)
-        refusal = problem_events(
+        refusal = error_events(
             403, "forbidden", "a replica is not changed alone; deploy a bundle with `recsys serve SOURCE --ray`"
         )
 

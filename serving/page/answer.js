@@ -2,9 +2,8 @@
 
 import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
 
-const EFFORTS = { narrow: "smaller beam", dense: "nothing generated", popularity: "popular items only" };
-const SOURCES = ["generative", "dense", "cross-entropy", "sasrec"]; // in this order; others follow
-const STAGES = ["queue", "prefill", "decode", "retrieve", "fuse"];
+const TIERS = { narrow: "smaller beam", dense: "nothing generated", popularity: "popular items only" };
+const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // in this order; others follow
 
 /** How many items came, after how long, from which bundle. */
 export function showSummary(answer, filtered) {
@@ -14,14 +13,14 @@ export function showSummary(answer, filtered) {
   const bundle = element("code", { title: answer.bundle }, answer.bundle.slice(0, 12));
   $("status").replaceChildren(`${what}${why} in ${time(answer.milliseconds.total)}, by bundle `, bundle);
   $("badge").hidden = !answer.degraded;
-  const words = answer.degraded ? ["Degraded", EFFORTS[answer.effort], answer.reason] : [];
+  const words = answer.degraded ? ["Degraded", TIERS[answer.tier], answer.reason] : [];
   $("badge").textContent = words.filter(Boolean).join(" · ");
   showLatency(answer.milliseconds);
 }
 
 function showLatency(spent) {
   const [stack, list] = $("latency").children;
-  const stages = STAGES.filter((stage) => spent[stage] > 0).map((stage) => [stage, spent[stage]]);
+  const stages = Object.entries(spent).filter(([stage, value]) => stage !== "total" && value > 0);
   const rest = spent.total - stages.reduce((sum, [, value]) => sum + value, 0);
   const parts = rest > 0.05 ? [...stages, ["other", rest]] : stages;
   const bar = ([stage, value]) => {
@@ -38,10 +37,10 @@ function showLatency(spent) {
 
 /** The items as rows; `open(id)` and `add(item)` are what their buttons do. */
 export function showItems(items, { open, add }) {
-  const named = items.flatMap((item) => Object.keys(item.sources));
+  const named = items.flatMap((item) => Object.keys(item.source_scores));
   const sources = new Set([...SOURCES.filter((source) => named.includes(source)), ...named]);
   const ranges = [...sources].map((source) => {
-    const values = items.map((item) => item.sources[source]).filter(Number.isFinite);
+    const values = items.map((item) => item.source_scores[source]).filter(Number.isFinite);
     return { source, least: Math.min(...values), greatest: Math.max(...values) };
   });
   const row = (item) => {
@@ -52,7 +51,7 @@ export function showItems(items, { open, add }) {
       element("span", { class: "rank", "aria-hidden": "true" }, String(item.rank)),
       title(name, () => open(item.item_id)),
       element("p", { class: "meta" }, element("code", { class: "id" }, item.item_id), chips(item.tokens)),
-      element("dl", { class: "sources" }, ...ranges.map((range) => sourceBar(item.sources[range.source], range))),
+      element("dl", { class: "sources" }, ...ranges.map((range) => sourceBar(item.source_scores[range.source], range))),
       element("p", { class: "score" }, element("span", {}, "score "), element("b", {}, figure(item.score, 3))),
       adder(name, () => add(item)),
     );

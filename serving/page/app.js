@@ -102,7 +102,7 @@ function renderHistory() {
 
 const learning = latest();
 
-/** Ask for titles and tokens of the history's items, one after the other, the newest first. */
+/** RequestBody for titles and tokens of the history's items, one after the other, the newest first. */
 function learn() {
   return learning.run(async (signal) => {
     for (const id of [...state.history].reverse()) {

@@ -20,10 +20,10 @@ Send = Callable[[bytes], Awaitable[tuple[int, bytes]]]
 
 
 class Answered(NamedTuple):
-    """An answer with status 200: seconds from when it was due, and the effort it was made with."""
+    """An answer with status 200: seconds from when it was due, and the tier it was made with."""
 
     seconds: float
-    effort: str
+    tier: str
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Counted:
     codes: Counter[int] = field(default_factory=Counter)
     elapsed: float = 0.0
 
-    def within(self, deadline: float, *efforts: str) -> float:
-        """Answers a second that came in time; of some efforts only, where they are named."""
-        count = sum(a.seconds <= deadline and (not efforts or a.effort in efforts) for a in self.answers)
+    def within(self, deadline: float, *tiers: str) -> float:
+        """Answers a second that came in time; of some tiers only, where they are named."""
+        count = sum(a.seconds <= deadline and (not tiers or a.tier in tiers) for a in self.answers)
         return count / self.elapsed if self.elapsed else 0.0
 
     def facts(self, deadline: float) -> dict[str, float | str]:
@@ -48,7 +48,7 @@ class Counted:
             "full": self.within(deadline, "full"),
             **dict(zip(("p50_ms", "p95_ms", "p99_ms"), quantiles, strict=True)),
             "codes": _counts(self.codes),
-            "efforts": _counts(Counter(answer.effort for answer in self.answers)),
+            "tiers": _counts(Counter(answer.tier for answer in self.answers)),
         }
 
 
@@ -180,7 +180,7 @@ async def _once(pool: Pool, request: bytes, due: float, counted: Counted) -> Non
     counted.codes[status] += 1
     if status == 200:
         said = json.loads(body)
-        counted.answers.append(Answered(time.perf_counter() - due, str(said.get("effort", "full"))))
+        counted.answers.append(Answered(time.perf_counter() - due, str(said.get("tier", "full"))))
 
 
 def iter_forever(values: Sequence[bytes]) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tests.benchmarks._common import emit
+from tests.benchmarks.common import emit
 from tests.benchmarks.load import Counted, at_rate, closed, post
 
 DEADLINE, CLIENTS, RETRYING = 1.0, (1, 8, 32, 128), 400
@@ -99,7 +99,7 @@ def _say(name: str, what: str, found: Counted, **more: float) -> None:
 def measure(name: str, bundle: Path, requests: Sequence[bytes], *, port: int, seconds: float, cores: set[int]) -> None:
     """Closed loops, then five times the capacity, then clients that retry at once.
 
-    The capacity is the most answers of full effort a second, so that it means the same for all servers.
+    The capacity is the most answers of full tier a second, so that it means the same for all servers.
     """
     with server(name, bundle, port=port, cores=cores):
         asyncio.run(closed(port, requests, clients=4, seconds=2))

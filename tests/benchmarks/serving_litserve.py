@@ -11,7 +11,7 @@ from typing import Any
 
 import litserve
 
-from serving.engine import BundleEngine
+from serving.engine.engine import BundleEngine
 from tests.benchmarks.serving_servers import MAX_BATCH, WAIT_SECONDS, answered
 
 

@@ -1,7 +1,7 @@
 """The same engine behind three servers: ours, a plain FastAPI route with a queue, and LitServe.
 
 `python -m tests.benchmarks.serving_servers NAME BUNDLE PORT` serves until it is terminated. Peers batch up to as many
-requests as ours does, at the best effort, and answer in the order of arrival, as their documentation shows it.
+requests as ours does, at the best tier, and answer in the order of arrival, as their documentation shows it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MAX_BATCH, WAIT_SECONDS = 32, 0.001
 
 def ours(bundle: Path, port: int) -> None:
     from serving.config import ServeConfig
-    from serving.engine import BundleEngine
-    from serving.metrics import Metrics
-    from serving.runtime import Runtime, RuntimeConfig
-    from serving.server import serve
+    from serving.engine.engine import BundleEngine
+    from serving.http.server import serve
+    from serving.runtime.metrics import Metrics
+    from serving.runtime.runtime import Runtime, RuntimeConfig
 
     metrics = Metrics()
     config = RuntimeConfig(max_batch=MAX_BATCH, batch_wait_ms=1e3 * WAIT_SECONDS)
@@ -40,7 +40,7 @@ def ours(bundle: Path, port: int) -> None:
 
 def answered(engine: Any, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a hand-written route would do with a batch."""
-    from serving.interface import Request
+    from serving.engine.interface import Request
 
     requests = [Request(tuple(body["history"]), int(body["k"])) for body in bodies]
     return [
@@ -51,7 +51,7 @@ def answered(engine: Any, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "item_id": item.item_id,
                     "title": item.title,
                     "score": item.score,
-                    "sources": item.sources,
+                    "source_scores": item.source_scores,
                 }
                 for rank, item in enumerate(answer.items, start=1)
             ]
@@ -72,7 +72,7 @@ def fastapi(bundle: Path, port: int) -> None:
     import uvicorn
     from fastapi import FastAPI
 
-    from serving.engine import BundleEngine
+    from serving.engine.engine import BundleEngine
 
     engine = BundleEngine.load(bundle)
     queue: asyncio.Queue[tuple[dict[str, Any], asyncio.Future[dict[str, Any]]]] = asyncio.Queue()

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from serving.app import create_app
 from serving.config import ServeConfig
-from serving.histories import open_store
-from serving.keys import Keys
-from serving.metrics import Metrics
-from serving.runtime import Runtime, RuntimeConfig
+from serving.http.app import create_app
+from serving.http.history_store import open_store
+from serving.http.keys import Keys
+from serving.runtime.metrics import Metrics
+from serving.runtime.runtime import Runtime, RuntimeConfig
 from tests.serving.fakes import FakeEngine
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 
 from recsys.files import write_json, write_text
-from recsys.rankers.config import RecommendConfig
+from recsys.ranking.config import RecommendConfig
 from recsys.tables import ItemVectors, SemanticIds
 from recsys.tokenization.config import TokenizeConfig
-from serving.bundle import Bundle, Origin, write_bundle
-from serving.golden import make_golden
-from serving.manifest import BundleSettings, EmbedFacts
+from serving.bundle.bundle import Bundle, Origin, write_bundle
+from serving.bundle.golden import make_golden
+from serving.bundle.manifest import BundleSettings, EmbedMetadata
 from tests.serving.fakes import FakeEngine
 
 ITEMS = [f"i{n}" for n in range(30)]  # those of a FakeEngine
@@ -21,12 +21,12 @@ def origin(*, both: bool = True, seed: int = 0, data: str = "d0") -> Origin:
     """Settings of one route or both."""
     settings = BundleSettings(
         routes=("discrete", "continuous") if both else ("discrete",),
-        history=20,
+        max_history=20,
         exclude_seen=True,
         seed=seed,
         recommend=RecommendConfig(),
         tokenize=TokenizeConfig(),
-        embed=EmbedFacts(encoder="tfidf", text_dimensions=4),
+        embed=EmbedMetadata(encoder="tfidf", text_dimensions=4),
     )
     return Origin(settings, {"prepare": data}, {"recsys": "0"})
 

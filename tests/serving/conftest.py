@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.parts import Parts
+from serving.bundle.loading import LoadedBundle
 from tests.serving.trained import train
 
 
@@ -15,6 +15,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def parts(models: Path) -> Parts:
+def parts(models: Path) -> LoadedBundle:
     """A trained engine's parts; an engine that is changed needs an index of its own."""
     return train(models)

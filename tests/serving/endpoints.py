@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from serving.admission import Admission
-from serving.app import create_app
 from serving.config import ServeConfig
-from serving.histories import HistoryStore, open_store
-from serving.keys import Keys
-from serving.metrics import Metrics
-from serving.runtime import Runtime, RuntimeConfig
-from serving.server import Server, listening
+from serving.http.admission import Admission
+from serving.http.app import create_app
+from serving.http.history_store import HistoryStore, open_store
+from serving.http.keys import Keys
+from serving.http.server import Server, listening
+from serving.runtime.metrics import Metrics
+from serving.runtime.runtime import Runtime, RuntimeConfig
 from tests.serving.fakes import PATIENCE, FakeEngine
 
 LOCAL = "http://localhost"

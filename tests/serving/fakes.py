@@ -7,8 +7,18 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from recsys.errors import DataError
-from serving.interface import EFFORTS, Answer, Effort, EngineInfo, ItemFacts, NewItem, RankedItem, Request, Retrieval
-from serving.interface import Where as Filters
+from serving.engine.interface import (
+    TIERS,
+    Answer,
+    EngineInfo,
+    ItemMetadata,
+    NewItem,
+    RankedItem,
+    Request,
+    Retrieval,
+    Tier,
+)
+from serving.engine.interface import Where as Filters
 
 PATIENCE = 30.0  # seconds after which a forgotten gate lets its test fail rather than hang
 CATEGORIES = ("books", "games", "music")
@@ -18,13 +28,13 @@ class Call(NamedTuple):
     """One call of `recommend`."""
 
     requests: tuple[Request, ...]
-    effort: Effort
+    tier: Tier
 
 
 class FakeEngine:
     """Items `<prefix>0`, `<prefix>1`, ... in three categories; what is recommended follows the history's last item.
 
-    `calls` records what reached `recommend`. `failures` raises an error at an effort, `refused` names users whose
+    `calls` records what reached `recommend`. `failures` raises an error at a tier, `refused` names users whose
     requests raise DataError there (but pass `check`), `illegal` ids are put in front of every answer, `cost` is the
     seconds that a batch takes, and `hold` keeps a batch inside the engine; all may be changed at any time.
     """
@@ -36,19 +46,19 @@ class FakeEngine:
         items: int = 30,
         prefix: str = "i",
         titles: Mapping[str, str] | None = None,
-        efforts: tuple[Effort, ...] = EFFORTS,
-        cost: Callable[[Effort, int], float] | None = None,
+        tiers: tuple[Tier, ...] = TIERS,
+        cost: Callable[[Tier, int], float] | None = None,
         exclude_seen: bool = False,
     ) -> None:
         self.bundle, self.prefix, self.exclude_seen, self.cost = bundle, prefix, exclude_seen, cost
         self.calls: list[Call] = []
-        self.failures: dict[Effort, Exception] = {}
+        self.failures: dict[Tier, Exception] = {}
         self.refused: set[str] = set()
         self.illegal: tuple[str, ...] = ()
         self.entered = threading.Event()  # set whenever a batch is inside
         self._gate = threading.Event()
         self._gate.set()
-        self._efforts = efforts
+        self._tiers = tiers
         self._texts = {
             f"{prefix}{n}": {"title": f"Item {prefix}{n}", "categories": CATEGORIES[n % 3]} for n in range(items)
         }
@@ -73,25 +83,25 @@ class FakeEngine:
         return EngineInfo(self.bundle, live, routes, ("categories",), {"recsys": "0"}, {"exclude_seen": "false"})
 
     @property
-    def efforts(self) -> tuple[Effort, ...]:
-        return self._efforts
+    def tiers(self) -> tuple[Tier, ...]:
+        return self._tiers
 
     def check(self, request: Request) -> None:
         self._check_filters(request.where)
 
-    def recommend(self, requests: Sequence[Request], effort: Effort) -> list[Answer]:
-        self.calls.append(Call(tuple(requests), effort))
+    def recommend(self, requests: Sequence[Request], tier: Tier) -> list[Answer]:
+        self.calls.append(Call(tuple(requests), tier))
         self.entered.set()
         assert self._gate.wait(PATIENCE), "a test left the gate shut"
         if self.cost is not None:
-            time.sleep(self.cost(effort, len(requests)))
-        if effort in self.failures:
-            raise self.failures[effort]
+            time.sleep(self.cost(tier, len(requests)))
+        if tier in self.failures:
+            raise self.failures[tier]
         for request in requests:
             self.check(request)
             if request.user in self.refused:
                 raise DataError(f"user: got {request.user!r}, which is refused")
-        return [self._answer(request, effort) for request in requests]
+        return [self._answer(request, tier) for request in requests]
 
     def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
         if retrieval.item_id is not None:
@@ -103,12 +113,12 @@ class FakeEngine:
         self.item(item_id)
         return self._answer(Request(history=(item_id,), k=k, exclude_seen=True, where=where), "dense").items
 
-    def item(self, item_id: str) -> ItemFacts:
+    def item(self, item_id: str) -> ItemMetadata:
         if item_id not in self._texts:
             raise DataError(f"item_id: got {item_id!r}, which the catalogue does not have")
         texts = self._texts[item_id]
         place = list(self._texts).index(item_id)
-        return ItemFacts(item_id, texts["title"], texts, _tokens(place), place, item_id in self._withdrawn)
+        return ItemMetadata(item_id, texts["title"], texts, _tokens(place), place, item_id in self._withdrawn)
 
     def search(self, text: str, limit: int) -> tuple[RankedItem, ...]:
         words = text.lower().split()
@@ -149,10 +159,10 @@ class FakeEngine:
             if column != "categories":
                 raise DataError(f"where: got the column {column!r}; filters are categories")
 
-    def _answer(self, request: Request, effort: Effort) -> Answer:
+    def _answer(self, request: Request, tier: Tier) -> Answer:
         known = [item_id for item_id in request.history if item_id in self._texts]
         every = list(self._texts)
-        start = every.index(known[-1]) + 1 if known and effort != "popularity" else 0
+        start = every.index(known[-1]) + 1 if known and tier != "popularity" else 0
         seen = self.exclude_seen if request.exclude_seen is None else request.exclude_seen
         banned = {*request.exclude, *(known if seen else ()), *self._withdrawn}
         allowed = [
@@ -161,16 +171,18 @@ class FakeEngine:
             if item_id not in banned and all(self._texts[item_id][column] in values for column, values in request.where)
         ]
         shown = [*self.illegal, *allowed][: request.k]
-        items = tuple(self._ranked(item_id, rank, effort) for rank, item_id in enumerate(shown))
+        items = tuple(self._ranked(item_id, rank, tier) for rank, item_id in enumerate(shown))
         ignored = tuple(item_id for item_id in request.history if item_id not in self._texts)
-        return Answer(items, ignored, {"prefill": 0.001, "decode": 0.002} if effort in ("full", "narrow") else {})
+        return Answer(items, ignored, {"generative": 0.002, "diffusion": 0.001} if tier in ("full", "narrow") else {})
 
-    def _ranked(self, item_id: str, rank: int, effort: Effort) -> RankedItem:
+    def _ranked(self, item_id: str, rank: int, tier: Tier) -> RankedItem:
         place = list(self._texts).index(item_id) if item_id in self._texts else 0
         title = self._texts.get(item_id, {}).get("title", item_id)
-        ranking = "popularity" if effort == "popularity" else "dense"
-        sources = {ranking: 1.0 / (1 + rank)} | ({"generative": -0.5 * rank} if effort in ("full", "narrow") else {})
-        return RankedItem(item_id, title, 1.0 / (1 + rank), sources, _tokens(place))
+        ranking = "popularity" if tier == "popularity" else "diffusion"
+        source_scores = {ranking: 1.0 / (1 + rank)} | (
+            {"generative": -0.5 * rank} if tier in ("full", "narrow") else {}
+        )
+        return RankedItem(item_id, title, 1.0 / (1 + rank), source_scores, _tokens(place))
 
 
 def _tokens(place: int) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from serving.client import ApiError, Client
-from serving.interface import NewItem
-from serving.keys import create_key
+from serving.engine.interface import NewItem
+from serving.http.keys import create_key
 from tests.serving.endpoints import Endpoint, endpoint, serving
 
 BUSY = {"error": {"code": "overloaded", "message": "busy"}}
@@ -30,7 +30,7 @@ def client(parts: Endpoint) -> Iterator[Client]:
 def test_every_question_has_its_answer(client: Client) -> None:
     found = client.recommend(["i1", "who"], k=2, exclude=["i2"], where={"categories": ["books", "games"]})
     assert [item.item_id for item in found.items] == ["i3", "i4"]
-    assert (found.ignored, found.effort, found.bundle) == (["who"], "full", "fake")
+    assert (found.ignored, found.tier, found.bundle) == (["who"], "full", "fake")
     assert client.recommend([], k=1).items[0].item_id == "i0"
     assert [item.item_id for item in client.similar("i4", k=1).items] == ["i5"]
     assert client.retrieve(vector=[0.0, 1.0], k=1).items[0].rank == 1

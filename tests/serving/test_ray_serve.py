@@ -14,9 +14,9 @@ import pytest
 from recsys import cluster as cluster_module
 from recsys.errors import ArtifactError, ConfigError, DependencyError
 from serving.config import ServeConfig
-from serving.interface import Engine
+from serving.engine.interface import Engine
 from serving.ray_app import RayConfig, Replica, Spec, connected, deploy, serve_on_ray
-from serving.runtime import RuntimeConfig
+from serving.runtime.runtime import RuntimeConfig
 from tests.serving.fakes import FakeEngine
 
 RAY = RayConfig(replicas=2, max_ongoing=4, max_queued=8)
@@ -29,7 +29,7 @@ def fake(folder: Path) -> Engine:
     if (folder / "bad").exists():
         raise ArtifactError("the bundle is damaged")
 
-    def cost(effort: str, size: int) -> float:
+    def cost(tier: str, size: int) -> float:
         (folder / "entered").touch()
         while (folder / "held").exists():
             threading.Event().wait(0.01)

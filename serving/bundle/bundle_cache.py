@@ -1,0 +1,62 @@
+"""A folder of bundles fetched from elsewhere, each under its id, whole or not there, and verified on every use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from recsys.errors import ArtifactError
+from serving.bundle.bundle import open_bundle
+
+_BUNDLE_ID = re.compile(r"[0-9a-f]{16}")
+
+logger = logging.getLogger(__name__)
+
+
+def default_cache() -> Path:
+    """The user's cache folder of bundles."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recsys" / "bundles"
+
+
+def cached(cache: Path, bundle: str, fetch: Callable[[Path], Path]) -> Path:
+    """The folder of a bundle, fetched where the cache does not have it.
+
+    Args:
+        bundle: its id.
+        fetch: downloads into an empty folder, and says where in it the bundle lies.
+
+    Raises:
+        ArtifactError: the id is none, or what was fetched is damaged or another bundle.
+    """
+    if not _BUNDLE_ID.fullmatch(bundle):
+        raise ArtifactError(f"{bundle[:100]!r} is no bundle's id (16 hex digits); publish the bundle again")
+    target = cache / bundle
+    if _is_kept(target):
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as work:
+        fetched = open_bundle(fetch(Path(work)))
+        if fetched.id != bundle:
+            raise ArtifactError(f"bundle {bundle} was asked for and {fetched.id} was there; publish it again")
+        if not _is_kept(target):  # another process may have been quicker
+            fetched.folder.rename(target)
+    return target
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether the cache has a bundle; what is damaged is taken out."""
+    if not folder.exists():
+        return False
+    try:
+        if open_bundle(folder).id == folder.name:
+            return True
+        logger.warning("%s is another bundle; it is fetched again", folder)
+    except ArtifactError as error:
+        logger.warning("%s; it is fetched again", error)
+    shutil.rmtree(folder)
+    return False

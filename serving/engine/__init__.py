@@ -1,0 +1,1 @@
+"""One loaded bundle that answers requests: the interface and its implementation."""

@@ -1,0 +1,130 @@
+"""What the endpoint needs of an engine: one loaded bundle that answers requests in the user's own item ids.
+
+`serving.engine.engine.BundleEngine` implements it; tests use a fake. The engine checks item ids: a request that cannot
+be answered raises `DataError` with one line for the person who sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from recsys.ranking.recommender import Answer, RankedItem
+from recsys.ranking.recommender import Request as LibraryRequest
+
+__all__ = [
+    "TIERS",
+    "Answer",
+    "Engine",
+    "EngineInfo",
+    "ItemMetadata",
+    "NewItem",
+    "RankedItem",
+    "Request",
+    "Retrieval",
+    "Tier",
+    "Where",
+]
+
+Tier = Literal["full", "narrow", "dense", "popularity"]
+TIERS: tuple[Tier, ...] = ("full", "narrow", "dense", "popularity")
+
+Where = tuple[tuple[str, tuple[str, ...]], ...]  # (column, values it may have), of different columns
+
+
+@dataclass(frozen=True)
+class Request(LibraryRequest):
+    """One request for recommendations; `where` keeps items whose column has one of the values."""
+
+    where: Where = ()
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A search in latent space: the `k` items nearest to a vector or to an item, or the diffusion ranking of a history;
+    exactly one of them."""
+
+    k: int = 10
+    vector: tuple[float, ...] | None = None
+    history: tuple[str, ...] | None = None
+    item_id: str | None = None
+    user: str | None = None
+    where: Where = ()
+
+
+@dataclass(frozen=True)
+class ItemMetadata:
+    """What is known of one item: its text columns, its tokens, and whether it has been withdrawn."""
+
+    item_id: str
+    title: str
+    texts: dict[str, str]
+    tokens: tuple[str, ...]
+    interactions: int
+    withdrawn: bool
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item to add: its text columns, and its vector where the bundle has no text encoder of its own."""
+
+    item_id: str
+    texts: dict[str, str]
+    vector: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """Facts of a bundle for people and for metrics."""
+
+    bundle: str  # its id, the hash of its contents
+    items: int
+    routes: tuple[str, ...]
+    filters: tuple[str, ...]  # columns that `where` may name
+    versions: dict[str, str]
+    settings: dict[str, str]
+
+
+class Engine(Protocol):
+    """One loaded bundle.
+
+    What ranks (`recommend`, `retrieve`, `similar`) and what changes items is called on one thread, the rest on any.
+    """
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """The degradation tiers of this bundle, the best first; the last is always `popularity`."""
+
+    def check(self, request: Request) -> None:
+        """Raise DataError where the request cannot be answered, before it waits in a queue."""
+
+    def recommend(self, requests: Sequence[Request], tier: Tier) -> list[Answer]:
+        """Answers in the order of the requests, made together; each is what its request gets alone."""
+
+    def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
+        """Items, best first; the score is the negative distance, and of a history that of the diffusion ranking."""
+
+    def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
+        """Items like one, itself left out."""
+
+    def item(self, item_id: str) -> ItemMetadata:
+        """Facts of an item, also of one that is withdrawn."""
+
+    def search(self, text: str, limit: int) -> tuple[RankedItem, ...]:
+        """Items whose title has all words of a text, those that begin with it first."""
+
+    def values(self, column: str, limit: int) -> tuple[tuple[str, int], ...]:
+        """The most frequent values of a filter column, with how many items have each."""
+
+    def add(self, items: Sequence[NewItem]) -> None:
+        """Add items, recommended from the next request on; all or none."""
+
+    def withdraw(self, item_ids: Sequence[str]) -> None:
+        """Take items out of every answer from the next request on; all or none."""
+
+    def restore(self, item_ids: Sequence[str]) -> None:
+        """Let withdrawn items be recommended again; all or none."""

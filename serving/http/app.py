@@ -1,0 +1,138 @@
+"""The HTTP application: routes, errors and admission around a runtime.
+
+Reads the page's files from this package. `serving.http.server` runs it; any other ASGI server can.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from recsys.errors import DataError, RecsysError
+from serving.config import ServeConfig
+from serving.http.admission import Admission, Gate
+from serving.http.auth import ADMIN
+from serving.http.errors import Code, HttpError
+from serving.http.history_store import HistoryStore, StoreError
+from serving.http.keys import Keys
+from serving.http.responses import VERSION
+from serving.http.routes_admin import admin_routes
+from serving.http.routes_catalogue import catalogue_routes
+from serving.http.routes_health import health_routes, page_routes
+from serving.http.routes_recommend import recommend_routes
+from serving.http.routes_users import user_routes
+from serving.http.service import Service
+from serving.runtime.metrics import Metrics
+from serving.runtime.runtime import Runtime, Unavailable
+
+log = logging.getLogger(__name__)
+
+REASONS: dict[str, tuple[Code, str]] = {
+    "full": ("overloaded", "the server is busy; try again later"),
+    "expired": ("expired", "there was no answer in the time that the request has; try again or give it more"),
+    "draining": ("draining", "the server is shutting down; try again"),
+    "failed": ("failed", "the request could not be answered; try again"),
+}
+CODES: dict[int, Code] = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large"}
+
+
+def create_app(
+    runtime: Runtime, config: ServeConfig, *, metrics: Metrics, store: HistoryStore, keys: Keys | None = None
+) -> Admission:
+    """The whole application; it closes the store at its shutdown, and leaves the runtime to whoever made it.
+
+    Args:
+        runtime: answers the requests.
+        config: what is admitted. Without keys only requests to this machine's own name are.
+        metrics: what /metrics shows; the runtime counts there as well.
+        store: users' histories.
+        keys: who may ask; None for everybody on this machine.
+    """
+    gate = Gate(config.max_in_flight)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await store.close()
+
+    app = FastAPI(
+        title="recsys",
+        version=VERSION,
+        description="Generative recommendation over HTTP.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    service = Service(runtime, store, config, gate)
+    for router in (
+        recommend_routes(service),
+        catalogue_routes(service),
+        user_routes(service),
+        admin_routes(service),
+        health_routes(service, metrics),
+        page_routes(),
+    ):
+        app.include_router(router)
+    _handle_errors(app)
+    if keys is not None:
+        _describe_keys(app)
+    return Admission(app, config, gate, metrics, keys)
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """Tell in the OpenAPI schema how a key is sent."""
+    schema = app.openapi()
+    schema["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    schema["security"] = [{"bearer": []}, {"header": []}]
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Every error as the same JSON."""
+
+    @app.exception_handler(HttpError)
+    async def problem(request: Request, error: HttpError) -> Response:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        fields: dict[str, str] = {}
+        for entry in error.errors():
+            fields.setdefault(".".join(map(str, entry["loc"])), str(entry["msg"]).removeprefix("Value error, "))
+        name, text = next(iter(fields.items()))
+        return HttpError(422, "invalid", f"{name}: {text}", fields=fields).response()
+
+    @app.exception_handler(Unavailable)
+    async def unavailable(request: Request, error: Unavailable) -> Response:
+        code, message = REASONS[error.reason]
+        return HttpError(503, code, message, retry_after=error.retry_after).response()
+
+    @app.exception_handler(StoreError)
+    async def no_store(request: Request, error: StoreError) -> Response:
+        return HttpError(503, "failed", str(error), retry_after=1).response()
+
+    @app.exception_handler(RecsysError)
+    async def refused(request: Request, error: RecsysError) -> Response:
+        if isinstance(error, DataError) or request.url.path.startswith(ADMIN):
+            return HttpError(422, "invalid", str(error)).response()
+        log.error("a request failed: %s", error)
+        return HttpError(500, "failed", "the request could not be answered").response()
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        response = HttpError(error.status_code, CODES.get(error.status_code, "invalid"), str(error.detail)).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return HttpError(500, "failed", "the request could not be answered").response()

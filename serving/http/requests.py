@@ -1,0 +1,143 @@
+"""What is asked over HTTP: strict, and bounded in every field. Beyond the types, a request is checked by the engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from serving.engine.interface import Where
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Vector = Annotated[list[Number], Field(min_length=1, max_length=4096)]
+Ids = Annotated[list[Id], Field(max_length=1000)]
+Count = Annotated[int, Field(ge=1, le=100)]
+Filters = Annotated[
+    dict[Id, Annotated[list[Id], Field(min_length=1, max_length=100)]],
+    BeforeValidator(lambda values: _at_most(8, values)),
+    Field(max_length=8),
+]
+Texts = Annotated[
+    dict[Id, Annotated[str, StringConstraints(max_length=10_000)]],
+    BeforeValidator(lambda values: _at_most(64, values)),
+    Field(max_length=64),
+]
+
+
+def _at_most(most: int, values: object) -> object:
+    """Said before each entry is looked at, which would take long for very many."""
+    if isinstance(values, dict) and len(values) > most:
+        raise ValueError(f"got {len(values)} entries, at most {most} are allowed")
+    return values
+
+
+def as_where(filters: dict[str, list[str]]) -> Where:
+    """The filters of a request as the engine takes them."""
+    return tuple((column, tuple(values)) for column, values in filters.items())
+
+
+class RequestBody(BaseModel):
+    """Base of requests: no unknown key, no guessed type (`"10"` is not 10)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, values: object) -> object:
+        if isinstance(values, dict) and len(values) > len(cls.model_fields):  # each unknown key costs a line of answer
+            raise ValueError(f"got {len(values)} keys; known are {', '.join(cls.model_fields)}")
+        return values
+
+
+class RecommendBody(RequestBody):
+    """A history, or a user whose stored one is taken; a history that is given wins."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"history": ["B00A", "B00B"], "k": 5}, {"user_id": "u1", "exclude": ["B00A"]}]}
+    )
+
+    history: Ids | None = Field(None, description="item ids, the oldest first; unknown ones are ignored and told")
+    user_id: Id | None = None
+    k: Count = Field(10, description="how many items")
+    exclude: Ids = Field([], description="items not to recommend")
+    exclude_seen: bool | None = Field(None, description="leave out the history's items; null is the bundle's own way")
+    where: Filters = Field({}, description="columns of the catalogue and the values that they may have")
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(None, description="null is the server's own")
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if self.history is None and self.user_id is None:
+            raise ValueError("a history or a user_id is needed; a new visitor has the history []")
+        return self
+
+
+class SimilarBody(RequestBody):
+    """Items like one."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": "B00A", "k": 5}]})
+
+    item_id: Id
+    k: Count = 10
+    where: Filters = {}
+
+
+class RetrieveBody(RequestBody):
+    """Exactly one of a latent and an item, whose nearest items FAISS finds, and a history, which is ranked densely."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": "B00A", "k": 5}, {"history": ["B00A"]}]})
+
+    vector: Vector | None = None
+    history: Ids | None = None
+    item_id: Id | None = None
+    k: Count = 10
+    where: Filters = {}
+    user_id: Id | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in ("vector", "history", "item_id") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of vector, history and item_id is needed, got {', '.join(given) or 'none'}")
+        return self
+
+
+class EventsBody(RequestBody):
+    """Items that a user has met just now, the oldest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u1", "item_ids": ["B00A"]}]})
+
+    user_id: Id
+    item_ids: Annotated[list[Id], Field(min_length=1, max_length=100)]
+
+
+class ReloadBody(RequestBody):
+    """Another bundle; the one that is served is read again where `source` is left out."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"source": "bundles/next"}]})
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+
+
+class NewItemBody(RequestBody):
+    """An item to add: its text columns, and its vector where the bundle has no text encoder."""
+
+    item_id: Id
+    texts: Texts = {}
+    vector: Vector | None = None
+
+
+class ItemsBody(RequestBody):
+    """ItemUpdates of the catalogue in this order, each list all or none."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"withdraw": ["B00A"]}]})
+
+    add: Annotated[list[NewItemBody], Field(max_length=100)] = []
+    withdraw: Ids = []
+    restore: Ids = []
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not (self.add or self.withdraw or self.restore):
+            raise ValueError("items to add, to withdraw or to restore are needed")
+        return self

@@ -1,0 +1,151 @@
+"""Runs the endpoint in one process: listens, answers until it is told to stop, and stops without losing a request.
+
+Opens the histories' store and the file of keys that the configuration names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from recsys.errors import ConfigError
+from serving.config import ServeConfig
+from serving.http.admission import Admission
+from serving.http.app import create_app
+from serving.http.connections import bounded_headers
+from serving.http.history_store import open_store
+from serving.http.keys import Keys
+from serving.runtime.metrics import Metrics
+from serving.runtime.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+KEEP_ALIVE_SECONDS = 30
+LAST_SECONDS = 2  # for answers on their way to slow clients, after the work is done
+
+
+def serve(
+    runtime: Runtime, config: ServeConfig, *, metrics: Metrics, announce: Callable[[str], None] | None = None
+) -> None:
+    """Answer HTTP until SIGTERM or SIGINT, then finish what is in flight; the runtime is closed in the end.
+
+    Args:
+        runtime: answers the requests.
+        config: where to listen and what to admit.
+        metrics: those that the runtime counts in.
+        announce: is given the address once requests are answered.
+
+    Raises:
+        ConfigError: the address cannot be had, or lies beyond this machine and there are no keys; or of the store.
+        ArtifactError: the file of keys cannot be read.
+        DependencyError: the store needs a package that is not installed.
+    """
+    try:
+        keys = None if config.keys is None else Keys.load(config.keys)
+        check_exposure(config, keys)
+        with listening(config) as listener:
+            store = open_store(config.store, config.history_limit)
+            app = create_app(runtime, config, metrics=metrics, store=store, keys=keys)
+            Server(app, runtime, config, announce=announce).run([listener])
+    finally:
+        runtime.close()
+
+
+def check_exposure(config: ServeConfig, keys: Keys | None) -> None:
+    """Raise ConfigError where others than this machine could ask without a key."""
+    if not keys and not _is_loopback(config.host):
+        raise ConfigError(
+            f"host: {config.host} is open to other machines, and there are no keys; "
+            "make one with `recsys keys create` and name its file, or listen on 127.0.0.1"
+        )
+
+
+def listening(config: ServeConfig) -> socket.socket:
+    """A socket that listens where the configuration says.
+
+    Raises:
+        ConfigError: the address is taken, or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"host, port: cannot listen on {config.host}:{config.port} ({error.strerror}); choose another, or port 0"
+        ) from error
+
+
+class Server(uvicorn.Server):
+    """uvicorn around the application; the first signal lets the work in flight finish, the second does not wait."""
+
+    def __init__(
+        self, app: Admission, runtime: Runtime, config: ServeConfig, *, announce: Callable[[str], None] | None = None
+    ) -> None:
+        """`run` it with a listening socket."""
+        settings = uvicorn.Config(
+            app,
+            interface="asgi3",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=LAST_SECONDS,
+        )
+        settings.load()
+        settings.http_protocol_class = bounded_headers(settings.http_protocol_class, config.header_seconds)
+        super().__init__(settings)
+        self._app, self._runtime, self._serving, self._announce = app, runtime, config, announce
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, and tell the address."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self._announce is not None and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            self._announce(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Of a signal."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Finish what is in flight, then end `run`; a second call ends it at once. May be called on any thread."""
+        if self._loop is None or self._app.gate.draining:
+            self.should_exit = self.force_exit = True
+        else:
+            self._app.gate.draining = True
+            self._loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        self._leaving = asyncio.ensure_future(self._finish())
+
+    async def _finish(self) -> None:
+        log.info("stopping: %d requests in flight", self._app.gate.in_flight)
+        try:
+            async with asyncio.timeout(self._serving.drain_seconds):
+                await self._app.gate.drain()
+                await self._runtime.drain()
+        except TimeoutError:
+            log.warning("stopping with %d requests unanswered", self._app.gate.in_flight)
+        self.should_exit = True
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,5 +1,0 @@
-"""The code of a published model, which MLflow keeps beside the bundle and runs when the model is loaded."""
-
-from serving.registry import BundleModel, set_model
-
-set_model(BundleModel())

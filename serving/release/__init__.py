@@ -1,0 +1,1 @@
+"""Which bundle is served: the registry, release gates, deployment and rollback."""

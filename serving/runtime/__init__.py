@@ -1,0 +1,1 @@
+"""Between HTTP and the engine: batches, deadlines, degradation, live item updates, metrics."""

@@ -1,0 +1,140 @@
+"""What the endpoint measures, for Prometheus and, where it is installed, OpenTelemetry.
+
+Every `Metrics` has a registry of its own, so that several can live in one process. All methods may be called from any
+thread. Nothing here is told about users or items. Reads and writes no files.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from serving.engine.interface import EngineInfo, Tier
+from serving.runtime.work_items import Reason
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Counters, gauges and histograms; their names begin with `recsys_`.
+
+    `in_flight` is the gauge of requests between their first byte and their answer; whoever admits them moves it.
+    """
+
+    def __init__(self) -> None:
+        self.registry = own = CollectorRegistry()
+        self.in_flight = Gauge("recsys_in_flight", "Requests being handled", registry=own)
+        self._requests = Counter("recsys_requests", "Requests answered", ["route", "code"], registry=own)
+        self._latency = Histogram(
+            "recsys_request_seconds", "From admission to answer", ["route"], buckets=SECONDS, registry=own
+        )
+        self._stages = Histogram(
+            "recsys_stage_seconds",
+            "Stages of answering; queue is of one request, the others are of a batch",
+            ["stage"],
+            buckets=SECONDS,
+            registry=own,
+        )
+        self._depth = Gauge("recsys_queue_depth", "Jobs that wait for the inference thread", registry=own)
+        self._batch_size = Histogram(
+            "recsys_batch_size", "Requests answered together", ["tier"], buckets=SIZES, registry=own
+        )
+        self._batch_seconds = Histogram(
+            "recsys_batch_seconds", "Seconds of a batch", ["tier"], buckets=SECONDS, registry=own
+        )
+        self._shed = Counter("recsys_shed", "Requests refused before they cost anything", ["reason"], registry=own)
+        self._expired = Counter("recsys_expired", "Requests whose deadline passed", registry=own)
+        self._failed = Counter("recsys_failed", "Requests that every tier failed to answer", registry=own)
+        self._degraded = Counter(
+            "recsys_degraded", "Answers made with less than the best tier", ["tier", "reason"], registry=own
+        )
+        self._failures = Counter("recsys_tier_failures", "Batches that a tier failed", ["tier"], registry=own)
+        self._illegal = Counter("recsys_illegal_items", "Items that had to be taken out of an answer", registry=own)
+        self._reloads = Counter("recsys_reloads", "ItemUpdates of the bundle", ["outcome"], registry=own)
+        self._bundle = Gauge("recsys_bundle_info", "The bundle that answers", ["bundle", "routes"], registry=own)
+        self._items = Gauge("recsys_items", "Items of the bundle that can be recommended", registry=own)
+
+    def request(self, route: str, code: int, seconds: float) -> None:
+        """A request was answered; `route` is its template, not its path."""
+        self._requests.labels(route, str(code)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def shed(self, reason: str) -> None:
+        """A request was refused at the door; `reason` is one of a few words."""
+        self._shed.labels(reason).inc()
+
+    def unavailable(self, reason: Reason) -> None:
+        """A request that passed the door got no answer."""
+        if reason == "expired":
+            self._expired.inc()
+        elif reason == "failed":
+            self._failed.inc()
+        else:
+            self.shed(reason)
+
+    def watch_depth(self, depth: Callable[[], int]) -> None:
+        """Read the queue's depth whenever it is asked for."""
+        self._depth.set_function(depth)
+
+    def stages(self, seconds: Mapping[str, float]) -> None:
+        """Stages of a batch, or the `queue` of one request."""
+        for stage, value in seconds.items():
+            self._stages.labels(stage).observe(value)
+
+    def batch(self, tier: Tier, size: int, seconds: float) -> None:
+        """A batch was answered."""
+        self._batch_size.labels(tier).observe(size)
+        self._batch_seconds.labels(tier).observe(seconds)
+
+    def degraded(self, tier: Tier, reason: str) -> None:
+        """A request was answered at less than the best tier; of the reason, what is before the colon counts."""
+        self._degraded.labels(tier, reason.partition(":")[0]).inc()
+
+    def failure(self, tier: Tier) -> None:
+        """An tier failed a batch."""
+        self._failures.labels(tier).inc()
+
+    def illegal(self, items: int) -> None:
+        """So many items were taken out of an answer."""
+        self._illegal.inc(items)
+
+    def reload(self, outcome: str) -> None:
+        """The bundle was `loaded`, `refused`, `busy` (another reload was going on) or `rolled back`."""
+        self._reloads.labels(outcome).inc()
+
+    def bundle(self, info: EngineInfo) -> None:
+        """This bundle answers from now on, or has changed."""
+        self._bundle.clear()
+        self._bundle.labels(info.bundle, ",".join(info.routes)).set(1)
+        self._items.set(info.items)
+
+    def render(self) -> tuple[bytes, str]:
+        """The text that Prometheus reads, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def _tracer() -> Any:
+    """OpenTelemetry's tracer, None where it is not installed."""
+    try:
+        return importlib.import_module("opentelemetry.trace").get_tracer("recsys")
+    except ImportError:
+        return None
+
+
+TRACER = _tracer()
+
+
+@contextmanager
+def batch_span(tier: Tier, size: int) -> Iterator[None]:
+    """Trace one batch, where OpenTelemetry is installed."""
+    if TRACER is None:
+        yield
+        return
+    with TRACER.start_as_current_span("recsys.batch", attributes={"recsys.tier": tier, "recsys.batch.size": size}):
+        yield
