@@ -24,7 +24,7 @@ from recsys.config import Config
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import tracking_uri
 from serving.bundle.bundle import is_bundle
-from serving.bundle.model_uri import is_registered
+from serving.bundle.model_uri import is_model_uri
 from serving.config import ServeConfig
 from serving.engine.interface import Engine
 from serving.http.keys import Keys, create_key, revoke_key
@@ -99,8 +99,8 @@ def serve(source: str, *, options: Mapping[str, Any], settings: Sequence[str], c
 def _serve_here(sources: Sources, configs: ServeConfigs) -> None:
     engine, metrics = sources.engine(None), Metrics()
     bundle_id = engine.info.bundle
-    changes = ItemUpdates(configs.serving.item_updates)
-    live = Runtime(engine, configs.runtime, metrics=metrics, load=sources.engine, changes=changes)
+    updates = ItemUpdates(configs.serving.item_updates)
+    live = Runtime(engine, configs.runtime, metrics=metrics, load=sources.engine, updates=updates)
     serve_http(
         live, configs.serving, metrics=metrics, announce=lambda url: _say(f"bundle {bundle_id} answers at {url}")
     )
@@ -108,8 +108,8 @@ def _serve_here(sources: Sources, configs: ServeConfigs) -> None:
 
 def _serve_on_ray(sources: Sources, source: str, configs: ServeConfigs) -> None:
     if configs.serving.item_updates is not None:
-        raise ConfigError("changes: items cannot be changed live on Ray, where a request reaches one replica only")
-    if is_lasting() and not is_registered(source) and not is_bundle(Path(source)):
+        raise ConfigError("item_updates: items cannot be changed live on Ray, where a request reaches one replica only")
+    if is_lasting() and not is_model_uri(source) and not is_bundle(Path(source)):
         raise ConfigError(f"{source} is no bundle, and a cluster outlives this command; bundle the run first")
     folder = sources.folder(source)
     serve_on_ray(folder, *configs, announce=lambda url: _say(f"{folder} answers at {url}"))
@@ -172,7 +172,7 @@ class Sources:
         Raises:
             RecsysError: there is no such source.
         """
-        if is_registered(source):
+        if is_model_uri(source):
             from serving.release.registry import resolve
 
             return resolve(source, uri=tracking_uri(self._registry, home=RUNS))

@@ -69,7 +69,7 @@ def test_the_text_is_what_prometheus_reads() -> None:
     for line in (
         "recsys_queue_depth 5.0",
         "recsys_in_flight 1.0",
-        "recsys_illegal_items_total 0.0",
+        "recsys_out_of_catalogue_items_total 0.0",
         'recsys_stage_seconds_count{stage="queue"} 1.0',
         'recsys_batch_size_sum{tier="full"} 8.0',
         'recsys_batch_seconds_sum{tier="full"} 0.3',
