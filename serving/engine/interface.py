@@ -1,7 +1,7 @@
-"""What the endpoint needs of an engine: one loaded bundle that answers requests in the user's own item ids.
+"""The engine interface: one loaded bundle that answers requests in the catalogue's item ids.
 
 `serving.engine.engine.BundleEngine` implements it; tests use a fake. The engine checks item ids: a request that cannot
-be answered raises `DataError` with one line for the person who sent it.
+be answered raises `DataError` with one line for the client.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Where = tuple[tuple[str, tuple[str, ...]], ...]  # (column, values it may have),
 
 @dataclass(frozen=True)
 class Request:
-    """One question for recommendations; item ids that the catalogue does not have are left out of `history`.
+    """A request for recommendations; unknown item ids of `history` are ignored.
 
-    `user` names the noise of the diffusion samples, so that one user always gets the same list. `exclude_seen` None
-    means the bundle's own policy. `where` keeps items whose column has one of the values.
+    `user` seeds the noise of the diffusion samples, so that a user always gets the same list. `exclude_seen` None uses
+    the bundle's default. `where` keeps items whose column has one of the values.
     """
 
     history: tuple[str, ...] = ()
@@ -34,8 +34,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """One question without the language model's own ranking: the `k` items nearest to a latent or to an item's, or what
-    the dense ranking says of a history; exactly one of them."""
+    """A request without generation: the `k` items nearest to a latent vector or to an item, or the dense ranking of a
+    history; exactly one of them."""
 
     k: int = 10
     vector: tuple[float, ...] | None = None
@@ -58,9 +58,9 @@ class RankedItem:
 
 @dataclass(frozen=True)
 class Answer:
-    """Items, best first, and the history's ids that the catalogue does not have.
+    """Items, best first, and the unknown ids of the history.
 
-    `seconds` tells the stages of the whole batch: prefill, decode, retrieve, fuse, as far as they took place.
+    `seconds` has the stages that were run for the whole batch: prefill, decode, retrieve, fuse.
     """
 
     items: tuple[RankedItem, ...]
@@ -70,7 +70,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ItemMetadata:
-    """What is known of one item: its text columns, its tokens, and whether it has been withdrawn."""
+    """One item: its text columns, tokens, number of training interactions, and whether it is withdrawn."""
 
     item_id: str
     title: str
@@ -82,7 +82,7 @@ class ItemMetadata:
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add: its text columns, and its vector where the bundle has no text encoder of its own."""
+    """An item to add: its text columns, and its vector where the bundle has no text encoder."""
 
     item_id: str
     texts: dict[str, str]
@@ -91,12 +91,12 @@ class NewItem:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Facts of a bundle for people and for metrics."""
+    """Metadata of a bundle."""
 
     bundle: str  # its id, the hash of its contents
     items: int
     routes: tuple[str, ...]
-    filters: tuple[str, ...]  # columns that `where` may name
+    filters: tuple[str, ...]  # columns that `where` can filter by
     versions: dict[str, str]
     settings: dict[str, str]
 
@@ -104,7 +104,7 @@ class EngineInfo:
 class Engine(Protocol):
     """One loaded bundle.
 
-    What ranks (`recommend`, `retrieve`, `similar`) and what changes items is called on one thread, the rest on any.
+    Call `recommend`, `retrieve`, `similar` and item changes on one thread, the rest on any.
     """
 
     @property
@@ -112,34 +112,34 @@ class Engine(Protocol):
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
-        """The rungs this bundle has, the best first; the last is always `popularity`."""
+        """The degradation tiers of this bundle, best first; the last is always `popularity`."""
 
     def check(self, request: Request) -> None:
-        """Raise DataError where the request cannot be answered, before it waits in a queue."""
+        """Raise DataError for an invalid request, before it is queued."""
 
     def recommend(self, requests: Sequence[Request], tier: Tier) -> list[Answer]:
-        """Answers in the order of the requests, made together; each is what its request gets alone."""
+        """Answers in the order of the requests, computed in one batch; each equals the answer of its request alone."""
 
     def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
-        """Items, best first; the score is the negative distance, and of a history that of the dense ranking."""
+        """Items, best first; the score is the negative distance, for a history that of the dense ranking."""
 
     def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
-        """Items like one, itself left out."""
+        """Items similar to one, itself left out."""
 
     def item(self, item_id: str) -> ItemMetadata:
-        """Facts of an item, also of one that is withdrawn."""
+        """Metadata of an item, also of a withdrawn one."""
 
     def search(self, text: str, limit: int) -> tuple[RankedItem, ...]:
-        """Items whose title has all words of a text, those that begin with it first."""
+        """Items whose title has all words of a text, titles that begin with it first."""
 
     def values(self, column: str, limit: int) -> tuple[tuple[str, int], ...]:
-        """The most frequent values of a filter column, with how many items have each."""
+        """The most frequent values of a filter column, with their numbers of items."""
 
     def add(self, items: Sequence[NewItem]) -> None:
         """Add items, recommended from the next request on; all or none."""
 
     def withdraw(self, item_ids: Sequence[str]) -> None:
-        """Take items out of every answer from the next request on; all or none."""
+        """Remove items from every answer from the next request on; all or none."""
 
     def restore(self, item_ids: Sequence[str]) -> None:
-        """Let withdrawn items be recommended again; all or none."""
+        """Recommend withdrawn items again; all or none."""
