@@ -9,7 +9,7 @@ import pytest
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import tracking_uri
 from serving.bundle.bundle import open_bundle
-from serving.bundle.model_uri import is_registered, registered
+from serving.bundle.model_uri import is_model_uri, parse_model_uri
 from serving.engine.batch import recommend_rows
 from serving.release import registry
 from serving.release.gates import falls_behind
@@ -154,12 +154,12 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path, uri: str) -> None
 
 
 def test_sources_and_registries_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert registered("models:/a b@champion") == ("a b", "champion", None)
-    assert registered("models:/recsys/12") == ("recsys", None, "12")
-    assert (is_registered("models:/recsys"), is_registered("runs/demo")) == (True, False)
+    assert parse_model_uri("models:/a b@champion") == ("a b", "champion", None)
+    assert parse_model_uri("models:/recsys/12") == ("recsys", None, "12")
+    assert (is_model_uri("models:/recsys"), is_model_uri("runs/demo")) == (True, False)
     for wrong in ("models:/recsys", "models:/recsys/latest", "models:/a/b@c", "models://x/1"):
         with pytest.raises(ConfigError, match=re.escape("write models:/NAME@ALIAS or models:/NAME/VERSION")):
-            registered(wrong)
+            parse_model_uri(wrong)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(None, home=Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
