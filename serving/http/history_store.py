@@ -82,37 +82,28 @@ class SqliteHistories:
         self._database = open_database(path, SCHEMA, setting="store")
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
-        """See HistoryStore."""
         return await self._run(lambda database: self._appended(database, user, item_ids))
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
-        """See HistoryStore."""
         rows = await self._run(lambda database: database.execute(LATEST, (user, limit)).fetchall())
         return tuple(item for (item,) in reversed(rows))
 
     async def forget(self, user: str) -> bool:
-        """See HistoryStore."""
         return await self._run(
             lambda database: database.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount > 0
         )
 
     async def close(self) -> None:
-        """See HistoryStore."""
         await asyncio.to_thread(self._thread.shutdown)
         self._database.close()
 
     def _appended(self, database: sqlite3.Connection, user: str, item_ids: Sequence[str]) -> int:
-        database.execute("BEGIN IMMEDIATE")
-        try:
+        with database:  # commits, or rolls back on an error
+            database.execute("BEGIN IMMEDIATE")
             rows = [(user, item_id) for item_id in item_ids]
             database.executemany("INSERT INTO events (user, item) VALUES (?, ?)", rows)
             database.execute(TRIM, (user, self._limit))
             (length,) = database.execute(COUNT, (user,)).fetchone()
-            database.execute("COMMIT")
-        except sqlite3.Error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
         return int(length)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -151,7 +142,6 @@ class RedisHistories:
         self._limit, self._errors = limit, (RedisError, OSError)
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
-        """See HistoryStore."""
         async with self._answering(), self._client.pipeline(transaction=True) as pipeline:
             pipeline.rpush(_key(user), *item_ids)
             pipeline.ltrim(_key(user), -self._limit, -1)
@@ -159,18 +149,15 @@ class RedisHistories:
             return int((await pipeline.execute())[-1])
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
-        """See HistoryStore."""
         async with self._answering():
             items = await self._client.lrange(_key(user), -limit, -1)
         return tuple(str(item) for item in items)
 
     async def forget(self, user: str) -> bool:
-        """See HistoryStore."""
         async with self._answering():
             return bool(await self._client.delete(_key(user)))
 
     async def close(self) -> None:
-        """See HistoryStore."""
         await self._client.aclose()
 
     @asynccontextmanager

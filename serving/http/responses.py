@@ -32,17 +32,7 @@ class Item(ResponseBody):
 
 def ranked(items: tuple[RankedItem, ...]) -> list[Item]:
     """An engine's items, best first, as response items."""
-    return [
-        Item(
-            rank=rank,
-            item_id=item.item_id,
-            title=item.title,
-            score=item.score,
-            source_scores=item.source_scores,
-            tokens=list(item.tokens),
-        )
-        for rank, item in enumerate(items, start=1)
-    ]
+    return [Item(rank=rank, **vars(item)) for rank, item in enumerate(items, start=1)]
 
 
 class Milliseconds(ResponseBody):
@@ -145,14 +135,7 @@ class Version(ResponseBody):
 
 def as_version(info: EngineInfo) -> Version:
     """A bundle's metadata and the program's version as a response."""
-    return Version(
-        version=VERSION,
-        bundle=info.bundle,
-        items=info.items,
-        routes=list(info.routes),
-        filters=list(info.filters),
-        settings=info.settings,
-    )
+    return Version(version=VERSION, **vars(info))
 
 
 class Status(ResponseBody):

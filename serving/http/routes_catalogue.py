@@ -41,15 +41,7 @@ def catalogue_routes(service: Service) -> APIRouter:
             (metadata, neighbours), _ = await runtime.call(read, service.deadline(None))
         except DataError as error:
             raise HttpError(404, "not_found", str(error)) from error
-        return ItemDetails(
-            item_id=metadata.item_id,
-            title=metadata.title,
-            texts=metadata.texts,
-            tokens=list(metadata.tokens),
-            interactions=metadata.interactions,
-            withdrawn=metadata.withdrawn,
-            neighbours=ranked(neighbours),
-        )
+        return ItemDetails(**vars(metadata), neighbours=ranked(neighbours))
 
     @router.get("/v1/search")
     def search(

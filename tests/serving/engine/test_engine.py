@@ -154,7 +154,7 @@ def test_the_same_user_gets_the_same_list(engine: BundleEngine) -> None:
 def test_impossible_requests_are_refused_before_they_wait(engine: BundleEngine) -> None:
     with pytest.raises(DataError, match="k=0"):
         engine.check(Request(k=0))
-    with pytest.raises(DataError, match=r"'colour' is no column to filter by; there are: category"):
+    with pytest.raises(DataError, match=r"'colour' cannot be filtered by; filter columns are: category"):
         engine.check(Request(where=(("colour", ("red",)),)))
     with pytest.raises(DataError, match="'nothing' is not in the catalogue"):
         engine.similar("nothing", 3)
