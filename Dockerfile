@@ -22,5 +22,5 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
-# Beyond loopback it starts with keys only: `recsys keys create --keys keys.json --name NAME` makes the file.
+# On addresses other than loopback it needs keys: `recsys keys create --keys keys.json --name NAME` writes the file.
 CMD ["recsys", "serve", "/bundle", "--host", "0.0.0.0", "--port", "8000", "--keys", "/keys.json"]

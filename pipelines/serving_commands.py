@@ -23,7 +23,7 @@ from recsys.config import Config
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import tracking_uri
 from serving.bundle.bundle import is_bundle
-from serving.bundle.model_uri import is_registered
+from serving.bundle.model_uri import is_model_uri
 from serving.config import ServeConfig
 from serving.engine.interface import Engine
 from serving.http.keys import Keys, create_key, revoke_key
@@ -114,8 +114,8 @@ def serve_settings(options: Mapping[str, Any], settings: Sequence[str]) -> Serve
 def _serve_here(sources: Sources, config: ServeSettings) -> None:
     engine, metrics = sources.engine(None), Metrics()
     bundle_id = engine.info.bundle
-    changes = ItemUpdates(config.serve.item_updates)
-    runtime = Runtime(engine, config.runtime, metrics=metrics, load=sources.engine, changes=changes)
+    updates = ItemUpdates(config.serve.item_updates)
+    runtime = Runtime(engine, config.runtime, metrics=metrics, load=sources.engine, updates=updates)
     serve_http(
         runtime, config.serve, metrics=metrics, announce=lambda url: _print(f"bundle {bundle_id} answers at {url}")
     )
@@ -124,7 +124,7 @@ def _serve_here(sources: Sources, config: ServeSettings) -> None:
 def _serve_on_ray(sources: Sources, source: str, config: ServeSettings) -> None:
     if config.serve.item_updates is not None:
         raise ConfigError("serve.item_updates: not available with --ray, where a request reaches one replica only")
-    if is_lasting() and not is_registered(source) and not is_bundle(Path(source)):
+    if is_lasting() and not is_model_uri(source) and not is_bundle(Path(source)):
         raise ConfigError(f"{source} is not a bundle, and the cluster outlives this command; bundle the run first")
     folder = sources.folder(source)
     serve_on_ray(
@@ -189,7 +189,7 @@ class Sources:
         Raises:
             RecsysError: there is no such source.
         """
-        if is_registered(source):
+        if is_model_uri(source):
             from serving.release.registry import resolve
 
             return resolve(source, uri=tracking_uri(self._registry, home=RUNS))

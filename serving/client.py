@@ -1,6 +1,6 @@
-"""A client of the endpoint in Python: typed questions, typed replies, one kind of error.
+"""Python client of the endpoint: typed requests and responses, one kind of error.
 
-Speaks HTTP only; reads and writes no files.
+Reads and writes no files.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from serving.http.responses import (
 )
 
 M = TypeVar("M", bound=BaseModel)
-UNTOUCHED = frozenset({"overloaded", "draining"})  # refused before any work, so that asking again does nothing twice
+RETRYABLE = frozenset({"overloaded", "draining"})  # refused before any work, so that a retry repeats nothing
 
 
 class ApiError(Exception):
-    """The endpoint refused; `status` 0 where it could not be reached. `retry_after` in seconds, where it was told."""
+    """An error response; `status` 0 where the endpoint was not reached. `retry_after` in seconds, if it was sent."""
 
     def __init__(self, status: int, code: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{status} {code}: {message}")
@@ -45,8 +45,8 @@ class ApiError(Exception):
 class Client:
     """One endpoint. Every method raises ApiError; use it as a context manager, or `close` it.
 
-    What a busy server refuses unread is asked again after the time that it names, slightly varied, as long as the
-    waiting of one call stays within `retry_seconds`.
+    A request that a busy server refuses unread is retried after its Retry-After with jitter, waiting at most
+    `retry_seconds` per call.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Seconds for one try, and seconds of waiting between tries; `transport` stands in for the network."""
+        """`timeout` in seconds per attempt; `transport` replaces the network in tests."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout, transport=transport)
         self._retry_seconds, self._sleep = retry_seconds, sleep
@@ -88,7 +88,7 @@ class Client:
         deadline_ms: int | None = None,
     ) -> Recommendations:
         """Items for a history, or for a user whose history is stored."""
-        asked = {
+        body = {
             "history": history,
             "user_id": user_id,
             "k": k,
@@ -97,10 +97,10 @@ class Client:
             "where": _lists(where),
             "deadline_ms": deadline_ms,
         }
-        return self._post("/v1/recommend", asked, Recommendations)
+        return self._post("/v1/recommend", body, Recommendations)
 
     def similar(self, item_id: str, *, k: int = 10, where: Mapping[str, Sequence[str]] | None = None) -> Neighbours:
-        """Items like one."""
+        """Items similar to one."""
         return self._post("/v1/similar", {"item_id": item_id, "k": k, "where": _lists(where)}, Neighbours)
 
     def retrieve(
@@ -114,19 +114,19 @@ class Client:
         user_id: str | None = None,
     ) -> Neighbours:
         """The items nearest to a latent vector or an item, or the dense ranking of a history; give exactly one."""
-        asked = {"vector": vector, "history": history, "item_id": item_id, "user_id": user_id}
-        return self._post("/v1/retrieve", asked | {"k": k, "where": _lists(where)}, Neighbours)
+        body = {"vector": vector, "history": history, "item_id": item_id, "user_id": user_id}
+        return self._post("/v1/retrieve", body | {"k": k, "where": _lists(where)}, Neighbours)
 
     def item(self, item_id: str) -> ItemDetails:
-        """What is known of an item."""
-        return self._send("GET", f"/v1/items/{_part(item_id)}", ItemDetails)
+        """Metadata of an item, and similar items."""
+        return self._send("GET", f"/v1/items/{_segment(item_id)}", ItemDetails)
 
     def search(self, text: str, *, limit: int = 10) -> Titles:
         """Items by the words of their titles."""
         return self._send("GET", "/v1/search", Titles, params={"q": text, "limit": limit})
 
     def filters(self, *, limit: int = 50) -> FilterValues:
-        """The values that `where` may ask for."""
+        """The values that `where` can filter by."""
         return self._send("GET", "/v1/filters", FilterValues, params={"limit": limit})
 
     def events(self, user_id: str, item_ids: Sequence[str]) -> HistoryLength:
@@ -134,19 +134,19 @@ class Client:
         return self._post("/v1/events", {"user_id": user_id, "item_ids": list(item_ids)}, HistoryLength)
 
     def history(self, user_id: str) -> History:
-        """What is kept of a user; needs an admin key."""
-        return self._send("GET", f"/v1/users/{_part(user_id)}", History)
+        """A user's stored history; needs an admin key."""
+        return self._send("GET", f"/v1/users/{_segment(user_id)}", History)
 
     def forget(self, user_id: str) -> HistoryLength:
-        """Delete what is kept of a user; needs an admin key."""
-        return self._send("DELETE", f"/v1/users/{_part(user_id)}", HistoryLength)
+        """Delete a user's history; needs an admin key."""
+        return self._send("DELETE", f"/v1/users/{_segment(user_id)}", HistoryLength)
 
     def version(self) -> Version:
-        """Of the program and of the bundle."""
+        """Version of the program and of the bundle."""
         return self._send("GET", "/version", Version)
 
     def ready(self) -> bool:
-        """Whether the endpoint answers and welcomes requests; raises nothing."""
+        """Whether the endpoint is ready for requests; raises nothing."""
         try:
             return self._once("GET", "/readyz", Status).status == "ready"
         except ApiError:
@@ -160,7 +160,7 @@ class Client:
         """Serve the previous bundle again; needs an admin key."""
         return self._send("POST", "/admin/rollback", Version)
 
-    def change_items(
+    def update_items(
         self, *, add: Sequence[NewItem] = (), withdraw: Sequence[str] = (), restore: Sequence[str] = ()
     ) -> Version:
         """Add items, withdraw some, restore withdrawn ones; needs an admin key."""
@@ -176,14 +176,14 @@ class Client:
         return self._send("POST", path, model, json=given)
 
     def _send(self, method: str, path: str, model: type[M], **rest: Any) -> M:
-        """One call, asked again as long as that makes sense."""
+        """One call, retried while the server is busy."""
         left = self._retry_seconds
         while True:
             try:
                 return self._once(method, path, model, **rest)
             except ApiError as error:
                 wait = (error.retry_after or 1.0) * random.uniform(1.0, 1.25)
-                if error.status != 503 or error.code not in UNTOUCHED or wait > left:
+                if error.status != 503 or error.code not in RETRYABLE or wait > left:
                     raise
             left -= wait
             self._sleep(wait)
@@ -200,7 +200,7 @@ class Client:
         try:
             return model.model_validate_json(response.content)
         except ValidationError as error:
-            raise ApiError(response.status_code, "unreadable", f"{path} sent something else than expected") from error
+            raise ApiError(response.status_code, "unreadable", f"{path}: unexpected response body") from error
 
 
 def _api_error(response: httpx.Response) -> ApiError:
@@ -218,6 +218,6 @@ def _lists(where: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
     return {column: list(values) for column, values in (where or {}).items()}
 
 
-def _part(name: str) -> str:
-    """A name as one part of a path, whatever it holds; `..` would be taken for the folder above."""
+def _segment(name: str) -> str:
+    """A name quoted as one path segment; `..` would be resolved as the parent."""
     return quote(name, safe="", errors="replace") if name.strip(".") else "%2E" * len(name)

@@ -1,4 +1,4 @@
-"""Settings of the endpoint: where it listens, what it admits, and where users' histories and keys are kept."""
+"""Configuration of the endpoint: address, admission limits, and where histories, item updates and keys are stored."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from recsys.config import Config
 
 
 class ServeConfig(Config):
-    """Of `recsys serve`. Beyond loopback it starts with keys only."""
+    """Options of `recsys serve`; on addresses other than loopback it needs keys."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
-    max_in_flight: int = Field(192, ge=1, description="requests admitted at once; more are refused with 503, unread")
+    port: int = Field(8000, ge=0, le=65535, description="0 picks a free one")
+    max_in_flight: int = Field(192, ge=1, description="concurrent requests; more are refused with 503, unread")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="of one request; more is refused with 413")
     body_seconds: float = Field(10.0, gt=0, description="time a client has to send a body, then 408")
-    header_seconds: float = Field(10.0, gt=0, description="time a client has to send the headers, then it is cut off")
-    deadline_ms: int = Field(2000, ge=1, description="for a request that names none")
-    max_deadline_ms: int = Field(60_000, ge=1, description="the longest that a request is given, whatever it names")
-    drain_seconds: float = Field(30.0, gt=0, description="time for the work in flight after SIGTERM")
-    rate_per_minute: int = Field(0, ge=0, description="requests of one key, 0 for no limit; then 429")
-    rate_burst: int = Field(20, ge=1, description="requests of one key at once, where the rate is limited")
+    header_seconds: float = Field(10.0, gt=0, description="time a client has to send the headers, then it is closed")
+    deadline_ms: int = Field(2000, ge=1, description="default of a request")
+    max_deadline_ms: int = Field(60_000, ge=1, description="upper bound of a request's deadline_ms")
+    drain_seconds: float = Field(30.0, gt=0, description="time for requests in flight after SIGTERM")
+    rate_per_minute: int = Field(0, ge=0, description="requests per key, then 429; 0 for no limit")
+    rate_burst: int = Field(20, ge=1, description="burst of one key, where the rate is limited")
     store: str = Field(
         "sqlite:///histories.sqlite",
         pattern=r"^(sqlite:///|rediss?://|unix://).+$",
         description="users' histories: sqlite:///PATH, redis://HOST:PORT/DB or unix://SOCKET",
     )
-    history_limit: int = Field(1000, ge=1, le=1000, description="items kept of one user, the most recent")
+    history_limit: int = Field(1000, ge=1, le=1000, description="most recent items kept per user")
     item_updates: Path | None = Field(
-        None, description="file that keeps live changes of items over restarts; none keeps them until the process ends"
+        None, description="SQLite file that keeps live item updates over restarts; without it they end with the process"
     )
-    keys: Path | None = Field(None, description="file of hashed API keys; none means everybody may do everything")
+    keys: Path | None = Field(None, description="file of hashed API keys; without it all is allowed")
 
     @model_validator(mode="after")
     def _deadlines_in_order(self) -> ServeConfig:

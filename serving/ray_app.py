@@ -1,8 +1,8 @@
 """The endpoint on Ray Serve: replicas of the same application behind Ray's proxy, with bounded queues.
 
-Each replica is a process that loads a bundle, tests and warms it, and only then is sent requests. Deploying another
-bundle starts a new replica before an old one may finish its requests and go, one after the other; a bundle that cannot
-be served leaves the old replicas as they are. Reads a bundle; every machine of a cluster must see its folder.
+Each replica is a process that loads a bundle, checks and warms it, and only then gets requests. Deploying another
+bundle replaces one replica after the other, each new one before an old one drains; a bundle that cannot be served
+leaves the old replicas as they are. Reads a bundle; its folder must be shared by all machines of a cluster.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from serving.runtime.metrics import Metrics
 from serving.runtime.runtime import Runtime, RuntimeConfig
 
 APPLICATION = "recsys"
-ATTEMPTS = 2  # to start a replica with a new bundle before it is given up
-ONE_MORE = 1  # percent of the replicas, rounded up: one replica more than wanted while bundles change
+ATTEMPTS = 2  # to start a replica with a new bundle
+MAX_SURGE_PERCENT = 1  # of the replicas, rounded up: one extra replica during a rollout
 SQLITE = "sqlite:///"
 
 
 class RayConfig(Config):
-    """How many replicas there are, and how many requests may be in them or wait for them."""
+    """Number of replicas, and limits of their requests."""
 
     replicas: int = Field(default=1, ge=1, le=100)
-    threads: int = Field(default=1, ge=1, description="CPUs of a replica, and threads that it computes with")
-    max_ongoing: int = Field(default=64, ge=1, description="requests that a replica has at once")
-    max_queued: int = Field(default=128, ge=1, description="requests that wait for a replica; more are refused, 503")
+    threads: int = Field(default=1, ge=1, description="CPUs and compute threads of a replica")
+    max_ongoing: int = Field(default=64, ge=1, description="concurrent requests of a replica")
+    max_queued: int = Field(default=128, ge=1, description="pending requests per replica; more are refused with 503")
 
 
 class Spec(Config):
-    """What a replica is made of; `load` is `module:function`, (bundle folder) -> engine."""
+    """Configuration of a replica; `load` is `module:function`, (bundle folder) -> engine."""
 
     folder: Path
     bundle: str
@@ -59,7 +59,7 @@ class Spec(Config):
 
     @classmethod
     def of(cls, folder: Path, serving: ServeConfig, runtime: RuntimeConfig) -> Spec:
-        """A bundle's folder; relative paths become absolute, since replicas run elsewhere.
+        """For a bundle's folder; paths become absolute, since replicas run in other folders.
 
         Raises:
             ArtifactError: the folder is no bundle.
@@ -74,13 +74,13 @@ class Spec(Config):
 
 
 class Replica:
-    """One engine with its runtime and its HTTP application; Ray Serve makes it from a `Spec` as plain values."""
+    """One engine with its runtime and HTTP application; Ray Serve creates it from a `Spec` as plain values."""
 
     def __init__(self, values: dict[str, Any]) -> None:
-        """Load, test and warm the bundle.
+        """Load, check and warm the bundle.
 
         Raises:
-            RecsysError: it cannot be served, or is not the one that was deployed.
+            RecsysError: it cannot be served, or is not the deployed one.
         """
         self._spec = spec = Spec.model_validate(values)
         module, _, function = spec.load.partition(":")
@@ -94,13 +94,13 @@ class Replica:
         self._runtime = Runtime(engine, spec.runtime, metrics=self._metrics, load=lambda source: load(spec.folder))
 
     def __serve_build_asgi_app__(self) -> Callable[..., Any]:
-        """What Ray Serve calls for the application."""
+        """Called by Ray Serve for the application."""
         config = self._spec.serving
         keys = None if config.keys is None else Keys.load(config.keys)
         store = open_store(config.store, config.history_limit)
         app = create_app(self._runtime, config, metrics=self._metrics, store=store, keys=keys)
         refusal = error_events(
-            403, "forbidden", "a replica is not changed alone; deploy a bundle with `recsys serve SOURCE --ray`"
+            403, "forbidden", "single replicas cannot be changed; deploy a bundle with `recsys serve SOURCE --ray`"
         )
 
         async def replica(scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -113,9 +113,9 @@ class Replica:
         return replica
 
     def check_health(self) -> None:
-        """What Ray Serve asks now and then; a replica that fails is replaced."""
+        """Called by Ray Serve periodically; a replica that fails is replaced."""
         if not self._runtime.ready:
-            raise RuntimeError("the runtime takes no requests any more")
+            raise RuntimeError("the runtime no longer accepts requests")
 
     def __del__(self) -> None:
         if hasattr(self, "_runtime"):
@@ -123,10 +123,10 @@ class Replica:
 
 
 def deploy(spec: Spec, config: RayConfig) -> None:
-    """Have the bundle answer on the Ray that is connected, in the place of the one before; returns when it does.
+    """Roll a bundle out on the connected Ray cluster; returns when it answers.
 
     Raises:
-        ArtifactError: no replica can be started with it; what answered before goes on.
+        ArtifactError: no replica can be started with it; the previous bundle stays.
     """
     serve = import_ray("ray.serve")
     listening = {"host": spec.serving.host, "port": spec.serving.port}
@@ -139,10 +139,10 @@ def deploy(spec: Spec, config: RayConfig) -> None:
         max_queued_requests=config.max_queued,
         graceful_shutdown_timeout_s=spec.serving.drain_seconds,
         max_constructor_retry_count=ATTEMPTS,
-        max_surge_percent=ONE_MORE,
+        max_surge_percent=MAX_SURGE_PERCENT,
         ray_actor_options={
             "num_cpus": config.threads,
-            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},  # threads that spin would starve the loop
+            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},  # spinning threads would starve the event loop
         },
     )
     try:
@@ -150,7 +150,7 @@ def deploy(spec: Spec, config: RayConfig) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(
-            f"bundle {spec.bundle} cannot be served on Ray; what answered before goes on ({reason})"
+            f"bundle {spec.bundle} cannot be served on Ray; the previous bundle stays ({reason})"
         ) from error
 
 
@@ -164,35 +164,35 @@ def serve_on_ray(
 ) -> None:
     """`recsys serve --ray`: on the cluster that RAY_ADDRESS names, or on one started here.
 
-    With RAY_ADDRESS it returns once the bundle answers, and the cluster goes on answering; otherwise it lasts until
-    SIGTERM or SIGINT. Running it again with RAY_ADDRESS (`auto` finds a cluster of this machine) replaces the bundle.
+    With RAY_ADDRESS it returns once the bundle answers, and the cluster keeps serving; otherwise it runs until SIGTERM
+    or SIGINT. Running it again with RAY_ADDRESS (`auto` finds a cluster of this machine) replaces the bundle.
 
     Raises:
         ArtifactError: the bundle cannot be served.
-        ConfigError: others than this machine could ask without a key, or the port is 0.
+        ConfigError: other machines could send requests without a key, or the port is 0.
         DependencyError: Ray is not installed.
     """
     check_exposure(serving, None if serving.keys is None else Keys.load(serving.keys))
     if serving.port == 0:
-        raise ConfigError("port=0 takes a free port, which Ray's proxy cannot; give the port")
+        raise ConfigError("port=0 picks a free port, which Ray's proxy cannot; set a port")
     spec = Spec.of(folder, serving, runtime)
     with connected(config):
         deploy(spec, config)
         if announce is not None:
             announce(f"http://{serving.host}:{serving.port}")
         if not is_lasting():
-            _until_told()
+            _wait_for_signal()
 
 
 @contextmanager
 def connected(config: RayConfig) -> Iterator[Any]:
-    """Ray, connected; where the cluster is not a lasting one, it is made here and ends with the block.
+    """A connection to Ray; without RAY_ADDRESS a cluster is started here and ends with the block.
 
     Raises:
         DependencyError: Ray is not installed.
     """
     serve = import_ray("ray.serve")
-    with ray_cluster(config.threads * (config.replicas + 1)) as ray:  # one replica more, while bundles change
+    with ray_cluster(config.threads * (config.replicas + 1)) as ray:  # one extra replica during a rollout
         try:
             yield ray
         finally:
@@ -200,12 +200,12 @@ def connected(config: RayConfig) -> Iterator[Any]:
                 serve.shutdown()
 
 
-def _until_told() -> None:
+def _wait_for_signal() -> None:
     """Wait for SIGTERM or SIGINT."""
-    told = threading.Event()
-    before = {number: signal.signal(number, lambda *_: told.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        told.wait()
+        stop.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -101,18 +101,16 @@ class Sasrec(ScoringModel):
         return self.vectors
 
     def with_proxies(self, proxies: IntArray) -> Sasrec:
-        """The same model in which cold-start items have the vectors of their proxy items.
+        """A copy in which each item has the vector of its proxy [N]: an item index, or -1 for the mean of all.
 
-        Args:
-            proxies: [N], each item's proxy: its own index, another item's, or -1 for the mean of the items that are
-                their own proxy. Training gives an item without interactions a vector that only ranks it last. Counts
-                stay: an empty history still gets the most popular items.
+        Items of the training set are their own proxies; cold-start items have learnt only as negatives. Counts stay, so
+        that empty histories still get the most popular items.
         """
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             weight = model.items.weight
-            weight.copy_(torch.from_numpy(_with_proxies(weight.detach().cpu().numpy(), proxies)))
-        return replace(self, model=model, vectors=_with_proxies(self.vectors, proxies))
+            weight.copy_(torch.from_numpy(_proxy_vectors(weight.detach().cpu().numpy(), proxies)))
+        return replace(self, model=model, vectors=_proxy_vectors(self.vectors, proxies))
 
     @property
     def num_items(self) -> int:
@@ -150,7 +148,7 @@ class Sasrec(ScoringModel):
         return cls(saved.config, model, saved.tensors["vectors"].numpy(), saved.tensors["counts"].numpy())
 
 
-def _with_proxies(vectors: FloatArray, proxies: IntArray) -> FloatArray:
+def _proxy_vectors(vectors: FloatArray, proxies: IntArray) -> FloatArray:
     out: FloatArray = vectors[proxies]
     out[proxies < 0] = vectors[proxies == np.arange(len(proxies))].mean(axis=0)
     return out

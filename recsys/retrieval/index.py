@@ -89,6 +89,13 @@ class ItemIndex:
         return self._config
 
     @property
+    def num_changes(self) -> int:
+        """Additions and removals that a compaction would merge into the base."""
+        state = self._snapshot
+        removed = len(state.base) + len(state.delta.labels) - len(state)
+        return len(state.delta.labels) + removed
+
+    @property
     def width(self) -> int:
         """D."""
         return int(self._snapshot.base.vectors.shape[1])

@@ -1,7 +1,7 @@
-"""A bundle: one immutable directory with everything that answers requests, known by the hash of its contents.
+"""A bundle: one immutable directory with everything that serving needs, identified by the hash of its contents.
 
-Writes and reads `manifest.json` (settings, where the parts come from, sha256 and size of every file) and the files it
-names. There is no user in a bundle, only how often each item was met.
+Writes and reads `manifest.json` (settings, provenance, sha256 and size of every file) and the files it names. A bundle
+holds no user data, only the number of interactions of each item.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BOTH = (LATENTS, "continuous/continuous.json", f"{PREFERENCE}/preference.json",
 
 
 class Origin(NamedTuple):
-    """What a manifest says beside its files."""
+    """Settings and provenance of a bundle, for its manifest."""
 
     settings: BundleSettings
     parents: dict[str, str]
@@ -44,7 +44,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Bundle:
-    """A bundle on disk, every file of which was what its manifest says when it was opened."""
+    """A bundle on disk; every file matched its manifest when it was opened."""
 
     folder: Path
     manifest: Manifest
@@ -58,22 +58,22 @@ class Bundle:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How it ranks, as plain values."""
+        """The settings as plain values."""
         return self.manifest.settings.model_dump(mode="json")
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the packages that it was made with."""
+        """Versions of the packages that made it."""
         return self.manifest.versions
 
     def part(self, name: str) -> Path | None:
-        """A file or folder of the bundle; None where it has none of that name."""
-        there = name in self.manifest.files or any(file.startswith(f"{name}/") for file in self.manifest.files)
-        return self.folder / name if there else None
+        """The path of a file or folder of the bundle; None where it is missing."""
+        exists = name in self.manifest.files or any(file.startswith(f"{name}/") for file in self.manifest.files)
+        return self.folder / name if exists else None
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder says of itself that it is a bundle."""
+    """Whether a folder has a bundle's manifest."""
     path = folder / MANIFEST
     return path.is_file() and "bundle" in read_json(path)
 
@@ -81,11 +81,11 @@ def is_bundle(folder: Path) -> bool:
 def write_bundle(
     out: Path, origin: Origin, fill: Callable[[Path], None], *, answer: Callable[[Path], None] | None = None
 ) -> Bundle:
-    """Write a bundle so that a kill leaves all of it or nothing.
+    """Write a bundle atomically: a kill leaves all of it or nothing.
 
     Args:
-        out: where; a folder that holds the same bundle is left as it is.
-        fill: puts the files into a folder.
+        out: folder; one that holds the same bundle is left as it is.
+        fill: writes the files into a folder.
         answer: adds `golden.json` to a folder that can be opened as a bundle.
 
     Raises:
@@ -110,44 +110,44 @@ def write_bundle(
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """A bundle, every file of it compared with the manifest.
+    """Open a bundle and verify every file against the manifest.
 
     Raises:
-        ArtifactError: a file is missing, altered, not named or of another bundle; it is named.
+        ArtifactError: a file is missing, altered, not in the manifest or of another bundle.
     """
     folder = folder.resolve()
     manifest = read_manifest(folder)
     found = set(_files(folder)) - {MANIFEST}
     for name, entry in manifest.files.items():
-        _check_file(folder, name, entry, there=name in found)
+        _check_file(folder, name, entry, exists=name in found)
     for name in sorted(found - manifest.files.keys()):
-        raise ArtifactError(f"{folder / name} is not named by the manifest; a bundle holds nothing else, remove it")
+        raise ArtifactError(f"{folder / name} is not in the manifest; remove it")
     _check_parts(folder, manifest)
     return Bundle(folder, manifest)
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Names of all files inside; links are refused, they lead out."""
+    """Names of all files inside; links are refused, since they can point outside."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ArtifactError(f"{path} is a link or no file; a bundle holds plain files only")
+            raise ArtifactError(f"{path} is no plain file; a bundle holds plain files only")
         if path.is_file():
             yield path.relative_to(folder).as_posix()
 
 
-def _check_file(folder: Path, name: str, entry: FileRecord, *, there: bool) -> None:
+def _check_file(folder: Path, name: str, entry: FileRecord, *, exists: bool) -> None:
     path = folder / name
-    if not there:
-        raise ArtifactError(f"{path} is missing; make the bundle again")
+    if not exists:
+        raise ArtifactError(f"{path} is missing; bundle the run again")
     size = path.stat().st_size
     if size != entry.size:
-        raise ArtifactError(f"{path} has {size} bytes, {entry.size} were written; make the bundle again")
+        raise ArtifactError(f"{path} has {size} bytes instead of {entry.size}; bundle the run again")
     if _digest(path) != entry.sha256:
-        raise ArtifactError(f"{path} is corrupted: its sha256 is not the one written; make the bundle again")
+        raise ArtifactError(f"{path} is corrupted: its sha256 differs from the manifest; bundle the run again")
 
 
 def _check_parts(folder: Path, manifest: Manifest) -> None:
-    """Everything that the routes need is there, and all of it is about the same items."""
+    """Check that every file of the routes is present, and all are of the same items."""
     both = "continuous" in manifest.settings.routes
     behaviour = manifest.settings.embed.collaborative_dimensions is not None
     for name in (*_ALWAYS, *(_BOTH if both else ()), *((TEXT_NEIGHBOURS,) if behaviour else ())):
@@ -156,9 +156,7 @@ def _check_parts(folder: Path, manifest: Manifest) -> None:
     items = _item_ids(folder / CATALOG)
     for name in (COUNTS, SEMANTIC_IDS, *((LATENTS,) if both else ())):
         if not _item_ids(folder / name).equals(items):
-            raise ArtifactError(
-                f"{folder / name} is not about the items of {CATALOG}; parts of two bundles are never mixed"
-            )
+            raise ArtifactError(f"{folder / name} has other items than {CATALOG}; files of two bundles cannot be mixed")
 
 
 def _item_ids(path: Path) -> pa.ChunkedArray:
@@ -169,7 +167,7 @@ def _item_ids(path: Path) -> pa.ChunkedArray:
 
 
 def _describe(folder: Path, origin: Origin) -> Manifest:
-    """Write the manifest of what lies in a folder."""
+    """Write the manifest of a folder's files."""
     settings = origin.settings.model_dump(mode="json")
     files = {
         name: FileRecord(sha256=_digest(folder / name), size=(folder / name).stat().st_size)
@@ -189,7 +187,7 @@ def _describe(folder: Path, origin: Origin) -> Manifest:
 
 
 def _digest(path: Path) -> str:
-    """Read anew every time: what was true of a file some hours ago proves nothing."""
+    """Computed at every call: a file may have changed since."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -198,21 +196,21 @@ def _check_target(out: Path) -> None:
     if out.is_dir() and (is_bundle(out) or not any(out.iterdir())):
         return
     if out.exists() or out.is_symlink():
-        raise ArtifactError(f"{out} is there and is no bundle; choose a new folder")
+        raise ArtifactError(f"{out} exists and is no bundle; choose a new folder")
 
 
 def _same(out: Path, made: Manifest) -> Bundle:
-    there = open_bundle(out)
-    if there.id != made.bundle:
+    existing = open_bundle(out)
+    if existing.id != made.bundle:
         raise ArtifactError(
-            f"{out} holds bundle {there.id}, this one is {made.bundle}; a bundle never changes, choose a new folder"
+            f"{out} holds bundle {existing.id}, this one is {made.bundle}; a bundle never changes, choose a new folder"
         )
-    return there
+    return existing
 
 
 @contextmanager
 def _partial(out: Path) -> Iterator[Path]:
-    """An empty sibling folder that this process alone writes; gone at the end unless it was renamed."""
+    """An empty sibling folder, locked by this process; removed at the end unless it was renamed."""
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(partial, os.O_RDONLY)
@@ -221,7 +219,7 @@ def _partial(out: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ArtifactError(f"another process is writing {out}; wait for it or choose another folder") from error
-        for entry in partial.iterdir():  # what a kill left
+        for entry in partial.iterdir():  # left by a killed process
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         try:
             yield partial

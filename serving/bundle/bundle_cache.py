@@ -1,4 +1,4 @@
-"""A folder of bundles fetched from elsewhere, each under its id, whole or not there, and verified on every use."""
+"""Local cache of downloaded bundles: one folder per bundle id, written atomically and verified on every use."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ def default_cache() -> Path:
 
 
 def cached(cache: Path, bundle: str, fetch: Callable[[Path], Path]) -> Path:
-    """The folder of a bundle, fetched where the cache does not have it.
+    """The folder of a bundle, downloaded where it is not in the cache.
 
     Args:
         bundle: its id.
-        fetch: downloads into an empty folder, and says where in it the bundle lies.
+        fetch: downloads into an empty folder, and returns the bundle's path in it.
 
     Raises:
-        ArtifactError: the id is none, or what was fetched is damaged or another bundle.
+        ArtifactError: the id is invalid, or the download is damaged or another bundle.
     """
     if not _BUNDLE_ID.fullmatch(bundle):
-        raise ArtifactError(f"{bundle[:100]!r} is no bundle's id (16 hex digits); publish the bundle again")
+        raise ArtifactError(f"{bundle[:100]!r} is no bundle id (16 hex digits); publish the bundle again")
     target = cache / bundle
-    if _is_kept(target):
+    if _is_cached(target):
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as work:
         fetched = open_bundle(fetch(Path(work)))
         if fetched.id != bundle:
-            raise ArtifactError(f"bundle {bundle} was asked for and {fetched.id} was there; publish it again")
-        if not _is_kept(target):  # another process may have been quicker
+            raise ArtifactError(f"expected bundle {bundle}, downloaded {fetched.id}; publish it again")
+        if not _is_cached(target):  # another process may have been faster
             fetched.folder.rename(target)
     return target
 
 
-def _is_kept(folder: Path) -> bool:
-    """Whether the cache has a bundle; what is damaged is taken out."""
+def _is_cached(folder: Path) -> bool:
+    """Whether the cache has a bundle; a damaged one is removed."""
     if not folder.exists():
         return False
     try:
         if open_bundle(folder).id == folder.name:
             return True
-        logger.warning("%s is another bundle; it is fetched again", folder)
+        logger.warning("%s is another bundle; it is downloaded again", folder)
     except ArtifactError as error:
-        logger.warning("%s; it is fetched again", error)
+        logger.warning("%s; it is downloaded again", error)
     shutil.rmtree(folder)
     return False

@@ -1,6 +1,6 @@
-"""Golden requests: what a bundle answered when it was made, so that whoever loads it can see that it still does.
+"""Golden requests: answers recorded when a bundle was made, compared when it is loaded.
 
-Writes and reads `golden.json` of a bundle. The requests are made of the catalogue, never of a user's history.
+Writes and reads `golden.json` of a bundle. The requests are built from the catalogue, never from a user's history.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from serving.bundle.manifest import GOLDEN
 from serving.engine.engine import BundleEngine
 from serving.engine.interface import Answer, Engine, Request, Tier, Where
 
-TOLERANCE = 1e-4  # of a score; other kernels and other machines round otherwise
+TOLERANCE = 1e-4  # of a score; kernels and machines round differently
 LENGTHS = (1, 3, 5, 10)
 K = 10
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class GoldenCase(Config):
-    """A request, and the items and scores that came of it at one tier."""
+    """A request, and its items and scores at one tier."""
 
     request: Request
     tier: Tier
@@ -38,7 +38,7 @@ class GoldenCase(Config):
 
 
 class Golden(Config):
-    """All cases of a bundle, and the kind of device that they were answered on."""
+    """All cases of a bundle, and the device type that they were recorded on."""
 
     format: Literal[1] = 1
     device: str
@@ -50,7 +50,7 @@ class Golden(Config):
 
     @classmethod
     def load(cls, folder: Path) -> Golden:
-        """What `save` wrote.
+        """Read `golden.json`.
 
         Raises:
             ArtifactError: it is missing or damaged.
@@ -58,15 +58,15 @@ class Golden(Config):
         try:
             return cls.model_validate(read_json(folder / GOLDEN))
         except ValidationError as error:
-            raise ArtifactError(f"{folder / GOLDEN} is corrupted; make the bundle again") from error
+            raise ArtifactError(f"{folder / GOLDEN} is corrupted; bundle the run again") from error
 
 
 def golden_requests(popular: Sequence[str], where: Where = ()) -> tuple[Request, ...]:
-    """An empty history, histories of items by popularity, two that ask for more, and one with a filter.
+    """An empty history, histories of popular and of rare items, one with options, and one with a filter.
 
     Args:
         popular: item ids, the most popular one first.
-        where: the filter; none where the catalogue has nothing to filter by.
+        where: the filter; empty where the catalogue has no filter columns.
     """
     head, tail = tuple(popular[:10]), tuple(popular[-3:])
     requests = [Request(k=K), *(Request(head[:length], K) for length in LENGTHS), Request(tail, K)]
@@ -77,7 +77,7 @@ def golden_requests(popular: Sequence[str], where: Where = ()) -> tuple[Request,
 
 
 def make_golden(engine: Engine, popular: Sequence[str]) -> Golden:
-    """RequestBody an engine every golden request at every tier that it has."""
+    """Record an engine's answers to every golden request at every tier."""
     column = next(iter(engine.info.filters), None)
     values = engine.values(column, 1) if column is not None else ()
     where: Where = ((column, (values[0][0],)),) if column is not None and values else ()
@@ -91,16 +91,15 @@ def make_golden(engine: Engine, popular: Sequence[str]) -> Golden:
 
 
 def check_golden(engine: Engine, golden: Golden) -> list[str]:
-    """What an engine answers otherwise than it did: a line a case, none where all is as it was.
+    """Differences between an engine's answers and the recorded ones, one line per case.
 
-    The same items in the same order with the same scores are wanted; items whose scores are equal but for rounding may
-    stand in either order.
+    Items, order and scores must be equal; items whose scores are equal but for rounding may change places.
     """
     differences = []
     for tier in dict.fromkeys(case.tier for case in golden.cases):
         cases = [case for case in golden.cases if case.tier == tier]
         if tier not in engine.tiers:
-            differences.append(f"{tier}: this tier is gone")
+            differences.append(f"{tier}: the engine does not have this tier")
             continue
         answers = engine.recommend([case.request for case in cases], tier)
         for number, (case, answer) in enumerate(zip(cases, answers, strict=True), start=1):
@@ -111,10 +110,10 @@ def check_golden(engine: Engine, golden: Golden) -> list[str]:
 
 
 def load_engine(folder: Path) -> Engine:
-    """The engine of a bundle, which answers its golden requests as it should.
+    """Load the engine of a bundle and check its golden requests.
 
     Raises:
-        RecsysError: the bundle is damaged or answers otherwise.
+        RecsysError: the bundle is damaged or answers differently.
     """
     engine = BundleEngine.load(folder)
     require_golden(engine, folder)
@@ -122,39 +121,39 @@ def load_engine(folder: Path) -> Engine:
 
 
 def require_golden(engine: Engine, folder: Path) -> None:
-    """Refuse an engine that does not answer the golden requests of its bundle as that did when it was made.
+    """Refuse an engine that does not answer the golden requests of its bundle as recorded.
 
-    On another kind of device, which computes in another precision, differences are a warning.
+    On another type of device, which computes in another precision, differences are a warning.
 
     Raises:
-        ArtifactError: an answer is another one, or `golden.json` cannot be read.
+        ArtifactError: an answer differs, or `golden.json` cannot be read.
     """
     golden = Golden.load(folder)
     differences = check_golden(engine, golden)
     if not differences:
         return
-    said = (
-        f"bundle {engine.info.bundle} answers {len(differences)} of {len(golden.cases)} golden requests otherwise than "
-        f"when it was made, the first is {differences[0]}"
+    summary = (
+        f"bundle {engine.info.bundle} answers {len(differences)} of {len(golden.cases)} golden requests differently "
+        f"than when it was made, the first is {differences[0]}"
     )
     if golden.device == str(default_device()):
-        raise ArtifactError(f"{said}; make the bundle again with the versions that are installed here")
-    logger.warning("%s; it was made on %s", said, golden.device)
+        raise ArtifactError(f"{summary}; bundle the run again with the installed versions")
+    logger.warning("%s; it was recorded on %s", summary, golden.device)
 
 
 def _difference(case: GoldenCase, answer: Answer) -> str:
     items, scores = _items(answer), _scores(answer)
     if len(items) != len(case.items):
         return f"{len(items)} items instead of {len(case.items)}"
-    for rank, (wanted, found) in enumerate(zip(case.scores, scores, strict=True), start=1):
-        if not _equal(wanted, found):
-            return f"the score at rank {rank} is {found:.6g} instead of {wanted:.6g}"
+    for rank, (expected, found) in enumerate(zip(case.scores, scores, strict=True), start=1):
+        if not _equal(expected, found):
+            return f"the score at rank {rank} is {found:.6g} instead of {expected:.6g}"
     known = dict(zip(case.items, case.scores, strict=True))
-    for rank, (wanted_item, item) in enumerate(zip(case.items, items, strict=True), start=1):
-        # At the end of a list, an item may be tied with one that did not get in.
+    for rank, (expected_item, item) in enumerate(zip(case.items, items, strict=True), start=1):
+        # At the end of a list, an item may be tied with one that was cut off.
         tied = known.get(item, case.scores[-1])
-        if item != wanted_item and not _equal(tied, case.scores[rank - 1]):
-            return f"rank {rank} is item {item!r} instead of {wanted_item!r}"
+        if item != expected_item and not _equal(tied, case.scores[rank - 1]):
+            return f"rank {rank} is item {item!r} instead of {expected_item!r}"
     return ""
 
 

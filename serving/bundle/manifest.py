@@ -1,6 +1,6 @@
-"""What a bundle says of itself: how it ranks, where its parts come from, and the sha256 and size of every file.
+"""The manifest of a bundle: settings, provenance, and the sha256 and size of every file.
 
-Reads `manifest.json` of a bundle; the models of its contents and the bundle's id live here.
+Reads `manifest.json` of a bundle; defines its contents and the bundle id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DISCRETE, CONTINUOUS = "discrete", "continuous"
 
 
 class EmbedMetadata(Config):
-    """How the items' vectors came about; `encoder` is `vectors` where they are from a file of the user's own."""
+    """How the item vectors were made; `encoder` is `vectors` where the user provided them as a file."""
 
     encoder: Literal["tfidf", "sentence-transformers", "vectors"]
     fields: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class EmbedMetadata(Config):
 
 
 class BundleSettings(Config):
-    """How a bundle ranks: its routes, the newest items of a history that are read, and what the run was told."""
+    """How a bundle ranks: its routes, the number of latest items read of a history, and the run's configuration."""
 
     routes: tuple[Literal["discrete", "continuous"], ...]
     max_history: int = Field(ge=1)
@@ -44,7 +44,7 @@ class BundleSettings(Config):
 
 
 class Manifest(Config):
-    """`parents` are the stages' fingerprints, `versions` those of packages; neither counts in the bundle's id."""
+    """`parents` are the stages' fingerprints, `versions` those of packages; neither is part of the bundle id."""
 
     format: Literal[1] = 1
     bundle: str
@@ -56,45 +56,44 @@ class Manifest(Config):
 
 
 def bundle_id(settings: dict[str, Any], files: dict[str, FileRecord]) -> str:
-    """16 hex digits that files and settings decide. The golden answers follow from them and do not count."""
+    """16 hex digits from files and settings; the golden answers follow from them and are left out."""
     digests = {name: entry.sha256 for name, entry in sorted(files.items()) if name != GOLDEN}
     return text_sha256(json.dumps([settings, digests], sort_keys=True))[:16]
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle's folder; the files that it names are not looked at.
+    """The manifest of a bundle's folder; its files are not verified.
 
     Raises:
-        ArtifactError: there is none, it is of another version, names a path outside, or its id is not that of its
-            contents.
+        ArtifactError: it is missing, of another format, names a path outside, or its id does not match its contents.
     """
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(
             f"{folder} is no bundle (it has no {MANIFEST}); make one with `recsys bundle RUN --out DIR`"
         )
-    given = read_json(folder / MANIFEST)
-    manifest = _parsed(folder, given)
-    if bundle_id(given["settings"], manifest.files) != manifest.bundle:
+    values = read_json(folder / MANIFEST)
+    manifest = _parsed(folder, values)
+    if bundle_id(values["settings"], manifest.files) != manifest.bundle:
         raise ArtifactError(
             f"{folder / MANIFEST}: its files and settings are not those of bundle {manifest.bundle}; "
-            "parts of two bundles are never mixed, make the bundle again"
+            "files of two bundles cannot be mixed, bundle the run again"
         )
     return manifest
 
 
-def _parsed(folder: Path, given: dict[str, Any]) -> Manifest:
-    if given.get("format") != FORMAT:
+def _parsed(folder: Path, values: dict[str, Any]) -> Manifest:
+    if values.get("format") != FORMAT:
         raise ArtifactError(
-            f"{folder / MANIFEST} has format {given.get('format')!r}, this program reads format {FORMAT}; "
-            "make the bundle again"
+            f"{folder / MANIFEST} has format {values.get('format')!r}, this program reads format {FORMAT}; "
+            "bundle the run again"
         )
     try:
-        manifest = Manifest.model_validate(given)
+        manifest = Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(
-            f"{folder / MANIFEST} is corrupted or of another version ({where}: {first['msg']}); make the bundle again"
+            f"{folder / MANIFEST} is corrupted or of another version ({where}: {first['msg']}); bundle the run again"
         ) from error
     for name in manifest.files:
         path = PurePosixPath(name)

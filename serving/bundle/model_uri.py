@@ -1,6 +1,6 @@
-"""Where a served bundle comes from: a folder, or a registered model `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+"""URIs of registered models: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
-Reads names only; `serving.release.registry` does the rest, and is slow to import.
+Parses names only; `serving.release.registry`, which is slow to import, resolves them.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from recsys.errors import ConfigError
 _REGISTERED = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 
-class Registered(NamedTuple):
-    """A registered model by alias or by version; the other one is None."""
+class ModelUri(NamedTuple):
+    """A registered model by alias or by version; the other is None."""
 
     name: str
     alias: str | None
     version: str | None
 
 
-def is_registered(source: str) -> bool:
+def is_model_uri(source: str) -> bool:
     """Whether a source names a registered model rather than a folder."""
     return source.startswith("models:/")
 
 
-def registered(source: str) -> Registered:
-    """The parts of a registered model's name.
+def parse_model_uri(source: str) -> ModelUri:
+    """The name and the alias or version of a model URI.
 
     Raises:
         ConfigError: it is of another form.
     """
     match = _REGISTERED.fullmatch(source)
     if match is None:
-        raise ConfigError(f"{source!r} names no registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
-    return Registered(*match.groups())
+        raise ConfigError(f"{source!r} is no model URI; write models:/NAME@ALIAS or models:/NAME/VERSION")
+    return ModelUri(*match.groups())

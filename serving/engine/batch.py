@@ -1,4 +1,4 @@
-"""Tables of requests -> tables of recommendations, for callers that have many rows: one row a user in, k rows out."""
+"""Batch recommendation over a table: one row per request in, k rows out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SCHEMA = {"row": pl.Int64, "rank": pl.Int64, "item_id": pl.String, "title": pl.S
 
 
 def recommend_rows(engine: Engine, rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """Recommendations of every row, at the best tier: row (from 0), rank (from 1), item_id, title, score.
+    """Recommendations for every row, at the best tier: row (from 0), rank (from 1), item_id, title, score.
 
     Args:
-        rows: `history` (item ids, or a JSON list of them; none at all is allowed), and optionally `k` and `user_id`.
+        rows: `history` (item ids, or a JSON list of them; may be missing), and optionally `k` and `user_id`.
 
     Raises:
-        DataError: a row that cannot be read or answered.
+        DataError: a row is invalid.
     """
     requests = [_request(number, row) for number, row in enumerate(rows)]
     for request in requests:
@@ -45,28 +45,26 @@ def _request(number: int, row: Mapping[str, Any]) -> Request:
 
 
 def _whole(number: int, k: Any) -> int:
-    """`k`, which a table with a gap holds as a float."""
+    """`k`, which is a float in a column with missing values."""
     if isinstance(k, (bool, str)) or not float(k).is_integer():
         raise DataError(f"row {number}: k={str(k)[:100]!r}; give a whole number")
     return int(k)
 
 
-def _history(number: int, given: Any) -> tuple[str, ...]:
-    if _missing(given):
+def _history(number: int, value: Any) -> tuple[str, ...]:
+    if _missing(value):
         return ()
-    if isinstance(given, str):
+    if isinstance(value, str):
         try:
-            given = json.loads(given)
+            value = json.loads(value)
         except ValueError as error:
-            raise DataError(f"row {number}: the history is no JSON list of item ids: {given[:100]!r}") from error
-    items = None if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable) else list(given)
+            raise DataError(f"row {number}: the history is no JSON list of item ids: {value[:100]!r}") from error
+    items = None if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable) else list(value)
     if items is None or not all(isinstance(item, str) for item in items):
-        raise DataError(
-            f"row {number}: the history is {str(given)[:100]!r}; give a list of item ids, which are strings"
-        )
+        raise DataError(f"row {number}: the history is {str(value)[:100]!r}; give a list of item ids (strings)")
     return tuple(items)
 
 
 def _missing(value: Any) -> bool:
-    """None, or the NaN that tables have in its place."""
+    """None, or NaN, which tables use for it."""
     return value is None or (isinstance(value, float) and value != value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recsys.ranking.registry import DIFFUSION
 from recsys.tables import BoolArray, FloatArray
 from serving.bundle.loading import LoadedBundle, load_bundle
 from serving.engine.catalog_state import CatalogState
+from serving.engine.compaction import Compactor
 from serving.engine.interface import (
     Answer,
     EngineInfo,
@@ -38,7 +40,7 @@ class BundleEngine:
         self._state: CatalogState = parts.state.prepared()
         self._new_items: NewItemTokenizer = parts.new_items
         self._info: EngineInfo = parts.info
-        self._changing = threading.Lock()
+        self._changing, self._compactor = threading.Lock(), Compactor()
 
     @classmethod
     def load(cls, folder: Path) -> BundleEngine:
@@ -123,9 +125,8 @@ class BundleEngine:
 
     def search(self, text: str, limit: int) -> tuple[RankedItem, ...]:
         state = self._state
-        found = state.title_index.search(text, state.items.counts, limit + int((~state.visible).sum()))
-        kept = [item for item in found if state.visible[item]][:limit]
-        return tuple(state.recommender.item(item, float(state.items.counts[item])) for item in kept)
+        found = state.title_index.search(text, state.items.counts, limit, state.visible)
+        return tuple(state.recommender.item(item, float(state.items.counts[item])) for item in found)
 
     def values(self, column: str, limit: int) -> tuple[tuple[str, int], ...]:
         return self._state.filter_index.values(column, limit)
@@ -140,6 +141,7 @@ class BundleEngine:
             labels = np.arange(len(state), len(changed))
             state.item_index.add(labels, made.latents)
             self._change(changed)
+        self._compactor.start_if_due(changed.item_index)
 
     def withdraw(self, item_ids: Sequence[str]) -> None:
         self._show(item_ids, False)
@@ -155,8 +157,8 @@ class BundleEngine:
             positions = np.unique([state.position(item_id) for item_id in item_ids])
             already = positions[state.visible[positions] == visible]
             if len(already):
-                said = "is not withdrawn" if visible else "has been withdrawn already"
-                raise DataError(f"item {state.items.catalog.item_ids[already[0]]!r} {said}")
+                reason = "is not withdrawn" if visible else "has been withdrawn already"
+                raise DataError(f"item {state.items.catalog.item_ids[already[0]]!r} {reason}")
             changed, index = state.showing(positions, visible).prepared(), state.item_index
             if visible:
                 index.add(positions, state.latents[positions])
@@ -164,10 +166,10 @@ class BundleEngine:
             else:
                 self._change(changed)
                 index.remove(positions)
+        self._compactor.start_if_due(index)
 
     def _change(self, state: CatalogState) -> None:
-        facts = self._info.__dict__ | {"items": int(state.visible.sum())}
-        self._state, self._info = state, EngineInfo(**facts)
+        self._state, self._info = state, replace(self._info, items=int(state.visible.sum()))
 
 
 def _found(state: CatalogState, query: FloatArray, k: int, allowed: BoolArray | None) -> tuple[RankedItem, ...]:

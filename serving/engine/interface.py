@@ -1,7 +1,7 @@
-"""What the endpoint needs of an engine: one loaded bundle that answers requests in the user's own item ids.
+"""The engine interface: one loaded bundle that answers requests in the catalogue's item ids.
 
 `serving.engine.engine.BundleEngine` implements it; tests use a fake. The engine checks item ids: a request that cannot
-be answered raises `DataError` with one line for the person who sent it.
+be answered raises `DataError` with one line for the client.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class ItemMetadata:
-    """What is known of one item: its text columns, its tokens, and whether it has been withdrawn."""
+    """One item: its text columns, tokens, number of training interactions, and whether it is withdrawn."""
 
     item_id: str
     title: str
@@ -67,7 +67,7 @@ class ItemMetadata:
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add: its text columns, and its vector where the bundle has no text encoder of its own."""
+    """An item to add: its text columns, and its vector where the bundle has no text encoder."""
 
     item_id: str
     texts: dict[str, str]
@@ -76,12 +76,12 @@ class NewItem:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Facts of a bundle for people and for metrics."""
+    """Metadata of a bundle."""
 
     bundle: str  # its id, the hash of its contents
     items: int
     routes: tuple[str, ...]
-    filters: tuple[str, ...]  # columns that `where` may name
+    filters: tuple[str, ...]  # columns that `where` can filter by
     versions: dict[str, str]
     settings: dict[str, str]
 
@@ -89,7 +89,7 @@ class EngineInfo:
 class Engine(Protocol):
     """One loaded bundle.
 
-    What ranks (`recommend`, `retrieve`, `similar`) and what changes items is called on one thread, the rest on any.
+    Call `recommend`, `retrieve`, `similar` and item changes on one thread, the rest on any.
     """
 
     @property
@@ -100,31 +100,31 @@ class Engine(Protocol):
         """The degradation tiers of this bundle, the best first; the last is always `popularity`."""
 
     def check(self, request: Request) -> None:
-        """Raise DataError where the request cannot be answered, before it waits in a queue."""
+        """Raise DataError for an invalid request, before it is queued."""
 
     def recommend(self, requests: Sequence[Request], tier: Tier) -> list[Answer]:
-        """Answers in the order of the requests, made together; each is what its request gets alone."""
+        """Answers in the order of the requests, computed in one batch; each equals the answer of its request alone."""
 
     def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
         """Items, best first; the score is the negative distance, and of a history that of the diffusion ranking."""
 
     def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
-        """Items like one, itself left out."""
+        """Items similar to one, itself left out."""
 
     def item(self, item_id: str) -> ItemMetadata:
-        """Facts of an item, also of one that is withdrawn."""
+        """Metadata of an item, also of a withdrawn one."""
 
     def search(self, text: str, limit: int) -> tuple[RankedItem, ...]:
-        """Items whose title has all words of a text, those that begin with it first."""
+        """Items whose title has all words of a text, titles that begin with it first."""
 
     def values(self, column: str, limit: int) -> tuple[tuple[str, int], ...]:
-        """The most frequent values of a filter column, with how many items have each."""
+        """The most frequent values of a filter column, with their numbers of items."""
 
     def add(self, items: Sequence[NewItem]) -> None:
         """Add items, recommended from the next request on; all or none."""
 
     def withdraw(self, item_ids: Sequence[str]) -> None:
-        """Take items out of every answer from the next request on; all or none."""
+        """Remove items from every answer from the next request on; all or none."""
 
     def restore(self, item_ids: Sequence[str]) -> None:
-        """Let withdrawn items be recommended again; all or none."""
+        """Recommend withdrawn items again; all or none."""

@@ -1,6 +1,6 @@
-"""Finding items by words of their titles: an inverted index in memory, with the last word as far as it is typed.
+"""Prefix search of items by the words of their titles: an inverted index in memory.
 
-Reads titles; knows item indices only.
+Reads titles; item indices only, no ids.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recsys.tables import IntArray
+from recsys.tables import BoolArray, IntArray
 
 _WORD = re.compile(r"\w+")
 _LAST = "\U0010ffff"
 
 
 def words(text: str) -> list[str]:
-    """Words of a text as they are compared: without case, width or accents."""
+    """Words of a text, normalised: without case, width or accents."""
     plain = unicodedata.normalize("NFKD", text).casefold()
     return _WORD.findall("".join(c for c in plain if not unicodedata.combining(c)))
 
 
 class TitleIndex:
-    """Items by the beginnings of their titles' words.
+    """Items by the prefixes of their titles' words.
 
     Args:
-        titles: one an item.
+        titles: one per item.
     """
 
     def __init__(self, titles: Sequence[str]) -> None:
@@ -41,27 +41,28 @@ class TitleIndex:
         self._words = sorted(items)
         self._items = [np.array(items[word], dtype=np.int64) for word in self._words]
 
-    def search(self, text: str, popularity: IntArray, limit: int) -> list[int]:
+    def search(self, text: str, popularity: IntArray, limit: int, visible: BoolArray | None = None) -> list[int]:
         """Item indices whose title has a word beginning with each word of the text.
 
-        Titles that begin with the whole text come first, then the items met most often.
+        Titles that begin with the whole text come first, then the most popular items. `visible` [N] leaves items out.
         """
-        asked = words(text)
-        if not asked:
+        query = words(text)
+        if not query:
             return []
         found: IntArray | None = None
-        for word in sorted(asked, key=len, reverse=True):
-            matching = self._beginning(word)
+        for word in sorted(query, key=len, reverse=True):
+            matching = self._with_prefix(word)
             found = matching if found is None else np.intersect1d(found, matching, assume_unique=True)
             if not len(found):
                 return []
         assert found is not None
-        start = " ".join(asked)
+        found = found if visible is None else found[visible[found]]
+        start = " ".join(query)
         order = sorted(found.tolist(), key=lambda i: (not self._plain[i].startswith(start), -popularity[i], i))
         return order[:limit]
 
-    def _beginning(self, word: str) -> IntArray:
-        """Items with a word that begins like this one, ascending."""
+    def _with_prefix(self, word: str) -> IntArray:
+        """Items with a word of this prefix, ascending."""
         first, last = bisect_left(self._words, word), bisect_left(self._words, word + _LAST)
         if first == last:
             return np.empty(0, dtype=np.int64)

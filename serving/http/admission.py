@@ -1,8 +1,8 @@
-"""The gate before everything: who may come in, decided before a byte of the body is read.
+"""Admission control, decided before a byte of the body is read.
 
-In this order: a draining server and one that is full answer 503 at once, from bytes made beforehand; then the declared
-size of the body, the host, the key and its rate; only then is the body read, within its size and time. Liveness passes
-by; metrics and administration are admitted also where the server is full, so that somebody can help it.
+In this order: a draining or full server answers 503 at once, from precomputed bytes; then the declared body size, the
+host, the key and its rate are checked; only then is the body read, within its size and time limits. Liveness is
+always admitted; metrics and administration also while the server is full, so that it can be operated.
 """
 
 from __future__ import annotations
@@ -31,60 +31,59 @@ App = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 Shed = Literal["draining", "full"]
 
 ALWAYS = frozenset({"/livez", "/readyz"})
-EXEMPT = ("/metrics", "/admin/reload", "/admin/rollback", "/admin/items")  # from the cap, not from the rest
-WATCHED = frozenset({"/v1/recommend", "/v1/retrieve", "/v1/similar"})  # work that nobody waits for is dropped
-GONE = 499  # the client left before its answer
+EXEMPT = ("/metrics", "/admin/reload", "/admin/rollback", "/admin/items")  # from the cap only
+WATCHED = frozenset({"/v1/recommend", "/v1/retrieve", "/v1/similar"})  # cancelled when the client disconnects
+CLIENT_CLOSED = 499  # the client disconnected before its answer
 
 
 class Gate:
-    """How many requests are in flight, and whether more may come."""
+    """Counts requests in flight, and decides whether more are admitted."""
 
-    def __init__(self, most: int) -> None:
-        """For at most so many at once."""
-        self.most, self.in_flight, self.draining = most, 0, False
+    def __init__(self, max_in_flight: int) -> None:
+        self.max_in_flight, self.in_flight, self.draining = max_in_flight, 0, False
         self._empty = asyncio.Event()
         self._empty.set()
 
     def refuses(self) -> Shed | None:
-        """Why nobody is let in now, if so."""
+        """Why no request is admitted now; None where it is."""
         if self.draining:
             return "draining"
-        return "full" if self.in_flight >= self.most else None
+        return "full" if self.in_flight >= self.max_in_flight else None
 
     def enter(self) -> None:
-        """One more is in flight."""
+        """Count a request in."""
         self.in_flight += 1
         self._empty.clear()
 
     def leave(self) -> None:
-        """One less is in flight."""
+        """Count a request out."""
         self.in_flight -= 1
         if not self.in_flight:
             self._empty.set()
 
     async def drain(self) -> None:
-        """Let nobody in any more, and wait until all have left."""
+        """Refuse new requests, and wait for those in flight."""
         self.draining = True
         await self._empty.wait()
 
 
 class Admission:
-    """The outermost ASGI application; `gate` is shared with whoever drains the server."""
+    """The outermost ASGI application; the server drains its `gate`."""
 
     def __init__(self, app: App, config: ServeConfig, gate: Gate, metrics: Metrics, keys: Keys | None) -> None:
-        """Around an application; without keys, everybody on this machine may do everything."""
+        """Around an application; without keys every request from this machine is allowed everything."""
         self.app, self.gate = app, gate
         self._config, self._metrics = config, metrics
-        self._credentials = Authenticator(config, keys)
+        self._auth = Authenticator(config, keys)
         self._shed: dict[Shed, Iterator[Events]] = {
             "draining": _jittered("draining", "the server is shutting down; try again"),
             "full": _jittered("overloaded", "the server is busy; try again later"),
         }
-        most = f"at most {config.max_body_bytes} bytes are allowed"
-        self._too_large = error_events(413, "too_large", f"the body is too large; {most}", close=True)
-        unsure = "the server stopped before the answer; the request may have been done or not"
-        self._given_up = error_events(503, "failed", unsure, close=True)
-        slow = f"the body took more than {config.body_seconds:g} seconds; send it faster"
+        limit = f"at most {config.max_body_bytes} bytes are allowed"
+        self._too_large = error_events(413, "too_large", f"the body is too large; {limit}", close=True)
+        stopped = "the server stopped before the answer; the request may or may not have been processed"
+        self._stopped = error_events(503, "failed", stopped, close=True)
+        slow = f"the body took more than {config.body_seconds:g} seconds"
         self._too_slow = error_events(408, "expired", slow, close=True)
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -108,9 +107,9 @@ class Admission:
             self._metrics.in_flight.dec()
 
     async def _admitted(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        begun, code = time.monotonic(), GONE
+        begun, code = time.monotonic(), CLIENT_CLOSED
 
-        async def noting(event: MutableMapping[str, Any]) -> None:
+        async def record_status(event: MutableMapping[str, Any]) -> None:
             nonlocal code
             if event["type"] == "http.response.start":
                 code = event["status"]
@@ -119,15 +118,15 @@ class Admission:
         try:
             refusal = self._refusal(scope)
             if refusal is None:
-                refusal = await self._routed(scope, receive, noting)
+                refusal = await self._routed(scope, receive, record_status)
             if refusal is not None:
-                await _answer(refusal, noting)
+                await _answer(refusal, record_status)
         except asyncio.CancelledError:
             if not self.gate.draining:
                 raise
-            if code == GONE:  # the server gives the request up, and says so
-                await _answer(self._given_up, noting)
-        except Exception as error:  # noqa: BLE001 - the last boundary: the client has its 500, the log gets no user data
+            if code == CLIENT_CLOSED:  # the server stops: answer what is still unanswered
+                await _answer(self._stopped, record_status)
+        except Exception as error:  # noqa: BLE001 - last boundary: the client has its 500, the log gets no user data
             log_failure(log, "a request failed", error)
         finally:
             route = getattr(scope.get("route"), "path", "other")
@@ -136,14 +135,14 @@ class Admission:
             log.info("%s %s %d %.1f ms", scope["method"], route, code, 1000 * seconds)
 
     def _refusal(self, scope: AsgiScope) -> Events | None:
-        heading = AuthHeaders.of(scope["headers"])
-        if heading.length > self._config.max_body_bytes:
+        headers = AuthHeaders.of(scope["headers"])
+        if headers.length > self._config.max_body_bytes:
             return self._too_large
-        return self._credentials.refusal(scope["path"], heading)
+        return self._auth.refusal(scope["path"], headers)
 
     async def _routed(self, scope: AsgiScope, receive: Receive, send: Send) -> Events | None:
-        """Read the body and pass the request on; or say why not."""
-        if needed_scope(scope["path"]) is None:  # nobody may hold a place with a body that no route reads
+        """Read the body and pass the request on; returns an error where the body is refused."""
+        if needed_scope(scope["path"]) is None:  # the body is not read: no route of the page needs one
             await self.app(scope, receive, send)
             return None
         try:
@@ -155,19 +154,19 @@ class Admission:
             return self._too_large
         if body is None:
             return None
-        again = _replayed(body, receive)
+        replayed = _replayed(body, receive)
         if scope["path"] in WATCHED:
-            await _while_connected(self.app(scope, again, send), receive)
+            await _while_connected(self.app(scope, replayed, send), receive)
         else:
-            await self.app(scope, again, send)
+            await self.app(scope, replayed, send)
         return None
 
 
-async def _body(receive: Receive, most: int) -> bytes | None:
-    """All of a request's body, None where the client left.
+async def _body(receive: Receive, max_bytes: int) -> bytes | None:
+    """The whole body of a request; None where the client disconnected.
 
     Raises:
-        OverflowError: it is longer than `most`.
+        OverflowError: it is longer than `max_bytes`.
     """
     parts: list[bytes] = []
     size, more = 0, True
@@ -177,24 +176,24 @@ async def _body(receive: Receive, most: int) -> bytes | None:
             return None
         part = event.get("body", b"")
         size, more = size + len(part), event.get("more_body", False)
-        if size > most:
+        if size > max_bytes:
             raise OverflowError
         parts.append(part)
     return b"".join(parts)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The channel of a request whose body has been read already."""
+    """The receive channel of a request whose body has been read."""
     first = iter(({"type": "http.request", "body": body, "more_body": False},))
 
-    async def again() -> MutableMapping[str, Any]:
+    async def replay() -> MutableMapping[str, Any]:
         return next(first, None) or await receive()
 
-    return again
+    return replay
 
 
 async def _while_connected(work: Awaitable[None], receive: Receive) -> None:
-    """Do the work, and drop it where the client leaves before its end."""
+    """Await the work, and cancel it when the client disconnects."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(receive())
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -213,7 +212,7 @@ async def _answer(events: Events, send: Send) -> None:
 
 
 def _jittered(code: Literal["draining", "overloaded"], message: str) -> Iterator[Events]:
-    """One refusal after the other, with different times to wait, so that the refused do not come back together."""
+    """Endless refusals with varying Retry-After, so that clients do not all retry at once."""
     waits = [1.0, 2.0, 3.0]
     random.shuffle(waits)
     return itertools.cycle([error_events(503, code, message, retry_after=wait) for wait in waits])

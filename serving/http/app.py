@@ -1,6 +1,6 @@
 """The HTTP application: routes, errors and admission around a runtime.
 
-Reads the page's files from this package. `serving.http.server` runs it; any other ASGI server can.
+Reads the page's files from the package. `serving.http.server` runs it; any other ASGI server can.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from serving.http.routes_health import health_routes, page_routes
 from serving.http.routes_recommend import recommend_routes
 from serving.http.routes_users import user_routes
 from serving.http.service import Service
+from serving.release.deployment import ReloadInProgressError
+from serving.runtime.item_updates import NotPersistedError
 from serving.runtime.metrics import Metrics
 from serving.runtime.runtime import Runtime, Unavailable
 
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 REASONS: dict[str, tuple[Code, str]] = {
     "full": ("overloaded", "the server is busy; try again later"),
-    "expired": ("expired", "there was no answer in the time that the request has; try again or give it more"),
+    "expired": ("expired", "the deadline passed before an answer; try again or raise deadline_ms"),
     "draining": ("draining", "the server is shutting down; try again"),
     "failed": ("failed", "the request could not be answered; try again"),
 }
@@ -45,14 +47,14 @@ CODES: dict[int, Code] = {401: "unauthorized", 403: "forbidden", 404: "not_found
 def create_app(
     runtime: Runtime, config: ServeConfig, *, metrics: Metrics, store: HistoryStore, keys: Keys | None = None
 ) -> Admission:
-    """The whole application; it closes the store at its shutdown, and leaves the runtime to whoever made it.
+    """The whole application; at shutdown it closes the store, but not the runtime.
 
     Args:
         runtime: answers the requests.
-        config: what is admitted. Without keys only requests to this machine's own name are.
-        metrics: what /metrics shows; the runtime counts there as well.
+        config: admission limits; without keys only requests from this machine are admitted.
+        metrics: served at /metrics; shared with the runtime.
         store: users' histories.
-        keys: who may ask; None for everybody on this machine.
+        keys: API keys; None admits every request from this machine.
     """
     gate = Gate(config.max_in_flight)
 
@@ -87,7 +89,7 @@ def create_app(
 
 
 def _describe_keys(app: FastAPI) -> None:
-    """Tell in the OpenAPI schema how a key is sent."""
+    """Describe in the OpenAPI schema how a key is sent."""
     schema = app.openapi()
     schema["components"]["securitySchemes"] = {
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -97,10 +99,10 @@ def _describe_keys(app: FastAPI) -> None:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Every error as the same JSON."""
+    """Send every error as the same JSON."""
 
     @app.exception_handler(HttpError)
-    async def problem(request: Request, error: HttpError) -> Response:
+    async def http_error(request: Request, error: HttpError) -> Response:
         return error.response()
 
     @app.exception_handler(RequestValidationError)
@@ -117,18 +119,27 @@ def _handle_errors(app: FastAPI) -> None:
         return HttpError(503, code, message, retry_after=error.retry_after).response()
 
     @app.exception_handler(StoreError)
-    async def no_store(request: Request, error: StoreError) -> Response:
+    async def store_unavailable(request: Request, error: StoreError) -> Response:
         return HttpError(503, "failed", str(error), retry_after=1).response()
 
+    @app.exception_handler(ReloadInProgressError)
+    async def conflict(request: Request, error: ReloadInProgressError) -> Response:
+        return HttpError(409, "conflict", str(error)).response()
+
+    @app.exception_handler(NotPersistedError)
+    async def not_persisted(request: Request, error: NotPersistedError) -> Response:
+        log.error("%s", error)
+        return HttpError(500, "not_persisted", str(error)).response()
+
     @app.exception_handler(RecsysError)
-    async def refused(request: Request, error: RecsysError) -> Response:
+    async def invalid_or_failed(request: Request, error: RecsysError) -> Response:
         if isinstance(error, DataError) or request.url.path.startswith(ADMIN):
             return HttpError(422, "invalid", str(error)).response()
         log.error("a request failed: %s", error)
         return HttpError(500, "failed", "the request could not be answered").response()
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
+    async def starlette_error(request: Request, error: HTTPException) -> Response:
         response = HttpError(error.status_code, CODES.get(error.status_code, "invalid"), str(error.detail)).response()
         response.headers.update(error.headers or {})
         return response

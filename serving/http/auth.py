@@ -1,4 +1,4 @@
-"""Who asks, and whether they may: the headers of a request against the host's name, the keys and their rates."""
+"""Authentication and authorization: a request's headers against the host name, the API keys and their rate limits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ADMIN = ("/admin/", "/v1/users/")
 PAGE = ("/", "/favicon.ico")
 PAGE_FOLDER = "/page/"
 LOOPBACK = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
-ANYBODY = "anybody"  # the bucket of all requests where there are no keys
+ANONYMOUS = "anonymous"  # the rate limit's name for all requests where there are no keys
 
 
 class AuthHeaders(NamedTuple):
-    """What admission looks at: the declared length of the body, and who asks what host."""
+    """The headers that admission reads: declared length of the body, API key, host and origin."""
 
     length: int
     token: bytes | None
@@ -28,7 +28,7 @@ class AuthHeaders(NamedTuple):
 
     @classmethod
     def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> Self:
-        """From ASGI headers, whose names are lower case. A length that is no number counts as too long."""
+        """From ASGI headers, whose names are lower case. An invalid length counts as too long."""
         length, token, host, origin = 0, None, b"", b""
         for name, value in headers:
             if name == b"content-length":
@@ -45,48 +45,48 @@ class AuthHeaders(NamedTuple):
 
 
 class Authenticator:
-    """Decides by path and heading. Without keys, only pages of this machine may ask (no rebinding, no other origin)."""
+    """Decides by path and headers. Without keys, only this machine is allowed (no DNS rebinding, no other origin)."""
 
     def __init__(self, config: ServeConfig, keys: Keys | None) -> None:
-        """With the keys, if any, and the rates of the configuration."""
+        """With the API keys, if any, and the rate limits of the configuration."""
         self._keys = keys
         self._hosts = LOOPBACK | {config.host.lower().encode(), f"[{config.host.lower()}]".encode()}
         self._rates = RateLimiter(config.rate_per_minute, config.rate_burst) if config.rate_per_minute else None
         self._no_key = error_events(
             401, "unauthorized", "a valid API key is needed; send it as 'Authorization: Bearer KEY'"
         )
-        self._low_key = error_events(403, "forbidden", "this key may only read; a key of the scope admin is needed")
-        self._foreign = error_events(
+        self._wrong_scope = error_events(403, "forbidden", "a key of the scope admin is needed, this one can only read")
+        self._not_local = error_events(
             403,
             "forbidden",
-            "without keys only this machine may ask, as localhost or 127.0.0.1; make a key to be asked",
+            "without keys only requests from this machine to localhost or 127.0.0.1 are allowed; create a key",
         )
 
-    def refusal(self, path: str, heading: AuthHeaders) -> Events | None:
-        """The answer to who may not ask this; None where they may."""
-        if self._keys is None and not self._is_local(heading):
-            return self._foreign
+    def refusal(self, path: str, headers: AuthHeaders) -> Events | None:
+        """The error of a request that is not allowed; None where it is."""
+        if self._keys is None and not self._is_local(headers):
+            return self._not_local
         scope = needed_scope(path)
         if scope is None:
             return None
-        name = ANYBODY
+        name = ANONYMOUS
         if self._keys is not None:
-            key = self._keys.match(heading.token) if heading.token else None
+            key = self._keys.match(headers.token) if headers.token else None
             if key is None:
                 return self._no_key
             if not key.allows(scope):
-                return self._low_key
+                return self._wrong_scope
             name = key.name
         wait = self._rates.take(name) if self._rates else 0.0
-        return _too_often(wait) if wait else None
+        return _rate_limited(wait) if wait else None
 
-    def _is_local(self, heading: AuthHeaders) -> bool:
-        own = not heading.host or _name(heading.host) in self._hosts
-        return own and (not heading.origin or heading.origin.split(b"://")[-1] == heading.host)
+    def _is_local(self, headers: AuthHeaders) -> bool:
+        local = not headers.host or _name(headers.host) in self._hosts
+        return local and (not headers.origin or headers.origin.split(b"://")[-1] == headers.host)
 
 
 def needed_scope(path: str) -> Scope | None:
-    """The scope that a path asks of a key; None for the page's own files."""
+    """The scope that a path needs; None for the page's files."""
     if path in PAGE or path.startswith(PAGE_FOLDER):
         return None
     return "admin" if path.startswith(ADMIN) else "read"
@@ -98,8 +98,8 @@ def _name(host: bytes) -> bytes:
     return name if colon and port.isdigit() else host
 
 
-def _too_often(wait: float) -> Events:
-    """429, to be tried again at slightly different times."""
+def _rate_limited(wait: float) -> Events:
+    """429 with a jittered Retry-After."""
     seconds = wait + random.random()
     return error_events(
         429, "rate_limited", "too many requests with this key; wait before the next", retry_after=seconds

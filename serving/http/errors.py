@@ -1,4 +1,4 @@
-"""Errors as the endpoint sends them: one JSON body for all, built beforehand where the path must be cheap."""
+"""HTTP errors: one JSON body for all, precomputed as ASGI messages where refusing must be cheap."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ Code = Literal[
     "unauthorized",
     "forbidden",
     "not_found",
+    "conflict",
     "too_large",
     "rate_limited",
     "overloaded",
     "expired",
     "draining",
     "failed",
+    "not_persisted",
 ]
 Event = dict[str, Any]  # an ASGI message
-Events = tuple[Event, Event]  # the start and the body of an answer
+Events = tuple[Event, Event]  # the start and the body of a response
 MAX_FIELDS = 20
 MAX_TEXT = 500
 
 
 class HttpError(Exception):
-    """A request that gets an error; `retry_after` in seconds, `fields` a message for each value that is wrong."""
+    """An error response; `retry_after` in seconds, `fields` has a message for each invalid value."""
 
     def __init__(
         self,
@@ -43,14 +45,14 @@ class HttpError(Exception):
         self.retry_after, self.fields = retry_after, fields
 
     def response(self) -> Response:
-        """The answer to the client."""
+        """The error as a response."""
         headers = {} if self.retry_after is None else {"Retry-After": whole_seconds(self.retry_after)}
         content = error_body(self.code, self.message, self.fields)
         return Response(content, self.status, headers, "application/json")
 
 
 def error_body(code: Code, message: str, fields: dict[str, str] | None = None) -> bytes:
-    """The JSON of an error: one line, bounded, ASCII (a name may hold what UTF-8 cannot say)."""
+    """The JSON of an error: one line, bounded, ASCII (a name may hold lone surrogates)."""
     error: dict[str, Any] = {"code": code, "message": _line(message)}
     if fields:
         error["fields"] = {_line(name): _line(text) for name, text in list(fields.items())[:MAX_FIELDS]}
@@ -60,7 +62,7 @@ def error_body(code: Code, message: str, fields: dict[str, str] | None = None) -
 def error_events(
     status: int, code: Code, message: str, *, retry_after: float | None = None, close: bool = False
 ) -> Events:
-    """The two ASGI messages of an error, to be sent as often as need be. `close` ends the connection after it."""
+    """The two ASGI messages of an error, which can be sent many times. `close` ends the connection."""
     body = error_body(code, message)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if retry_after is not None:
@@ -74,7 +76,7 @@ def error_events(
 
 
 def whole_seconds(seconds: float) -> str:
-    """For Retry-After, which knows whole seconds only: at least one."""
+    """For Retry-After: whole seconds, at least one."""
     return str(max(1, math.ceil(seconds)))
 
 

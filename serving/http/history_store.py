@@ -1,7 +1,7 @@
-"""What each user has met: `HistoryStore`, over SQLite by default and Redis by configuration.
+"""Users' interaction histories: `HistoryStore`, on SQLite by default and Redis by configuration.
 
-`open_store` reads and writes the SQLite file or the Redis server that its URL names. A user's id is data: it is bound
-as a parameter, or hashed to make a key, and never becomes a path or part of a command.
+`open_store` reads and writes the SQLite file or the Redis server that its URL names. A user id is bound as a parameter
+or hashed into a key; it never becomes a path or part of a command.
 """
 
 from __future__ import annotations
@@ -17,55 +17,52 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from recsys.errors import ConfigError, DependencyError
+from serving.runtime.database import BUSY_SECONDS, open_database
 
 T = TypeVar("T")
-BUSY_SECONDS = 1.0  # how long a store may keep a request waiting
-TABLES = """
-PRAGMA journal_mode = WAL;
+SCHEMA = """
 PRAGMA synchronous = NORMAL;
-PRAGMA secure_delete = ON;
-PRAGMA secure_delete = ON;
-CREATE TABLE IF NOT EXISTS events (place INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL, item TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS events_of_user ON events (user, place);
+CREATE TABLE IF NOT EXISTS events (position INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL, item TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS events_of_user ON events (user, position);
 """
 TRIM = """
-DELETE FROM events WHERE user = ?1 AND place <=
-(SELECT place FROM events WHERE user = ?1 ORDER BY place DESC LIMIT 1 OFFSET ?2)
+DELETE FROM events WHERE user = ?1 AND position <=
+(SELECT position FROM events WHERE user = ?1 ORDER BY position DESC LIMIT 1 OFFSET ?2)
 """
 COUNT = "SELECT count(*) FROM events WHERE user = ?"
-LATEST = "SELECT item FROM events WHERE user = ? ORDER BY place DESC LIMIT ?"
+LATEST = "SELECT item FROM events WHERE user = ? ORDER BY position DESC LIMIT ?"
 
 
 class StoreError(Exception):
-    """The store does not answer now; one line without what was asked of it."""
+    """The store does not answer now; the message holds no user data."""
 
 
 class HistoryStore(Protocol):
-    """Users' histories, the latest items of each. Every call but `close` may raise StoreError."""
+    """The latest items of each user. Every call but `close` may raise StoreError."""
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
-        """Add items at the end of a history; all or none. Returns how many are kept of this user."""
+        """Append items to a history, all or none; returns the number of items kept."""
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
-        """The last `limit` items, the oldest first; nothing for a user who is not known."""
+        """The last `limit` items, the oldest first; empty for an unknown user."""
 
     async def forget(self, user: str) -> bool:
         """Delete a user's history; whether there was one."""
 
     async def close(self) -> None:
-        """Give back files and connections."""
+        """Close files and connections."""
 
 
 def open_store(url: str, limit: int) -> HistoryStore:
     """The store of a URL: `sqlite:///PATH` (four slashes for an absolute one), `redis://`, `rediss://`, `unix://`.
 
     Args:
-        url: where.
-        limit: items kept of one user.
+        url: of the store.
+        limit: items kept per user.
 
     Raises:
         ConfigError: another kind of URL, or a file that cannot be opened.
-        DependencyError: Redis is asked for and its client is not installed.
+        DependencyError: the Redis client is not installed.
     """
     kind, _, path = url.partition("://")
     if kind == "sqlite" and path[1:]:
@@ -76,63 +73,44 @@ def open_store(url: str, limit: int) -> HistoryStore:
 
 
 class SqliteHistories:
-    """In one file, by one thread of its own; other processes may use the file as well."""
+    """One file, accessed by one thread; other processes may use the file too."""
 
     def __init__(self, path: Path, limit: int) -> None:
-        """Make the file where it is missing; see `open_store` for errors."""
+        """Create the file where it is missing; see `open_store` for errors."""
         self._limit = limit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="histories")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            self._database = sqlite3.connect(path, BUSY_SECONDS, check_same_thread=False, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise _unusable(path, error) from error
-        try:
-            self._database.executescript(TABLES)
-        except sqlite3.Error as error:
-            self._database.close()
-            raise _unusable(path, error) from error
+        self._database = open_database(path, SCHEMA, setting="store")
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
-        """See HistoryStore."""
         return await self._run(lambda database: self._appended(database, user, item_ids))
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
-        """See HistoryStore."""
         rows = await self._run(lambda database: database.execute(LATEST, (user, limit)).fetchall())
         return tuple(item for (item,) in reversed(rows))
 
     async def forget(self, user: str) -> bool:
-        """See HistoryStore."""
         return await self._run(
             lambda database: database.execute("DELETE FROM events WHERE user = ?", (user,)).rowcount > 0
         )
 
     async def close(self) -> None:
-        """See HistoryStore."""
         await asyncio.to_thread(self._thread.shutdown)
         self._database.close()
 
     def _appended(self, database: sqlite3.Connection, user: str, item_ids: Sequence[str]) -> int:
-        database.execute("BEGIN IMMEDIATE")
-        try:
+        with database:  # commits, or rolls back on an error
+            database.execute("BEGIN IMMEDIATE")
             rows = [(user, item_id) for item_id in item_ids]
             database.executemany("INSERT INTO events (user, item) VALUES (?, ?)", rows)
             database.execute(TRIM, (user, self._limit))
             (length,) = database.execute(COUNT, (user,)).fetchone()
-            database.execute("COMMIT")
-        except sqlite3.Error:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
-            raise
         return int(length)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         due = time.monotonic() + BUSY_SECONDS
 
         def in_time() -> T:
-            if time.monotonic() > due:  # behind others that found the file held; what is not begun is not done twice
+            if time.monotonic() > due:  # queued behind a locked file for so long that the client has given up
                 raise TimeoutError
             return work(self._database)
 
@@ -142,15 +120,11 @@ class SqliteHistories:
             raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
 
 
-def _unusable(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"store: {path} cannot be used ({error}); name a file of histories, or a new one")
-
-
 class RedisHistories:
-    """One list a user on a Redis server. A lost connection is made anew by the next call; nothing is sent twice."""
+    """One list per user on a Redis server. The next call reconnects after a lost connection; no command is repeated."""
 
     def __init__(self, url: str, limit: int) -> None:
-        """The server is first asked by the first call; see `open_store` for errors."""
+        """The first call connects; see `open_store` for errors."""
         try:
             from redis.asyncio import Redis
             from redis.asyncio.retry import Retry
@@ -168,7 +142,6 @@ class RedisHistories:
         self._limit, self._errors = limit, (RedisError, OSError)
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
-        """See HistoryStore."""
         async with self._answering(), self._client.pipeline(transaction=True) as pipeline:
             pipeline.rpush(_key(user), *item_ids)
             pipeline.ltrim(_key(user), -self._limit, -1)
@@ -176,18 +149,15 @@ class RedisHistories:
             return int((await pipeline.execute())[-1])
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
-        """See HistoryStore."""
         async with self._answering():
             items = await self._client.lrange(_key(user), -limit, -1)
         return tuple(str(item) for item in items)
 
     async def forget(self, user: str) -> bool:
-        """See HistoryStore."""
         async with self._answering():
             return bool(await self._client.delete(_key(user)))
 
     async def close(self) -> None:
-        """See HistoryStore."""
         await self._client.aclose()
 
     @asynccontextmanager

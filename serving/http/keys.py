@@ -1,4 +1,4 @@
-"""API keys: a JSON file of hashes, each with a name and what it may do. A key itself is shown once and never kept.
+"""API keys: a JSON file of hashes, each with a name and a scope. A key itself is shown once and never stored.
 
 Reads and writes that file, which only its owner may read.
 """
@@ -29,11 +29,11 @@ SCOPES: tuple[Scope, ...] = ("read", "admin")
 PREFIX = "rsk_"
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HASH = re.compile(r"[0-9a-f]{64}")
-CHECK_SECONDS = 1.0  # how old what is known of the file may be
+CHECK_SECONDS = 1.0  # between two looks at the file
 
 
 class Key(NamedTuple):
-    """One key: `hash` is the SHA-256 of what the client sends, `created` an ISO date. `admin` may do all of `read`."""
+    """One key: `hash` is the SHA-256 of the token, `created` an ISO date. The scope `admin` includes `read`."""
 
     name: str
     scope: Scope
@@ -41,15 +41,15 @@ class Key(NamedTuple):
     created: str
 
     def allows(self, scope: Scope) -> bool:
-        """Whether this key may do what asks for a scope."""
+        """Whether this key has a scope."""
         return self.scope == "admin" or scope == "read"
 
 
 class Keys:
-    """The keys of a file; a change of the file is noticed within a second, and a file that breaks changes nothing."""
+    """The keys of a file, reloaded within a second of a change; an invalid file leaves them as they were."""
 
     def __init__(self, keys: Sequence[Key], path: Path | None = None) -> None:
-        """Of known keys; see `load`."""
+        """With given keys; see `load`."""
         self._keys = tuple((key, bytes.fromhex(key.hash)) for key in keys)
         self._path = path
         self._seen, self._checked = _stamp(path), time.monotonic()
@@ -63,7 +63,7 @@ class Keys:
         """
         if not path.exists():
             raise ArtifactError(
-                f"{path} is missing; make a key with `recsys keys create --keys {path} --name NAME --scope read`"
+                f"{path} is missing; create a key with `recsys keys create --keys {path} --name NAME --scope read`"
             )
         return cls(_read(path), path)
 
@@ -74,7 +74,7 @@ class Keys:
         return iter([key for key, _ in self._keys])
 
     def match(self, token: bytes) -> Key | None:
-        """The key that a client sent, if it is one: all are compared, each in constant time."""
+        """The key of a token, None where it is invalid: all keys are compared, each in constant time."""
         self._refresh()
         digest, found = hashlib.sha256(token).digest(), None
         for key, expected in self._keys:
@@ -93,14 +93,14 @@ class Keys:
         try:
             self._keys = tuple((key, bytes.fromhex(key.hash)) for key in _read(self._path))
         except ArtifactError as error:
-            log.warning("the keys stay as they were: %s", error)
+            log.warning("the key file was not reloaded: %s", error)
 
 
 def create_key(path: Path, name: str, scope: str) -> str:
-    """Add a key to a file, which is made where it is missing, and return it: the only time that it is known.
+    """Add a key to a file, which is created where it is missing, and return its token, which is not stored.
 
     Raises:
-        ConfigError: the name is taken or not a name, or there is no such scope.
+        ConfigError: the name is taken or invalid, or the scope is unknown.
         ArtifactError: the file holds something else.
     """
     if not NAME.fullmatch(name):
@@ -119,7 +119,7 @@ def create_key(path: Path, name: str, scope: str) -> str:
 
 
 def revoke_key(path: Path, name: str) -> None:
-    """Take a key out of a file; a running endpoint refuses it within a second.
+    """Remove a key from a file; a running endpoint refuses it within a second.
 
     Raises:
         ConfigError: there is no such key.
@@ -136,9 +136,9 @@ def _read(path: Path) -> list[Key]:
     try:
         entries = read_json(path).get("keys")
     except ArtifactError as error:
-        raise ArtifactError(f"{path} cannot be read as keys ({error.__cause__}); make it anew") from error
+        raise ArtifactError(f"{path} cannot be read as keys ({error.__cause__}); create it again") from error
     if not isinstance(entries, list):
-        raise ArtifactError(f"{path} is not a file of keys: it needs a list 'keys'; make it with `recsys keys create`")
+        raise ArtifactError(f"{path} is no key file: it needs a list 'keys'; create it with `recsys keys create`")
     return [_key(entry, path) for entry in entries]
 
 
@@ -146,7 +146,7 @@ def _key(entry: Any, path: Path) -> Key:
     values = entry if isinstance(entry, dict) else {}
     name, scope, digest, created = (str(values.get(field, "")) for field in Key._fields)
     if scope not in SCOPES or not HASH.fullmatch(digest) or not NAME.fullmatch(name):
-        raise ArtifactError(f"{path}: a key needs a name, a scope of {', '.join(SCOPES)} and a SHA-256; create it anew")
+        raise ArtifactError(f"{path}: a key needs a name, a scope ({', '.join(SCOPES)}) and a SHA-256; create it again")
     return Key(name, scope, digest, created)
 
 

@@ -1,4 +1,4 @@
-"""How often each key may ask: a token bucket of its own for every name."""
+"""Rate limit per API key: one token bucket per name."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 
 class RateLimiter:
-    """`per_minute` requests a name in the long run, `burst` at once. One thread uses it."""
+    """`per_minute` requests per name on average, `burst` at once. Not thread-safe."""
 
     def __init__(self, per_minute: int, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """With a clock in seconds."""
+        """`clock` in seconds."""
         self._per_second, self._burst, self._clock = per_minute / 60, float(burst), clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and when that was
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was
 
     def take(self, name: str) -> float:
-        """Take one request; 0 where it is allowed, else the seconds until one will be. Refused ones cost nothing."""
+        """Take one token; returns 0 where the request is allowed, else the seconds until the next token."""
         now = self._clock()
         left, before = self._buckets.get(name, (self._burst, now))
         left = min(self._burst, left + (now - before) * self._per_second)

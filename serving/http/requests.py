@@ -1,4 +1,4 @@
-"""What is asked over HTTP: strict, and bounded in every field. Beyond the types, a request is checked by the engine."""
+"""Request bodies: strict types, every field bounded. The engine validates what types cannot."""
 
 from __future__ import annotations
 
@@ -25,55 +25,55 @@ Texts = Annotated[
 ]
 
 
-def _at_most(most: int, values: object) -> object:
-    """Said before each entry is looked at, which would take long for very many."""
-    if isinstance(values, dict) and len(values) > most:
-        raise ValueError(f"got {len(values)} entries, at most {most} are allowed")
+def _at_most(limit: int, values: object) -> object:
+    """Checked before the entries, whose validation would take long for very many."""
+    if isinstance(values, dict) and len(values) > limit:
+        raise ValueError(f"got {len(values)} entries, at most {limit} are allowed")
     return values
 
 
 def as_where(filters: dict[str, list[str]]) -> Where:
-    """The filters of a request as the engine takes them."""
+    """The filters of a request body in the engine's form."""
     return tuple((column, tuple(values)) for column, values in filters.items())
 
 
 class RequestBody(BaseModel):
-    """Base of requests: no unknown key, no guessed type (`"10"` is not 10)."""
+    """Base of request bodies: no unknown keys, no type coercion (`"10"` is not 10)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _few_keys(cls, values: object) -> object:
-        if isinstance(values, dict) and len(values) > len(cls.model_fields):  # each unknown key costs a line of answer
-            raise ValueError(f"got {len(values)} keys; known are {', '.join(cls.model_fields)}")
+        if isinstance(values, dict) and len(values) > len(cls.model_fields):  # each would add a line to the error
+            raise ValueError(f"got {len(values)} keys; allowed are {', '.join(cls.model_fields)}")
         return values
 
 
 class RecommendBody(RequestBody):
-    """A history, or a user whose stored one is taken; a history that is given wins."""
+    """A history, or a user whose stored history is used; a given history takes precedence."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"history": ["B00A", "B00B"], "k": 5}, {"user_id": "u1", "exclude": ["B00A"]}]}
     )
 
-    history: Ids | None = Field(None, description="item ids, the oldest first; unknown ones are ignored and told")
+    history: Ids | None = Field(None, description="item ids, the oldest first; unknown ids come back in `ignored`")
     user_id: Id | None = None
     k: Count = Field(10, description="how many items")
     exclude: Ids = Field([], description="items not to recommend")
-    exclude_seen: bool | None = Field(None, description="leave out the history's items; null is the bundle's own way")
-    where: Filters = Field({}, description="columns of the catalogue and the values that they may have")
-    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(None, description="null is the server's own")
+    exclude_seen: bool | None = Field(None, description="leave out the history's items; null uses the bundle's default")
+    where: Filters = Field({}, description="column of the catalogue: allowed values")
+    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(None, description="null uses the default")
 
     @model_validator(mode="after")
-    def _somebody(self) -> Self:
+    def _require_history_or_user(self) -> Self:
         if self.history is None and self.user_id is None:
-            raise ValueError("a history or a user_id is needed; a new visitor has the history []")
+            raise ValueError("history or user_id is required; a new visitor has the history []")
         return self
 
 
 class SimilarBody(RequestBody):
-    """Items like one."""
+    """Items similar to one."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": "B00A", "k": 5}]})
 
@@ -83,7 +83,7 @@ class SimilarBody(RequestBody):
 
 
 class RetrieveBody(RequestBody):
-    """Exactly one of a latent and an item, whose nearest items FAISS finds, and a history, which is ranked densely."""
+    """Exactly one of a latent vector and an item, for nearest neighbours, and a history, for the dense ranking."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": "B00A", "k": 5}, {"history": ["B00A"]}]})
 
@@ -95,15 +95,17 @@ class RetrieveBody(RequestBody):
     user_id: Id | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _require_one(self) -> Self:
         given = [name for name in ("vector", "history", "item_id") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"exactly one of vector, history and item_id is needed, got {', '.join(given) or 'none'}")
+            raise ValueError(
+                f"exactly one of vector, history and item_id is required: {', '.join(given) or 'none'} given"
+            )
         return self
 
 
 class EventsBody(RequestBody):
-    """Items that a user has met just now, the oldest first."""
+    """New interactions of a user, the oldest first."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u1", "item_ids": ["B00A"]}]})
 
@@ -112,7 +114,7 @@ class EventsBody(RequestBody):
 
 
 class ReloadBody(RequestBody):
-    """Another bundle; the one that is served is read again where `source` is left out."""
+    """The bundle to load; without `source` the present one is loaded again."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"source": "bundles/next"}]})
 
@@ -120,7 +122,7 @@ class ReloadBody(RequestBody):
 
 
 class NewItemBody(RequestBody):
-    """An item to add: its text columns, and its vector where the bundle has no text encoder."""
+    """A new item: its text columns, and its vector where the bundle has no text encoder."""
 
     item_id: Id
     texts: Texts = {}
@@ -128,7 +130,7 @@ class NewItemBody(RequestBody):
 
 
 class ItemsBody(RequestBody):
-    """ItemUpdates of the catalogue in this order, each list all or none."""
+    """Item updates in this order, each list all or none."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"withdraw": ["B00A"]}]})
 
@@ -137,7 +139,7 @@ class ItemsBody(RequestBody):
     restore: Ids = []
 
     @model_validator(mode="after")
-    def _something(self) -> Self:
+    def _require_items(self) -> Self:
         if not (self.add or self.withdraw or self.restore):
-            raise ValueError("items to add, to withdraw or to restore are needed")
+            raise ValueError("items to add, withdraw or restore are required")
         return self

@@ -1,4 +1,4 @@
-"""What is answered over HTTP, errors included; `serving.client` returns the same objects."""
+"""Response bodies, errors included; `serving.client` returns the same objects."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from serving.http.errors import Code
 VERSION = version("recsys")
 
 
-class Reply(BaseModel):
-    """Base of replies; a client passes over keys that it does not know."""
+class ResponseBody(BaseModel):
+    """Base of response bodies; a client ignores unknown keys."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Item(Reply):
-    """One item of a list, `rank` from 1. `source_scores` is what each ranking says of it, `tokens` its semantic id."""
+class Item(ResponseBody):
+    """One item of a list, `rank` from 1; `source_scores` has its score in each ranking, `tokens` its semantic id."""
 
     rank: int
     item_id: str
@@ -32,18 +32,8 @@ class Item(Reply):
 
 
 def ranked(items: tuple[RankedItem, ...]) -> list[Item]:
-    """An engine's items, best first, as they are sent."""
-    return [
-        Item(
-            rank=rank,
-            item_id=item.item_id,
-            title=item.title,
-            score=item.score,
-            source_scores=item.source_scores,
-            tokens=list(item.tokens),
-        )
-        for rank, item in enumerate(items, start=1)
-    ]
+    """An engine's items, best first, as response items."""
+    return [Item(rank=rank, **vars(item)) for rank, item in enumerate(items, start=1)]
 
 
 def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -51,7 +41,7 @@ def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
     return {name: round(1000 * value, 3) for name, value in seconds.items()}
 
 
-class Recommendations(Reply):
+class Recommendations(ResponseBody):
     """Items and how they came about; `reason` says why an answer is degraded, `ignored` holds unknown ids.
 
     `milliseconds` has `queue`, each source of the batch that the request was in, `fused` and `total`.
@@ -66,14 +56,14 @@ class Recommendations(Reply):
     milliseconds: dict[str, float]
 
 
-class Neighbours(Reply):
-    """Nearest items, the score being the negative distance."""
+class Neighbours(ResponseBody):
+    """Nearest items; the score is the negative distance."""
 
     items: list[Item]
     bundle: str
 
 
-class ItemDetails(Reply):
+class ItemDetails(ResponseBody):
     """One item of the catalogue; `interactions` counts those of training."""
 
     item_id: str
@@ -85,48 +75,48 @@ class ItemDetails(Reply):
     neighbours: list[Item]
 
 
-class Title(Reply):
-    """An item that a search found."""
+class Title(ResponseBody):
+    """A search result."""
 
     item_id: str
     title: str
 
 
-class Titles(Reply):
-    """What a search found."""
+class Titles(ResponseBody):
+    """Search results."""
 
     items: list[Title]
 
 
-class Value(Reply):
+class Value(ResponseBody):
     """A value of a filter column, and how many items have it."""
 
     value: str
     items: int
 
 
-class FilterValues(Reply):
+class FilterValues(ResponseBody):
     """The most frequent values of every filter column."""
 
     columns: dict[str, list[Value]]
 
 
-class HistoryLength(Reply):
-    """How many items are kept of a user."""
+class HistoryLength(ResponseBody):
+    """Number of items stored for a user."""
 
     user_id: str
     length: int
 
 
-class History(Reply):
-    """What is kept of a user, the oldest item first."""
+class History(ResponseBody):
+    """A user's stored history, the oldest item first."""
 
     user_id: str
     history: list[str]
 
 
-class Version(Reply):
-    """What is served."""
+class Version(ResponseBody):
+    """Version of the program and metadata of the bundle that is served."""
 
     version: str
     bundle: str
@@ -137,37 +127,30 @@ class Version(Reply):
 
 
 def as_version(info: EngineInfo) -> Version:
-    """Facts of a bundle, and the program's version, as they are sent."""
-    return Version(
-        version=VERSION,
-        bundle=info.bundle,
-        items=info.items,
-        routes=list(info.routes),
-        filters=list(info.filters),
-        settings=info.settings,
-    )
+    """A bundle's metadata and the program's version as a response."""
+    return Version(version=VERSION, **vars(info))
 
 
-class Status(Reply):
+class Status(ResponseBody):
     """`alive` or `ready`."""
 
     status: str
 
 
-class ErrorDetail(Reply):
-    """What went wrong; `fields` has a message for each value that is not allowed."""
+class ErrorDetail(ResponseBody):
+    """An error; `fields` has a message for each invalid value."""
 
     code: Code
     message: str
     fields: dict[str, str] | None = None
 
 
-class Error(Reply):
+class Error(ResponseBody):
     """The body of every error."""
 
     error: ErrorDetail
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors that a route may send, for its OpenAPI."""
+    """The error responses of a route, for OpenAPI."""
     return {status: {"model": Error} for status in (400, 401, 403, 408, 413, 422, 429, 500, 503, *statuses)}

@@ -1,4 +1,4 @@
-"""Routes that change what is served; they need an admin key."""
+"""Routes that change the served bundle and its items; they need an admin key."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from serving.runtime.item_updates import ItemUpdate
 
 def admin_routes(service: Service) -> APIRouter:
     """POST /admin/reload, /admin/rollback and /admin/items."""
-    router = APIRouter(prefix="/admin", route_class=StrictRoute, responses=error_responses(415), tags=["admin"])
+    router = APIRouter(prefix="/admin", route_class=StrictRoute, responses=error_responses(409, 415), tags=["admin"])
     runtime = service.runtime
 
     @router.post("/reload")
-    async def reload(ask: ReloadBody) -> Version:
-        """Serve another bundle, once it is verified, warm and tested; one that is not good changes nothing."""
-        return as_version(await runtime.reload(ask.source))
+    async def reload(body: ReloadBody) -> Version:
+        """Load another bundle, verify and warm it, then serve it; a bundle that fails changes nothing."""
+        return as_version(await runtime.reload(body.source))
 
     @router.post("/rollback")
     async def rollback() -> Version:
-        """Serve the bundle again that was served before."""
+        """Serve the previous bundle again."""
         return as_version(await runtime.rollback())
 
     @router.post("/items")
-    async def items(ask: ItemsBody) -> Version:
-        """Add, withdraw and restore items, from the next request on; it holds for later bundles and after a restart."""
+    async def items(body: ItemsBody) -> Version:
+        """Add, withdraw and restore items from the next request on, also in later bundles."""
         new = [
-            NewItem(item.item_id, item.texts, None if item.vector is None else tuple(item.vector)) for item in ask.add
+            NewItem(item.item_id, item.texts, None if item.vector is None else tuple(item.vector)) for item in body.add
         ]
-        change = ItemUpdate(tuple(new), tuple(ask.withdraw), tuple(ask.restore))
-        return as_version(await runtime.change(change))
+        update = ItemUpdate(tuple(new), tuple(body.withdraw), tuple(body.restore))
+        return as_version(await runtime.update_items(update))
 
     return router

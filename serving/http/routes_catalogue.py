@@ -1,4 +1,4 @@
-"""Routes that tell of the catalogue and of the bundle: items, titles, filters, the version."""
+"""Read-only routes of the catalogue and the bundle: items, title search, filters, version."""
 
 from __future__ import annotations
 
@@ -30,38 +30,30 @@ def catalogue_routes(service: Service) -> APIRouter:
     router = APIRouter(responses=error_responses(404), tags=["catalogue"])
     runtime = service.runtime
 
-    @router.get("/v1/items/{item_id:text}")
+    @router.get("/v1/items/{item_id:path}")
     async def item(item_id: Annotated[str, Path(min_length=1, max_length=256)]) -> ItemDetails:
-        """What is known of an item, also of one that is withdrawn, and the items like it."""
+        """Metadata of an item, also of a withdrawn one, and similar items."""
 
-        def look(engine: Engine) -> tuple[ItemMetadata, tuple[RankedItem, ...]]:
+        def read(engine: Engine) -> tuple[ItemMetadata, tuple[RankedItem, ...]]:
             return engine.item(item_id), engine.similar(item_id, NEIGHBOURS)
 
         try:
-            (facts, neighbours), _ = await runtime.call(look, service.deadline(None))
+            (metadata, neighbours), _ = await runtime.call(read, service.deadline(None))
         except DataError as error:
             raise HttpError(404, "not_found", str(error)) from error
-        return ItemDetails(
-            item_id=facts.item_id,
-            title=facts.title,
-            texts=facts.texts,
-            tokens=list(facts.tokens),
-            interactions=facts.interactions,
-            withdrawn=facts.withdrawn,
-            neighbours=ranked(neighbours),
-        )
+        return ItemDetails(**vars(metadata), neighbours=ranked(neighbours))
 
     @router.get("/v1/search")
     def search(
         q: Annotated[str, Query(min_length=1, max_length=200)], limit: Annotated[int, Query(ge=1, le=50)] = 10
     ) -> Titles:
-        """Items whose title has all words of `q`, those that begin with it first."""
+        """Items whose title has all words of `q`, titles that begin with it first."""
         found = runtime.engine.search(q, limit)
         return Titles(items=[Title(item_id=item.item_id, title=item.title) for item in found])
 
     @router.get("/v1/filters")
     def filters(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> FilterValues:
-        """The most frequent values of each column that `where` may name."""
+        """The most frequent values of each column that `where` can filter by."""
         engine = runtime.engine
         return FilterValues(
             columns={
@@ -72,7 +64,7 @@ def catalogue_routes(service: Service) -> APIRouter:
 
     @router.get("/version")
     async def version() -> Version:
-        """Of the program and of the bundle that is served."""
+        """Version of the program and of the served bundle."""
         return as_version(runtime.engine.info)
 
     return router

@@ -1,4 +1,4 @@
-"""Routes for machines that watch the server, and the files of the page for people."""
+"""Health and metrics routes, and the files of the web page."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def health_routes(service: Service, metrics: Metrics) -> APIRouter:
 
     @router.get("/livez")
     async def livez() -> Status:
-        """The process answers."""
+        """Liveness: the process answers."""
         return Status(status="alive")
 
     @router.get("/readyz", responses=error_responses())
     async def readyz() -> Status:
-        """Requests are welcome; 503 while the server shuts down or has no bundle."""
+        """Readiness: 503 while the server shuts down or has no bundle."""
         if service.gate.draining:
             raise HttpError(503, "draining", "the server is shutting down", retry_after=1)
         if not service.runtime.ready:
@@ -46,8 +46,8 @@ def health_routes(service: Service, metrics: Metrics) -> APIRouter:
         return Status(status="ready")
 
     @router.get("/metrics", responses=error_responses() | {200: {"content": {"text/plain": {}}}})
-    def numbers() -> Response:
-        """Counts and times, as Prometheus reads them."""
+    def read_metrics() -> Response:
+        """Metrics in the Prometheus format."""
         content, kind = metrics.render()
         return Response(content, headers={"Content-Type": kind})
 
@@ -55,7 +55,7 @@ def health_routes(service: Service, metrics: Metrics) -> APIRouter:
 
 
 def page_routes() -> APIRouter:
-    """GET / and /page/FILE: files of this package, read once."""
+    """GET / and /page/FILE: files of the package, read once."""
     router = APIRouter(include_in_schema=False)
     for file in (files("serving") / "page").iterdir():
         kind = KINDS.get(PurePath(file.name).suffix)

@@ -1,4 +1,4 @@
-"""Routes that answer with items: recommendations, neighbours of an item, and FAISS alone."""
+"""Routes that answer with items: recommendations, similar items, and nearest-neighbour retrieval."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def recommend_routes(service: Service) -> APIRouter:
     runtime = service.runtime
 
     @router.post("/recommend")
-    async def recommend(ask: RecommendBody) -> Recommendations:
-        """Items for a history, or for a user whose history is stored; somebody unknown gets an answer as well."""
-        deadline = service.deadline(ask.deadline_ms)
-        trouble = None
-        history = tuple(ask.history or ())
-        if ask.history is None and ask.user_id is not None:
+    async def recommend(body: RecommendBody) -> Recommendations:
+        """Items for a history, or for a user whose history is stored; an unknown user gets popular items."""
+        deadline = service.deadline(body.deadline_ms)
+        store_error = None
+        history = tuple(body.history or ())
+        if body.history is None and body.user_id is not None:
             try:
-                history = await _stored(service, ask.user_id, deadline)
+                history = await _stored(service, body.user_id, deadline)
             except StoreError:
-                trouble = NO_STORE
-        request = Request(history, ask.k, ask.user_id, tuple(ask.exclude), ask.exclude_seen, as_where(ask.where))
+                store_error = NO_STORE
+        request = Request(history, body.k, body.user_id, tuple(body.exclude), body.exclude_seen, as_where(body.where))
         served = await runtime.recommend(request, deadline)
-        reasons = [reason for reason in (trouble, served.degraded) if reason is not None]
+        reasons = [reason for reason in (store_error, served.degraded) if reason is not None]
         return Recommendations(
             items=ranked(served.answer.items),
             bundle=served.bundle,
@@ -46,24 +46,24 @@ def recommend_routes(service: Service) -> APIRouter:
         )
 
     @router.post("/similar")
-    async def similar(ask: SimilarBody) -> Neighbours:
-        """Items like one, itself left out."""
-        where = as_where(ask.where)
+    async def similar(body: SimilarBody) -> Neighbours:
+        """Items similar to one, itself left out."""
+        where = as_where(body.where)
         found, bundle = await runtime.call(
-            lambda engine: engine.similar(ask.item_id, ask.k, where), service.deadline(None)
+            lambda engine: engine.similar(body.item_id, body.k, where), service.deadline(None)
         )
         return Neighbours(items=ranked(found), bundle=bundle)
 
     @router.post("/retrieve")
-    async def retrieve(ask: RetrieveBody) -> Neighbours:
+    async def retrieve(body: RetrieveBody) -> Neighbours:
         """The items nearest to a latent vector or to an item's, or the dense ranking of a history."""
         retrieval = Retrieval(
-            ask.k,
-            None if ask.vector is None else tuple(ask.vector),
-            None if ask.history is None else tuple(ask.history),
-            ask.item_id,
-            ask.user_id,
-            as_where(ask.where),
+            body.k,
+            None if body.vector is None else tuple(body.vector),
+            None if body.history is None else tuple(body.history),
+            body.item_id,
+            body.user_id,
+            as_where(body.where),
         )
         found, bundle = await runtime.call(lambda engine: engine.retrieve(retrieval), service.deadline(None))
         return Neighbours(items=ranked(found), bundle=bundle)
@@ -72,7 +72,7 @@ def recommend_routes(service: Service) -> APIRouter:
 
 
 async def _stored(service: Service, user: str, deadline: float) -> tuple[str, ...]:
-    """A user's history; a store that takes half of the request's time counts as one that does not answer."""
+    """A user's history; the store gets half of the request's time."""
     try:
         async with asyncio.timeout((deadline - time.monotonic()) / 2):
             return await service.store.read(user, service.config.history_limit)

@@ -1,4 +1,4 @@
-"""Routes of users' stored histories; nothing of them is logged."""
+"""Routes of users' stored histories; no user data is logged."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def user_routes(service: Service) -> APIRouter:
     store = service.store
 
     @router.post("/events")
-    async def events(ask: EventsBody) -> HistoryLength:
+    async def events(body: EventsBody) -> HistoryLength:
         """Append items to a user's history; all or none."""
-        await run_in_threadpool(_check, service.runtime.engine, ask.item_ids)
-        return HistoryLength(user_id=ask.user_id, length=await store.append(ask.user_id, ask.item_ids))
+        await run_in_threadpool(_check, service.runtime.engine, body.item_ids)
+        return HistoryLength(user_id=body.user_id, length=await store.append(body.user_id, body.item_ids))
 
-    @router.get("/users/{user_id:text}")
+    @router.get("/users/{user_id:path}")
     async def history(user_id: UserId) -> History:
-        """What is kept of a user."""
-        kept = await store.read(user_id, service.config.history_limit)
-        return History(user_id=user_id, history=list(kept))
+        """A user's stored history."""
+        stored = await store.read(user_id, service.config.history_limit)
+        return History(user_id=user_id, history=list(stored))
 
-    @router.delete("/users/{user_id:text}")
+    @router.delete("/users/{user_id:path}")
     async def forget(user_id: UserId) -> HistoryLength:
-        """Delete all that is kept of a user; somebody unknown is forgotten already."""
+        """Delete a user's history; an unknown user has none."""
         await store.forget(user_id)
         return HistoryLength(user_id=user_id, length=0)
 
@@ -43,6 +43,6 @@ def user_routes(service: Service) -> APIRouter:
 
 
 def _check(engine: Engine, item_ids: Sequence[str]) -> None:
-    """Raise DataError where the catalogue has not all of the items."""
+    """Raise DataError where an item is not in the catalogue."""
     for item_id in item_ids:
         engine.item(item_id)

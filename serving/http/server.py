@@ -1,6 +1,6 @@
-"""Runs the endpoint in one process: listens, answers until it is told to stop, and stops without losing a request.
+"""Runs the endpoint in one process: listens, answers until a signal, and stops without losing a request.
 
-Opens the histories' store and the file of keys that the configuration names.
+Opens the history store and the key file that the configuration names.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -18,7 +20,6 @@ from recsys.errors import ConfigError
 from serving.config import ServeConfig
 from serving.http.admission import Admission
 from serving.http.app import create_app
-from serving.http.connections import bounded_headers
 from serving.http.history_store import open_store
 from serving.http.keys import Keys
 from serving.runtime.metrics import Metrics
@@ -28,22 +29,23 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 30
-LAST_SECONDS = 2  # for answers on their way to slow clients, after the work is done
+MAX_HEADER_BYTES = 1 << 16
+LAST_SECONDS = 2  # to send answers to slow clients, after the work is done
 
 
 def serve(
     runtime: Runtime, config: ServeConfig, *, metrics: Metrics, announce: Callable[[str], None] | None = None
 ) -> None:
-    """Answer HTTP until SIGTERM or SIGINT, then finish what is in flight; the runtime is closed in the end.
+    """Answer HTTP until SIGTERM or SIGINT, then finish requests in flight and close the runtime.
 
     Args:
         runtime: answers the requests.
-        config: where to listen and what to admit.
-        metrics: those that the runtime counts in.
-        announce: is given the address once requests are answered.
+        config: address and limits.
+        metrics: shared with the runtime.
+        announce: called with the URL once requests are answered.
 
     Raises:
-        ConfigError: the address cannot be had, or lies beyond this machine and there are no keys; or of the store.
+        ConfigError: the address is taken, or open to other machines without keys; or the store cannot be opened.
         ArtifactError: the file of keys cannot be read.
         DependencyError: the store needs a package that is not installed.
     """
@@ -59,16 +61,16 @@ def serve(
 
 
 def check_exposure(config: ServeConfig, keys: Keys | None) -> None:
-    """Raise ConfigError where others than this machine could ask without a key."""
+    """Raise ConfigError where other machines could send requests without a key."""
     if not keys and not _is_loopback(config.host):
         raise ConfigError(
             f"host: {config.host} is open to other machines, and there are no keys; "
-            "make one with `recsys keys create` and name its file, or listen on 127.0.0.1"
+            "create one with `recsys keys create` and pass --keys FILE, or listen on 127.0.0.1"
         )
 
 
 def listening(config: ServeConfig) -> socket.socket:
-    """A socket that listens where the configuration says.
+    """A socket that listens on the configured address.
 
     Raises:
         ConfigError: the address is taken, or not this machine's.
@@ -83,7 +85,7 @@ def listening(config: ServeConfig) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn around the application; the first signal lets the work in flight finish, the second does not wait."""
+    """uvicorn with a graceful stop: the first signal lets requests in flight finish, the second does not wait."""
 
     def __init__(
         self, app: Admission, runtime: Runtime, config: ServeConfig, *, announce: Callable[[str], None] | None = None
@@ -100,28 +102,39 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=LAST_SECONDS,
+            http="h11",  # bounds the size of headers; httptools does not
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
-        settings.load()
-        settings.http_protocol_class = bounded_headers(settings.http_protocol_class, config.header_seconds)
         super().__init__(settings)
+        self._incomplete: dict[Any, float] = {}  # connections that have not sent all headers, and since when
         self._app, self._runtime, self._serving, self._announce = app, runtime, config, announce
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, and tell the address."""
+        """As in uvicorn, then announce the address."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self._announce is not None and sockets:
             host, port = sockets[0].getsockname()[:2]
             self._announce(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
+    async def on_tick(self, counter: int) -> bool:
+        """As in uvicorn, ten times a second; also closes connections whose headers take too long."""
+        now = time.monotonic()
+        waiting = [connection for connection in self.server_state.connections if _awaits_headers(connection)]
+        self._incomplete = {connection: self._incomplete.get(connection, now) for connection in waiting}
+        for connection, since in self._incomplete.items():
+            if now - since > self._serving.header_seconds:
+                connection.transport.close()
+        return await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Of a signal."""
+        """Called by uvicorn on SIGTERM and SIGINT."""
         self.stop()
 
     def stop(self) -> None:
-        """Finish what is in flight, then end `run`; a second call ends it at once. May be called on any thread."""
+        """Finish requests in flight, then end `run`; a second call ends it at once. Any thread may call it."""
         if self._loop is None or self._app.gate.draining:
             self.should_exit = self.force_exit = True
         else:
@@ -140,6 +153,12 @@ class Server(uvicorn.Server):
         except TimeoutError:
             log.warning("stopping with %d requests unanswered", self._app.gate.in_flight)
         self.should_exit = True
+
+
+def _awaits_headers(connection: Any) -> bool:
+    """Whether a connection has neither a request in progress nor a keep-alive timer."""
+    busy = connection.cycle is not None and not connection.cycle.response_complete
+    return not busy and connection.timeout_keep_alive_task is None
 
 
 def _is_loopback(host: str) -> bool:

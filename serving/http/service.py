@@ -1,4 +1,4 @@
-"""What the routes share, and the route that reads JSON strictly."""
+"""The objects that all routes share, and a route class that parses JSON strictly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import pydantic_core
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
-from starlette.convertors import Convertor, register_url_convertor
 
 from serving.config import ServeConfig
 from serving.http.admission import Gate
@@ -19,7 +18,7 @@ from serving.runtime.runtime import Runtime
 
 
 class Service(NamedTuple):
-    """The parts that answer requests."""
+    """The objects that answer requests."""
 
     runtime: Runtime
     store: HistoryStore
@@ -27,33 +26,16 @@ class Service(NamedTuple):
     gate: Gate
 
     def deadline(self, milliseconds: int | None) -> float:
-        """When a request that asks for so much time, or for none, has to be answered; of time.monotonic."""
-        wanted = self.config.deadline_ms if milliseconds is None else milliseconds
-        return time.monotonic() + min(wanted, self.config.max_deadline_ms) / 1000
-
-
-class TextConvertor(Convertor[str]):
-    """The rest of a path, whatever it holds: Starlette's own `path` ends at a line break."""
-
-    regex = "(?s:.*)"
-
-    def convert(self, value: str) -> str:
-        """From the path."""
-        return value
-
-    def to_string(self, value: str) -> str:
-        """Into the path."""
-        return value
-
-
-register_url_convertor("text", TextConvertor())
+        """The time.monotonic at which a request expires; None takes the default deadline."""
+        limit = self.config.deadline_ms if milliseconds is None else milliseconds
+        return time.monotonic() + min(limit, self.config.max_deadline_ms) / 1000
 
 
 class StrictRequest(Request):
-    """Reads JSON as the standard has it: no NaN, no lone surrogates, no endless nesting or numbers."""
+    """Parses standard JSON: no NaN, no lone surrogates, bounded nesting and numbers."""
 
     async def json(self) -> Any:
-        """The body's value.
+        """The parsed body.
 
         Raises:
             HTTPException: it is not JSON.
@@ -65,10 +47,10 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose body, if it has one, is JSON and says so."""
+    """A route whose body, if it has one, is JSON with that content type."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """As FastAPI's, with a strict request."""
+        """As in FastAPI, with a `StrictRequest`."""
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:

@@ -1,11 +1,11 @@
-// An answer of the endpoint as rows: where each item came from, its score and tokens; and what it took to make it.
+// Recommendations as rows: source scores, score and tokens of each item, and the latency of the answer.
 
 import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
 
 const TIERS = { narrow: "smaller beam", dense: "nothing generated", popularity: "popular items only" };
 const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // in this order; others follow
 
-/** How many items came, after how long, from which bundle. */
+/** Number of items, latency, bundle, and the reason for a degraded answer. */
 export function showSummary(answer, filtered) {
   const count = answer.items.length;
   const what = count === 1 ? "1 recommendation" : `${count || "No"} recommendations`;
@@ -35,7 +35,7 @@ function showLatency(spent) {
   $("latency").hidden = !parts.length;
 }
 
-/** The items as rows; `open(id)` and `add(item)` are what their buttons do. */
+/** The items as rows, whose buttons call `open(id)` and `add(item)`. */
 export function showItems(items, { open, add }) {
   const named = items.flatMap((item) => Object.keys(item.source_scores));
   const sources = new Set([...SOURCES.filter((source) => named.includes(source)), ...named]);
@@ -60,18 +60,18 @@ export function showItems(items, { open, add }) {
   $("legend").hidden = !items.length;
 }
 
-/** What one source says of an item, and a bar for where that lies between the list's least and greatest. */
+/** The score of one source, and a bar for its position in the range of the list's scores. */
 function sourceBar(value, { source, least, greatest }) {
-  const named = Number.isFinite(value);
+  const isRanked = Number.isFinite(value);
   const bar = element("span", { class: "bar", "aria-hidden": "true" });
   const share = greatest > least ? (value - least) / (greatest - least) : 1;
-  if (named) bar.style.setProperty("--share", `${Math.round(8 + 92 * share)}%`);
-  const dash = [element("span", { "aria-hidden": "true" }, "–"), element("span", { class: "hidden" }, "not named")];
-  const said = element("span", { class: "figure" }, ...(named ? [figure(value, 2)] : dash));
-  return element("div", { class: source }, element("dt", {}, source), element("dd", {}, bar, said));
+  if (isRanked) bar.style.setProperty("--share", `${Math.round(8 + 92 * share)}%`);
+  const dash = [element("span", { "aria-hidden": "true" }, "–"), element("span", { class: "hidden" }, "not ranked")];
+  const score = element("span", { class: "figure" }, ...(isRanked ? [figure(value, 2)] : dash));
+  return element("div", { class: source }, element("dt", {}, source), element("dd", {}, bar, score));
 }
 
-/** Highlight the tokens with which a row of a list begins as one of the paths does. */
+/** Highlight the prefix of each row's tokens that it shares with one of the paths. */
 export function markShared(list, paths) {
   for (const group of list.querySelectorAll(".tokens")) {
     const codes = [...group.children];

@@ -1,49 +1,49 @@
-// The JSON API beside the page: one function that asks, one that keeps late answers out, and the key of this tab.
+// The JSON API: send a request, drop stale responses, and store the API key of this tab.
 
 const KEY = "recsys.key";
 
-/** What the server refused, or why it could not be asked, in one line. `status` is 0 where no answer came. */
-export class Refusal extends Error {
+/** An error response or a failed request, in one line. `status` is 0 where there was no response. */
+export class ApiError extends Error {
   constructor(message, status = 0) {
     super(message);
     this.status = status;
   }
 }
 
-/** The key, kept until the tab is closed; null forgets it. */
+/** The API key, stored until the tab is closed; null deletes it. */
 export const key = {
   get: () => sessionStorage.getItem(KEY),
   set: (value) => (value === null ? sessionStorage.removeItem(KEY) : sessionStorage.setItem(KEY, value)),
 };
 
 /**
- * JSON of a path of the API, by POST where there is a body.
- * Throws Refusal, or AbortError where `signal` says that nobody waits any more. A 401 also sends the document the event
- * `keyneeded`, whose detail is the server's message where a key was refused.
+ * The JSON response of a path of the API, by POST where there is a body.
+ * Throws ApiError, or AbortError where `signal` is aborted. A 401 also dispatches the event `keyneeded` on the document,
+ * whose detail is the server's message where a key was refused.
  */
-export async function ask(path, signal, body = null) {
+export async function request(path, signal, body = null) {
   const sent = key.get();
   const headers = { Accept: "application/json" };
   if (sent) headers.Authorization = `Bearer ${sent}`;
   if (body) headers["Content-Type"] = "application/json";
-  const request = { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) };
-  let response, told;
+  const options = { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) };
+  let response, data;
   try {
-    response = await fetch(path, request);
-    told = await response.json().catch(() => null);
+    response = await fetch(path, options);
+    data = await response.json().catch(() => null);
   } catch {
     signal.throwIfAborted();
-    throw new Refusal("The server cannot be reached.");
+    throw new ApiError("The server cannot be reached.");
   }
   signal.throwIfAborted();
-  if (response.ok && told) return told;
-  const message = told?.error?.message ?? `The server answered ${response.status}.`;
+  if (response.ok && data) return data;
+  const message = data?.error?.message ?? `The server answered ${response.status}.`;
   if (response.status === 401) document.dispatchEvent(new CustomEvent("keyneeded", { detail: sent ? message : "" }));
   const wait = Number(response.headers.get("Retry-After"));
-  throw new Refusal(wait > 0 ? `${message} (wait ${wait} s)` : message, response.status);
+  throw new ApiError(wait > 0 ? `${message} (wait ${wait} s)` : message, response.status);
 }
 
-/** Runs one task at a time: a newer one aborts the older, whose answer is never seen. `failed` takes a Refusal. */
+/** Runs one task at a time: a newer one aborts the older, whose response is dropped. `failed` gets an ApiError. */
 export function latest() {
   let controller = new AbortController();
   return {
@@ -56,7 +56,7 @@ export function latest() {
         await task(signal);
       } catch (error) {
         if (signal.aborted) return;
-        if (!(error instanceof Refusal)) throw error;
+        if (!(error instanceof ApiError)) throw error;
         failed(error);
       }
     },

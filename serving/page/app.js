@@ -1,18 +1,18 @@
-// The page at `/`: search items, build a history, see what is recommended and where each item came from.
-// The history and the options live in the address, so that a link shares them; a key stays in this tab's session.
+// The page at `/`: search items, build a history, see the recommendations and each item's source scores.
+// The history and the options are part of the address, so that a link shares them; a key stays in this tab's session.
 
 import { markShared, showItems, showSummary } from "./answer.js";
-import { ask, key, latest } from "./api.js";
+import { key, latest, request } from "./api.js";
 import { combobox } from "./combobox.js";
-import { $, adder, button, chips, element, focusRow, isolated, replaceRows, showRefusal, title, whole } from "./dom.js";
+import { $, adder, button, chips, element, focusRow, isolated, replaceRows, showError, title, whole } from "./dom.js";
 
 const LENGTHS = [5, 10, 20, 50];
 const DEFAULT_LENGTH = 10;
-const TOLD = 4000; // milliseconds that a notice stands
+const NOTICE = 4000; // milliseconds that a notice is shown
 
 const state = { history: [], k: DEFAULT_LENGTH, where: new Map() }; // where: column -> values
-const known = new Map(); // item id -> its title and, once asked for, its tokens; or that it is missing
-let bundle = null; // of the facts shown
+const known = new Map(); // item id -> its title and, once loaded, its tokens; or that it is missing
+let bundle = null; // of the metadata shown
 
 // The address
 
@@ -44,7 +44,7 @@ function refresh() {
   renderHistory();
   renderOptions();
   recommend();
-  learn();
+  loadTitles();
 }
 
 // The history
@@ -54,7 +54,7 @@ function add(item) {
   state.history = [...state.history.filter((id) => id !== item.item_id), item.item_id];
   changed();
   $("history").scrollTop = $("history").scrollHeight;
-  tell(`Added to the history: ${item.title || item.item_id}`);
+  notify(`Added to the history: ${item.title || item.item_id}`);
 }
 
 function move(from, to) {
@@ -69,13 +69,13 @@ function remove(index) {
   changed();
 }
 
-let telling = 0;
+let noticeTimer = 0;
 
-/** A notice that is seen and read out, for a while. */
-function tell(text) {
-  clearTimeout(telling);
-  $("told").replaceChildren(isolated(text));
-  telling = setTimeout(() => $("told").replaceChildren(), TOLD);
+/** Show and announce a notice for a few seconds. */
+function notify(text) {
+  clearTimeout(noticeTimer);
+  $("notice").replaceChildren(isolated(text));
+  noticeTimer = setTimeout(() => $("notice").replaceChildren(), NOTICE);
 }
 
 function renderHistory() {
@@ -100,16 +100,16 @@ function renderHistory() {
   $("history-note").textContent = last < 0 ? "Empty: these are recommendations for a new visitor." : order;
 }
 
-const learning = latest();
+const loading = latest();
 
-/** RequestBody for titles and tokens of the history's items, one after the other, the newest first. */
-function learn() {
-  return learning.run(async (signal) => {
+/** Requests titles and tokens of the history's items, one after the other, the newest first. */
+function loadTitles() {
+  return loading.run(async (signal) => {
     for (const id of [...state.history].reverse()) {
       if (known.get(id)?.tokens || known.get(id)?.missing) continue;
       try {
-        const facts = await ask(`v1/items/${encodeURIComponent(id)}`, signal);
-        known.set(id, { title: facts.title, tokens: facts.tokens });
+        const details = await request(`v1/items/${encodeURIComponent(id)}`, signal);
+        known.set(id, { title: details.title, tokens: details.tokens });
       } catch (error) {
         if (error.status !== 404) throw error;
         known.set(id, { missing: true });
@@ -117,7 +117,7 @@ function learn() {
       renderHistory();
       markShared($("items"), paths());
     }
-  }, () => {}); // the ids stand for the titles until the next change
+  }, () => {}); // ids are shown in place of titles until the next change
 }
 
 const paths = () => state.history.map((id) => known.get(id)?.tokens ?? []);
@@ -129,7 +129,7 @@ const recommending = latest();
 function recommend() {
   $("results").setAttribute("aria-busy", "true");
   const body = { history: state.history, k: state.k, where: Object.fromEntries(state.where) };
-  return recommending.run(async (signal) => showAnswer(await ask("v1/recommend", signal, body)), showNoAnswer);
+  return recommending.run(async (signal) => showAnswer(await request("v1/recommend", signal, body)), showNoAnswer);
 }
 
 function showAnswer(answer) {
@@ -142,7 +142,7 @@ function showAnswer(answer) {
   if (retried) $("results-title").focus();
   for (const id of answer.ignored) known.set(id, { missing: true });
   if (answer.ignored.length) renderHistory();
-  if (bundle !== answer.bundle) loadFacts();
+  if (bundle !== answer.bundle) loadVersion();
 }
 
 function showNoAnswer(error) {
@@ -150,7 +150,7 @@ function showNoAnswer(error) {
   $("results").setAttribute("aria-busy", "false");
   for (const id of ["badge", "latency", "legend"]) $(id).hidden = true;
   for (const id of ["status", "items"]) $(id).replaceChildren();
-  showRefusal($("error"), error, begin);
+  showError($("error"), error, begin);
   if (inside) $("error").querySelector("button").focus();
 }
 
@@ -165,11 +165,11 @@ function open(id) {
     if (!$("details").open) $("details").showModal();
     $("details-title").focus();
     $("details").scrollTop = 0;
-    showDetails(await ask(`v1/items/${encodeURIComponent(id)}`, signal));
-  }, (error) => showRefusal($("details-body"), error, () => open(id)));
+    showDetails(await request(`v1/items/${encodeURIComponent(id)}`, signal));
+  }, (error) => showError($("details-body"), error, () => open(id)));
 }
 
-function showDetails(facts) {
+function showDetails(details) {
   const take = (item) => {
     $("details").close();
     add(item);
@@ -179,27 +179,27 @@ function showDetails(facts) {
     const meta = element("p", { class: "meta" }, element("code", { class: "id" }, item.item_id), chips(item.tokens));
     return element("li", {}, title(name, () => open(item.item_id)), adder(name, () => take(item)), meta);
   };
-  const texts = Object.entries(facts.texts).filter(([name, text]) => name !== "title" && text);
+  const texts = Object.entries(details.texts).filter(([name, text]) => name !== "title" && text);
   const lines = texts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, isolated(text))]);
-  const withdrawn = facts.withdrawn ? element("span", { class: "badge" }, "withdrawn") : null;
-  const near = element("ul", { class: "neighbours" }, ...facts.neighbours.map(neighbour));
-  $("details-title").replaceChildren(isolated(facts.title || facts.item_id));
+  const withdrawn = details.withdrawn ? element("span", { class: "badge" }, "withdrawn") : null;
+  const near = element("ul", { class: "neighbours" }, ...details.neighbours.map(neighbour));
+  $("details-title").replaceChildren(isolated(details.title || details.item_id));
   $("details-body").replaceChildren(
-    element("p", { class: "meta" }, element("code", { class: "id" }, facts.item_id), chips(facts.tokens)),
-    element("p", { class: "soft" }, `${whole(facts.interactions)} interactions`, withdrawn),
-    button("Add to the history", "add", () => take(facts), { class: "main" }),
+    element("p", { class: "meta" }, element("code", { class: "id" }, details.item_id), chips(details.tokens)),
+    element("p", { class: "soft" }, `${whole(details.interactions)} interactions`, withdrawn),
+    button("Add to the history", "add", () => take(details), { class: "main" }),
     element("dl", { class: "texts" }, ...lines),
     element("h3", {}, "Nearest items"),
-    facts.neighbours.length ? near : element("p", { class: "soft" }, "None."),
+    details.neighbours.length ? near : element("p", { class: "soft" }, "None."),
   );
-  markShared(near, [facts.tokens]);
+  markShared(near, [details.tokens]);
 }
 
 // The search and the filters
 
 async function findItems(text, signal) {
   if (!text) return null;
-  const { items } = await ask(`v1/search?${new URLSearchParams({ q: text, limit: 20 })}`, signal);
+  const { items } = await request(`v1/search?${new URLSearchParams({ q: text, limit: 20 })}`, signal);
   return items.map((item) => ({ ...item, label: item.title || item.item_id, detail: item.item_id }));
 }
 
@@ -207,10 +207,10 @@ const filtering = latest();
 
 function loadFilters() {
   return filtering.run(async (signal) => {
-    const { columns } = await ask("v1/filters?limit=1000", signal);
+    const { columns } = await request("v1/filters?limit=1000", signal);
     $("filters").replaceChildren(...Object.entries(columns).map(filter));
     renderOptions();
-  }, (error) => showRefusal($("filters"), error, loadFilters));
+  }, (error) => showError($("filters"), error, loadFilters));
 }
 
 function filter([column, values], index) {
@@ -257,16 +257,16 @@ function renderOptions() {
   }
 }
 
-// The facts, the key, the beginning
+// Bundle metadata, the API key, event handlers
 
-const stating = latest();
+const loadingVersion = latest();
 
-function loadFacts() {
-  return stating.run(async (signal) => {
-    const facts = await ask("version", signal);
-    bundle = facts.bundle;
-    $("facts").textContent = `${whole(facts.items)} items · ${facts.routes.join(" + ")} · recsys ${facts.version}`;
-  }, () => {}); // the page does without
+function loadVersion() {
+  return loadingVersion.run(async (signal) => {
+    const version = await request("version", signal);
+    bundle = version.bundle;
+    $("facts").textContent = `${whole(version.items)} items · ${version.routes.join(" + ")} · recsys ${version.version}`;
+  }, () => {}); // optional: the page works without it
 }
 
 function begin() {

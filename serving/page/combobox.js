@@ -1,4 +1,4 @@
-// Choosing from a list while typing: the combobox pattern of WAI-ARIA, with arrows, Enter and Escape.
+// An autocomplete input: the combobox pattern of WAI-ARIA, with arrows, Enter and Escape.
 
 import { latest } from "./api.js";
 import { element, isolated } from "./dom.js";
@@ -7,11 +7,11 @@ const TYPING_PAUSE = 150; // milliseconds
 const SHOWN = 50;
 
 /**
- * Make an input and its listbox a combobox; `note` is told how many options there are, or what went wrong.
- * `find(text, signal)` gives [{label, detail, ...}], or null where there is nothing to look for; `choose` takes one.
+ * Make an input and its listbox a combobox; `note` shows the number of options, or an error.
+ * `find(text, signal)` returns [{label, detail, ...}], or null for an empty text; `choose` gets the chosen one.
  */
 export function combobox({ input, list, note }, find, choose) {
-  const looking = latest();
+  const searching = latest();
   let options = [], active = -1, timer = 0;
 
   const mark = (index) => {
@@ -44,19 +44,19 @@ export function combobox({ input, list, note }, find, choose) {
   const close = () => {
     clearTimeout(timer);
     timer = 0;
-    looking.cancel();
+    searching.cancel();
     show([]);
     say("", false);
   };
 
-  const look = () => {
+  const search = () => {
     clearTimeout(timer);
     timer = 0;
-    return looking.run(async (signal) => {
+    return searching.run(async (signal) => {
       const found = await find(input.value.trim(), signal);
       show((found ?? []).slice(0, SHOWN));
       if (found?.length) say(`${options.length} of ${found.length} shown`, found.length > SHOWN);
-      else say(found ? "Nothing has these words." : "", true);
+      else say(found ? "No matches." : "", true);
     }, (error) => {
       show([]);
       say(error.message, true);
@@ -70,12 +70,12 @@ export function combobox({ input, list, note }, find, choose) {
     choose(option);
   };
 
-  const step = (by) => (options.length ? mark((active + by + options.length) % options.length) : look());
+  const step = (by) => (options.length ? mark((active + by + options.length) % options.length) : search());
   const keys = {
     ArrowDown: () => step(1),
     ArrowUp: () => step(-1),
-    // What is shown may be of an older text: then Enter looks first.
-    Enter: () => (options.length && !timer ? take(active) : look()),
+    // The options may be of an older text: then Enter searches first.
+    Enter: () => (options.length && !timer ? take(active) : search()),
     Escape: () => {
       if (!options.length) input.value = "";
       close();
@@ -89,9 +89,9 @@ export function combobox({ input, list, note }, find, choose) {
   });
   input.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(look, TYPING_PAUSE);
+    timer = setTimeout(search, TYPING_PAUSE);
   });
-  input.addEventListener("click", () => options.length || look());
+  input.addEventListener("click", () => options.length || search());
   input.addEventListener("blur", close);
   list.addEventListener("pointerdown", (event) => event.preventDefault()); // keeps focus in the input
 }

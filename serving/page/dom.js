@@ -4,20 +4,20 @@ export const $ = (id) => document.getElementById(id);
 
 /** An element with attributes and children, strings as text; null or false leaves one out, a function is a listener. */
 export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (typeof value === "function") made.addEventListener(name, value);
-    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.filter((child) => child !== null));
-  return made;
+  node.append(...children.filter((child) => child !== null));
+  return node;
 }
 
-/** A button; `act` names it within its row, so that focus finds it again. */
+/** A button; `act` names it within its row, so that focus can be restored. */
 export const button = (label, act, click, attributes = {}) =>
   element("button", { type: "button", "data-act": act, click, ...attributes }, label);
 
-/** A text that cannot turn the text around it: it may hold right-to-left marks. */
+/** A text isolated from its surroundings: it may hold right-to-left marks. */
 export const isolated = (text) => element("bdi", {}, text);
 
 /** An item's title, which opens its details. */
@@ -31,22 +31,22 @@ export const adder = (name, add) =>
 export const chips = (tokens) =>
   element("span", { class: "tokens" }, ...tokens.map((token) => element("code", {}, token)));
 
-/** A whole number for people. */
+/** A whole number with thousands separators. */
 export const whole = (value) => value.toLocaleString("en", { maximumFractionDigits: 0 });
 
-/** A number with so many digits after the point. */
+/** A number with fixed decimals. */
 export const figure = (value, digits) => value.toFixed(digits).replace("-", "−");
 
-/** A time for people, from milliseconds. */
+/** A duration in milliseconds as text. */
 export const time = (value) => `${value < 10 ? value.toFixed(1) : whole(value)} ms`;
 
-/** In a box: one line of what went wrong, and a button to try again. */
-export function showRefusal(box, error, retry) {
+/** Show an error in a box, with a button to try again. */
+export function showError(box, error, retry) {
   const message = element("span", {}, error.message);
   box.replaceChildren(element("p", { class: "refusal" }, message, button("Try again", "retry", retry)));
 }
 
-/** Put focus on a control of a row, or on another of it where that one is off; false where there is none. */
+/** Focus a control of a row, or another one where it is disabled; false where there is none. */
 export function focusRow(list, index, act) {
   const row = list.children[Math.min(index, list.children.length - 1)];
   const wanted = [`[data-act="${act}"]:enabled`, "button.icon:enabled", "button"];
@@ -55,7 +55,7 @@ export function focusRow(list, index, act) {
   return Boolean(control);
 }
 
-/** Replace the rows of a list. Focus in it stays at the same place, or goes to `instead` where no row is left. */
+/** Replace the rows of a list; focus stays at its position, or moves to `instead` where no row is left. */
 export function replaceRows(list, rows, instead) {
   const focused = list.contains(document.activeElement) ? document.activeElement : null;
   const index = focused ? [...list.children].indexOf(focused.closest("li")) : 0;

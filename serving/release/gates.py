@@ -1,7 +1,7 @@
-"""What a bundle must show before an alias moves to it: figures that do not fall behind those of the present one.
+"""Release gates: the metrics a bundle needs before an alias moves to it.
 
-The figures are those of the system that is served, measured by the run's own evaluation. Reads `metrics.json` of a
-bundle; in a registry they are the tags of a version.
+The metrics are of the served system, from the run's evaluation. Reads `metrics.json` of a bundle; in a registry they
+are the tags of a version.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from recsys.files import read_json
 from serving.bundle.bundle import METRICS, Bundle
 
-JUDGED = "ndcg_at_10"  # registries know no '@' in a name
+GATE_METRIC = "ndcg_at_10"  # registries allow no '@' in a name
 
 
 def tags_of(bundle: Bundle) -> dict[str, str]:
-    """The bundle's id, the fingerprint of its data, and what was measured: value, low and high of each metric."""
+    """The bundle id, the fingerprint of its data, and value, low and high of each metric."""
     tags = {"bundle": bundle.id, "dataset": bundle.manifest.parents.get("prepare", "")}
     path = bundle.part(METRICS)
     if path is None:
@@ -30,21 +30,21 @@ def tags_of(bundle: Bundle) -> dict[str, str]:
 
 
 def falls_behind(candidate: Mapping[str, str], champion: Mapping[str, str]) -> str:
-    """Why a candidate must not take a champion's place; empty where it may.
+    """Why a candidate must not replace a champion; empty where it may.
 
-    Its NDCG@10 may be lower, but not below the lower end of the champion's own confidence interval: what lies inside
-    could as well be chance. A candidate that was not measured may only follow one that was not either.
+    Its NDCG@10 may be lower, but not below the champion's confidence interval: within it the difference may be chance.
+    A candidate without metrics can only replace a champion without metrics.
     """
-    if f"{JUDGED}_low" not in champion:
+    if f"{GATE_METRIC}_low" not in champion:
         return ""
-    if JUDGED not in candidate:
-        return "it was not evaluated and the present one was; run the stage `evaluate` and bundle again"
-    value, low = float(candidate[JUDGED]), float(champion[f"{JUDGED}_low"])
+    if GATE_METRIC not in candidate:
+        return "it has no metrics and the present one has; run the stage `evaluate` and bundle again"
+    value, low = float(candidate[GATE_METRIC]), float(champion[f"{GATE_METRIC}_low"])
     if value >= low:
         return ""
-    return f"its NDCG@10 of {value:.4f} is below {low:.4f}, the lower end of the interval of {champion[JUDGED]}"
+    return f"its NDCG@10 of {value:.4f} is below {low:.4f}, the lower end of the interval of {champion[GATE_METRIC]}"
 
 
 def on_other_data(candidate: Mapping[str, str], champion: Mapping[str, str]) -> bool:
-    """Whether two bundles were measured on different data, so that their figures say less of each other."""
+    """Whether two bundles were evaluated on different data, which makes their metrics hard to compare."""
     return candidate.get("dataset") != champion.get("dataset")

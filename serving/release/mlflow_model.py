@@ -1,4 +1,4 @@
-"""The code of a published model, which MLflow keeps beside the bundle and runs when the model is loaded."""
+"""The code of a published model, which MLflow stores with the bundle and runs when the model is loaded."""
 
 from serving.release.registry import BundleModel, set_model
 

@@ -17,11 +17,11 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Usage statistics would reach for the network, and its bars break into ours; both are read when MLflow is imported.
+# No usage statistics over the network, no progress bars inside ours; both are read when MLflow is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-with warnings.catch_warnings():  # of MLflow about type hints of its own
+with warnings.catch_warnings():  # MLflow warns about its own type hints
     warnings.simplefilter("ignore")
     import mlflow.pyfunc
 
@@ -38,7 +38,7 @@ from recsys.tracking import database
 from serving.bundle.bundle import Bundle, open_bundle
 from serving.bundle.bundle_cache import cached, default_cache
 from serving.bundle.golden import require_golden
-from serving.bundle.model_uri import registered
+from serving.bundle.model_uri import parse_model_uri
 from serving.engine.batch import recommend_rows
 from serving.engine.engine import BundleEngine
 from serving.engine.interface import Engine
@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 
 class Published(NamedTuple):
-    """A version of a registered model that an alias names, and the version that it named before."""
+    """The version of a registered model that an alias names, and the version that it named before."""
 
     name: str
     alias: str
@@ -71,16 +71,16 @@ class Published(NamedTuple):
 
 
 class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is not typed
-    """A bundle as MLflow loads it; `engine` is there once it is loaded."""
+    """A bundle as an MLflow model; `load_context` sets `engine`."""
 
     engine: Engine
 
     def load_context(self, context: Any) -> None:
-        """Load the bundle, every file of it verified."""
+        """Load the bundle, and verify every file."""
         self.engine = load_engine(Path(context.artifacts["bundle"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Recommendations of a table of histories, both as `recommend_rows` has them."""
+        """Recommendations for a table of histories; see `recommend_rows`."""
         return recommend_rows(self.engine, model_input.to_dict("records")).to_pandas()
 
 
@@ -90,17 +90,17 @@ def load_engine(folder: Path) -> Engine:
 
 
 def publish(folder: Path, *, name: str, alias: str, uri: str, force: bool = False) -> Published:
-    """Register a bundle as a new version and have the alias name it, if it passes the gates.
+    """Register a bundle as a new version and move the alias to it, if it passes the gates.
 
     The gates: its NDCG@10 does not fall behind (`serving.release.gates`), and the published model, loaded back, answers
     the golden requests as the bundle did when it was made. The bundle that the alias names is not published again.
 
     Args:
         uri: of the registry, absolute.
-        force: a gate that does not pass is a warning.
+        force: failed gates are warnings.
 
     Raises:
-        ArtifactError: the bundle is damaged, a gate does not pass, or the registry refuses.
+        ArtifactError: the bundle is damaged, a gate fails, or the registry refuses.
     """
     bundle = open_bundle(folder)
     tags = tags_of(bundle)
@@ -112,7 +112,7 @@ def publish(folder: Path, *, name: str, alias: str, uri: str, force: bool = Fals
             return _published(champion, alias)
         before: Mapping[str, str] = champion.tags if champion is not None else {}
         if champion is not None and on_other_data(tags, before):
-            logger.warning("version %s is of other data; figures are compared as they are", champion.version)
+            logger.warning("version %s was evaluated on other data; metrics are compared anyway", champion.version)
         _gate(falls_behind(tags, before), force=force)
         made = _register(client, bundle, name, tags)
         _gate(_wrong_answers(client, made), force=force)
@@ -123,10 +123,10 @@ def publish(folder: Path, *, name: str, alias: str, uri: str, force: bool = Fals
 
 
 def rollback(*, name: str, alias: str, uri: str) -> Published:
-    """Have an alias name the version that it named before the present one.
+    """Move an alias back to the version that it named before.
 
     Raises:
-        ArtifactError: there is no such alias, or nothing before it.
+        ArtifactError: there is no such alias, or no previous version.
     """
     with _refusals(uri):
         client = _existing(uri)
@@ -135,7 +135,7 @@ def rollback(*, name: str, alias: str, uri: str) -> Published:
             raise ArtifactError(f"{uri} has no {name}@{alias}; publish a bundle first")
         before = present.tags.get(_previous(alias))
         if before is None:
-            raise ArtifactError(f"{name}@{alias} is version {present.version}, and nothing was there before it")
+            raise ArtifactError(f"{name}@{alias} is version {present.version}, and there is no previous version")
         client.set_registered_model_alias(name, alias, before)
         return _published(client.get_model_version(name, before), alias)
 
@@ -143,22 +143,22 @@ def rollback(*, name: str, alias: str, uri: str) -> Published:
 def resolve(source: str, *, uri: str, cache: Path | None = None) -> Path:
     """The folder of a registered bundle, `models:/NAME@ALIAS` or `models:/NAME/VERSION`, downloaded once and verified.
 
-    The alias is looked up once: whatever happens to it meanwhile, the folder is of one version.
+    The alias is resolved once, so that the folder is of one version.
 
     Args:
-        cache: where bundles are kept, by their ids; the user's cache folder by default.
+        cache: folder of downloaded bundles; the user's cache folder by default.
 
     Raises:
-        ConfigError: `source` is of another form.
-        ArtifactError: there is no such model, or what was downloaded is not the bundle that was published.
+        ConfigError: `source` is no model URI.
+        ArtifactError: there is no such model, or the download is not the published bundle.
     """
-    wanted = registered(source)
+    uri_parts = parse_model_uri(source)
     with _refusals(uri):
         client = _existing(uri)
-        if wanted.alias is not None:
-            found = client.get_model_version_by_alias(wanted.name, wanted.alias)
+        if uri_parts.alias is not None:
+            found = client.get_model_version_by_alias(uri_parts.name, uri_parts.alias)
         else:
-            found = client.get_model_version(wanted.name, wanted.version)
+            found = client.get_model_version(uri_parts.name, uri_parts.version)
 
         def fetch(work: Path) -> Path:
             return _bundle_in(Path(client.download_artifacts(found.run_id, MODEL, str(work))))
@@ -187,7 +187,7 @@ def _register(client: Any, bundle: Bundle, name: str, tags: dict[str, str]) -> A
 
 
 def _save_model(path: Path, bundle: Bundle) -> None:
-    example = pl.DataFrame({"history": ["[]"], "k": [10], "user_id": ["somebody"]}).to_pandas()
+    example = pl.DataFrame({"history": ["[]"], "k": [10], "user_id": ["u1"]}).to_pandas()
     mlflow.pyfunc.save_model(
         path=path,
         python_model=str(CODE),
@@ -203,7 +203,7 @@ def _save_model(path: Path, bundle: Bundle) -> None:
 
 
 def _wrong_answers(client: Any, made: Any) -> str:
-    """What the published model answers otherwise than it should, loaded back by MLflow; empty where nothing."""
+    """How the published model, loaded back by MLflow, differs from its golden answers; empty where it does not."""
     with tempfile.TemporaryDirectory() as work:
         path = Path(client.download_artifacts(made.run_id, MODEL, work))
         try:
@@ -217,7 +217,7 @@ def _gate(reason: str, *, force: bool) -> None:
     if reason and not force:
         raise ArtifactError(f"not published: {reason} (--skip-gates publishes it anyway)")
     if reason:
-        logger.warning("published all the same: %s", reason)
+        logger.warning("published despite a failed gate: %s", reason)
 
 
 def _bundle_in(model: Path) -> Path:
@@ -229,7 +229,7 @@ def _bundle_in(model: Path) -> Path:
 
 
 def _existing(uri: str) -> Any:
-    """A client of a registry; a local one must be there, MLflow would make an empty one."""
+    """A client of a registry; a local one must exist, MLflow would create an empty one."""
     path = database(uri)
     if path is not None and not path.exists():
         raise ArtifactError(f"there is no registry at {path}; name it with --registry URI or MLFLOW_TRACKING_URI")
@@ -257,7 +257,7 @@ def _previous(alias: str) -> str:
 
 @contextmanager
 def _refusals(uri: str) -> Iterator[None]:
-    """MLflow's errors as ours, and its logs only where something is wrong."""
+    """Convert MLflow's errors, and silence its logs below errors."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

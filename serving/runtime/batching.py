@@ -1,8 +1,7 @@
-"""One inference thread and its bounded queue: whatever waits and can be answered together makes one batch.
+"""One inference thread and its bounded queue: pending requests that can be answered together make one batch.
 
-Coroutines put work in and await futures; the thread hands batches to a function and wakes the event loop once for all
-answers of a batch. Work that has expired, or whose client has gone, is dropped before it costs anything. Reads and
-writes no files.
+Coroutines submit work and await futures; the thread passes batches to a function and wakes the event loop once for all
+answers of a batch. Expired and cancelled requests are dropped before they cost anything. Reads and writes no files.
 """
 
 from __future__ import annotations
@@ -23,17 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 class Batcher:
-    """The thread, the queue, and the rules of what is taken from it.
+    """The thread, its queue, and the rules of how a batch is taken from it.
 
-    The oldest job decides what is taken next: all requests that wait with the same filter, up to `max_batch`, or all
-    functions. A thread that was idle waits up to `wait_seconds` for company of a request. What `urgent` puts in goes
-    before everything else, between two batches.
+    The oldest work item decides: all pending requests with its filter, up to `max_batch`, or all functions. An idle
+    thread that gets a request waits up to `wait_seconds` for more. `urgent` work goes first, between two batches.
     """
 
     def __init__(
         self, run: Callable[[list[WorkItem]], None], *, max_batch: int, max_queue: int, wait_seconds: float
     ) -> None:
-        """Start the thread; `run` gets jobs of one kind, and gives each to `deliver`."""
+        """Start the thread; `run` gets work items of one kind, and passes each to `deliver`."""
         self._run, self._max_batch, self._max_queue, self._wait = run, max_batch, max_queue, wait_seconds
         self._changed = threading.Condition()
         self._queue: deque[WorkItem] = deque()
@@ -45,72 +43,72 @@ class Batcher:
 
     @property
     def accepting(self) -> bool:
-        """Whether work may be put in."""
+        """Whether work can be submitted."""
         return not self._draining and self._thread.is_alive()
 
     @property
     def depth(self) -> int:
-        """How many jobs wait."""
+        """Number of pending work items."""
         return len(self._queue)
 
-    def waiting(self) -> list[list[float]]:
-        """The deadlines of the requests that wait, in the batches that they will make."""
+    def pending(self) -> list[list[float]]:
+        """The deadlines of the pending requests, in the batches that they will make."""
         with self._changed:
-            jobs = [job for job in self._queue if job.kind is not None and not job.future.done()]
+            requests = [each for each in self._queue if each.kind is not None and not each.future.done()]
         batches: list[list[float]] = []
         open_batches: dict[Where | None, list[float]] = {}
-        for job in jobs:
-            batch = open_batches.get(job.kind)
+        for work_item in requests:
+            batch = open_batches.get(work_item.kind)
             if batch is None or len(batch) == self._max_batch:
-                batch = open_batches[job.kind] = []
+                batch = open_batches[work_item.kind] = []
                 batches.append(batch)
-            batch.append(job.deadline)
+            batch.append(work_item.deadline)
         return batches
 
     async def submit(self, work: Request | Callable[[], object], deadline: float) -> Any:
-        """Wait for the answer, at most until the deadline (seconds of `time.monotonic`).
+        """Return the answer, at the latest at the deadline (seconds of `time.monotonic`).
 
         Raises:
-            Unavailable: the queue is full, the deadline passes, or the thread is about to stop.
+            Unavailable: the queue is full, the deadline passes, or the runtime is draining.
         """
         loop, now = asyncio.get_running_loop(), time.monotonic()
         if deadline <= now:
             raise Unavailable("expired")
-        job = WorkItem(work, deadline, now, loop.create_future())
-        self._enqueue(job)
-        timer = None if math.isinf(deadline) else loop.call_later(deadline - now, _expire, job.future)
+        work_item = WorkItem(work, deadline, now, loop.create_future())
+        self._enqueue(work_item)
+        timer = None if math.isinf(deadline) else loop.call_later(deadline - now, _expire, work_item.future)
         try:
-            return await job.future
+            return await work_item.future
         finally:
             if timer is not None:
                 timer.cancel()
 
     async def urgent(self, work: Callable[[], object]) -> Any:
-        """Call a function on the thread before anything that waits, and return its result.
+        """Call a function on the thread before all pending work, and return its result.
 
         Raises:
-            Unavailable: the thread is about to stop.
+            Unavailable: the runtime is draining.
         """
-        job = WorkItem(work, math.inf, time.monotonic(), asyncio.get_running_loop().create_future())
+        work_item = WorkItem(work, math.inf, time.monotonic(), asyncio.get_running_loop().create_future())
         with self._changed:
             self._admit()
-            self._urgent.append(job)
+            self._urgent.append(work_item)
             self._changed.notify()
-        return await job.future
+        return await work_item.future
 
     async def drain(self) -> None:
-        """Refuse new work, and return when all that was admitted has been answered."""
-        job = WorkItem(_nothing, math.inf, time.monotonic(), asyncio.get_running_loop().create_future())
+        """Refuse new work, and return when all that was admitted is answered."""
+        work_item = WorkItem(_nothing, math.inf, time.monotonic(), asyncio.get_running_loop().create_future())
         with self._changed:
             self._draining = True
             if not self._thread.is_alive():
                 return
-            self._drained.append(job)
+            self._drained.append(work_item)
             self._changed.notify()
-        await job.future
+        await work_item.future
 
     def close(self) -> None:
-        """Refuse what waits and stop the thread, which ends the batch that it is in first; at most 10 seconds."""
+        """Refuse pending work and stop the thread after its present batch; waits at most 10 seconds."""
         with self._changed:
             self._draining = self._closing = True
             self._changed.notify()
@@ -120,65 +118,65 @@ class Batcher:
         if not self.accepting:
             raise Unavailable("draining")
 
-    def _enqueue(self, job: WorkItem) -> None:
+    def _enqueue(self, work_item: WorkItem) -> None:
         with self._changed:
             self._admit()
             if len(self._queue) >= self._max_queue:
                 self._queue = deque(old for old in self._queue if not old.future.done())
             if len(self._queue) >= self._max_queue:
                 raise Unavailable("full")
-            self._queue.append(job)
-            # In between, the thread either works or waits for company: waking it for every job would cost both.
+            self._queue.append(work_item)
+            # Otherwise the thread works, or waits for more to batch: waking it for every request would slow both down.
             if len(self._queue) == 1 or len(self._queue) >= self._max_batch:
                 self._changed.notify()
 
     def _loop(self) -> None:
-        while jobs := self._take():
+        while work_items := self._take():
             try:
-                self._run(jobs)
-            except Exception as error:  # noqa: BLE001 - whatever goes wrong, the thread must outlive it
+                self._run(work_items)
+            except Exception as error:  # noqa: BLE001 - no error may end the thread
                 log_failure(logger, "a batch failed", error)
-                deliver([Outcome(job, None, Unavailable("failed")) for job in jobs])
-            del jobs  # an idle thread keeps nobody's history
+                deliver([Outcome(work_item, None, Unavailable("failed")) for work_item in work_items])
+            del work_items  # an idle thread must not keep users' histories
 
     def _take(self) -> list[WorkItem]:
-        """What to do next; empty when the thread is to stop."""
+        """What to do next; empty when the thread has to stop."""
         with self._changed:
             while not self._closing:
                 if self._urgent:
                     return [self._urgent.popleft()]
-                if jobs := self._pop():
-                    return jobs
-                self._rest()
-            deliver([Outcome(job, None, Unavailable("draining")) for job in (*self._urgent, *self._queue)])
+                if work_items := self._pop():
+                    return work_items
+                self._wait_for_work()
+            deliver([Outcome(work_item, None, Unavailable("draining")) for work_item in (*self._urgent, *self._queue)])
             self._queue.clear()
             self._urgent.clear()
-            self._tell_drained()
+            self._notify_drained()
             return []
 
-    def _rest(self) -> None:
-        """Wait for something to do, and where it is a request, a little longer for its company."""
-        self._tell_drained()
+    def _wait_for_work(self) -> None:
+        """Wait for work, and after a request a little longer for others to batch with it."""
+        self._notify_drained()
         self._changed.wait_for(lambda: self._queue or self._urgent or self._drained or self._closing)
         if self._wait > 0 and self._queue and self._queue[0].kind is not None:
-            self._changed.wait_for(self._company, timeout=self._wait)
+            self._changed.wait_for(self._batch_is_due, timeout=self._wait)
 
-    def _company(self) -> bool:
+    def _batch_is_due(self) -> bool:
         return self._closing or self._draining or bool(self._urgent) or len(self._queue) >= self._max_batch
 
     def _pop(self) -> list[WorkItem]:
-        """All jobs like the oldest one, up to a batch."""
+        """All work items of the oldest one's kind, up to a batch."""
         alive = deque(drop_expired(self._queue))
         taken: list[WorkItem] = []
         left: deque[WorkItem] = deque()
-        for job in alive:
-            fits = len(taken) < self._max_batch and job.kind == alive[0].kind
-            (taken if fits else left).append(job)
+        for work_item in alive:
+            fits = len(taken) < self._max_batch and work_item.kind == alive[0].kind
+            (taken if fits else left).append(work_item)
         self._queue = left
         return taken
 
-    def _tell_drained(self) -> None:
-        deliver([Outcome(job, None) for job in self._drained])
+    def _notify_drained(self) -> None:
+        deliver([Outcome(work_item, None) for work_item in self._drained])
         self._drained.clear()
 
 
@@ -188,4 +186,4 @@ def _expire(future: asyncio.Future[Any]) -> None:
 
 
 def _nothing() -> None:
-    """What a job that only waits for the others does."""
+    """The work of an item that only marks the end of the queue."""

@@ -1,24 +1,35 @@
-"""Live changes of items, kept: what was added and withdrawn holds for the next bundle and after a restart.
+"""Live updates of items: what was added and withdrawn is applied to every later bundle, also after a restart.
 
-Reads and writes a file of JSON lines, one a change, each on the disk before it is confirmed. They can be replayed any
-time: what a bundle has already is not added again, what it does not have is not withdrawn.
+Reads and writes a SQLite file, each update committed before it is confirmed. Updates can be replayed on any bundle:
+items that it has are not added again, items that it does not have are not withdrawn.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
+import sqlite3
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from recsys.errors import ArtifactError, ConfigError, DataError, RecsysError
-from recsys.files import sync
+from recsys.errors import DataError, RecsysError
 from serving.engine.interface import Engine, NewItem
+from serving.runtime.database import open_database, unusable
 
 logger = logging.getLogger(__name__)
+
+SCHEMA = """
+PRAGMA synchronous = FULL;
+CREATE TABLE IF NOT EXISTS added_items (item_id TEXT PRIMARY KEY, item TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS withdrawals (item_id TEXT PRIMARY KEY, withdrawn INTEGER NOT NULL);
+"""
+
+
+class NotPersistedError(RecsysError):
+    """An update was applied to the bundle that is served, but could not be written to disk."""
 
 
 class ItemUpdate(NamedTuple):
@@ -28,83 +39,88 @@ class ItemUpdate(NamedTuple):
     withdraw: tuple[str, ...] = ()
     restore: tuple[str, ...] = ()
 
-    def steps(self) -> list[ItemUpdate]:
-        """One of them at a time."""
-        steps = [ItemUpdate(add=self.add), ItemUpdate(withdraw=self.withdraw), ItemUpdate(restore=self.restore)]
-        return [step for step in steps if any(step)]
-
 
 class ItemUpdates:
-    """What all changes so far come to; `lock` is held by whoever applies one, or puts an engine in another's place."""
+    """All updates so far; hold `lock` while an update is applied or another engine is put in place."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Those in a file, which is created; without one they last as long as the process.
 
         Raises:
-            ArtifactError: the file holds something else.
-            ConfigError: it cannot be written.
+            ConfigError: the file cannot be used.
         """
         self.lock = threading.RLock()
         self._path = path
         self._added: dict[str, NewItem] = {}
         self._withdrawn: dict[str, bool] = {}  # False: restored
-        for change in [] if path is None else _read(path):
-            self._note(change)
+        self._database = None if path is None else open_database(path, SCHEMA, setting="item_updates")
+        if path is not None and self._database is not None:
+            try:
+                self._read(self._database)
+            except (sqlite3.Error, ValueError, KeyError) as error:
+                self._database.close()
+                raise unusable("item_updates", path, error) from error
 
-    def apply(self, engine: Engine, change: ItemUpdate) -> None:
-        """Change the engine that answers, and keep what was done.
+    def apply(self, engine: Engine, update: ItemUpdate) -> None:
+        """Update the engine that is served, and persist what was applied.
 
         Raises:
-            DataError: the engine refuses a step; those before it are done, and said to be.
-            ArtifactError: a step was done but cannot be kept for a restart.
+            DataError: the engine rejects a step; the message names the steps applied before it.
+            NotPersistedError: the steps are applied, but a restart will lose them.
         """
-        done: list[str] = []
+        applied = ItemUpdate()
         with self.lock:
-            for step in change.steps():
-                name = next(name for name, items in step._asdict().items() if items)
-                try:
-                    _do(engine, step)
-                except DataError as error:
-                    before = f"; done before: {', '.join(done)}" if done else ""
-                    raise DataError(f"{name}: {error}{before}") from error
-                self._note(step)
-                self._keep(step)
-                done.append(name)
+            try:
+                for name, items in update._asdict().items():
+                    if items:
+                        self._apply_step(engine, name, items, applied)
+                        applied = applied._replace(**{name: items})
+            finally:
+                self._added |= {item.item_id: item for item in applied.add}
+                visibility = dict.fromkeys(applied.withdraw, True) | dict.fromkeys(applied.restore, False)
+                self._withdrawn |= visibility
+                self._persist(applied.add, visibility)
 
     def replay(self, engine: Engine) -> None:
-        """Have an engine be as if all changes had been made to it, as far as they fit its items."""
+        """Apply all updates to an engine, as far as they fit its items."""
         with self.lock:
             added, withdrawn = list(self._added.values()), dict(self._withdrawn)
         _add(engine, [item for item in added if _is_withdrawn(engine, item.item_id) is None])
         engine.withdraw([i for i, gone in withdrawn.items() if gone and _is_withdrawn(engine, i) is False])
         engine.restore([i for i, gone in withdrawn.items() if not gone and _is_withdrawn(engine, i)])
 
-    def _note(self, step: ItemUpdate) -> None:
-        self._added |= {item.item_id: item for item in step.add}
-        self._withdrawn |= dict.fromkeys(step.withdraw, True) | dict.fromkeys(step.restore, False)
+    def _read(self, database: sqlite3.Connection) -> None:
+        for (item,) in database.execute("SELECT item FROM added_items ORDER BY rowid"):
+            values = json.loads(item)
+            vector = None if values["vector"] is None else tuple(values["vector"])
+            self._added[values["item_id"]] = NewItem(values["item_id"], values["texts"], vector)
+        rows = database.execute("SELECT item_id, withdrawn FROM withdrawals ORDER BY rowid")
+        self._withdrawn = {item_id: bool(withdrawn) for item_id, withdrawn in rows}
 
-    def _keep(self, step: ItemUpdate) -> None:
-        """One line on the disk, or none."""
-        if self._path is None:
+    def _apply_step(self, engine: Engine, name: str, items: Sequence[NewItem | str], applied: ItemUpdate) -> None:
+        try:
+            getattr(engine, name)(items)
+        except DataError as error:
+            before = [step for step, done in applied._asdict().items() if done]
+            raise DataError(
+                f"{name}: {error}" + (f"; already applied: {', '.join(before)}" if before else "")
+            ) from error
+
+    def _persist(self, added: Sequence[NewItem], visibility: dict[str, bool]) -> None:
+        """All rows in one transaction."""
+        if self._database is None or not (added or visibility):
             return
-        line = json.dumps(step._asdict() | {"add": [item.__dict__ for item in step.add]}).encode() + b"\n"
-        with self._path.open("ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            try:
-                if file.write(line) < len(line):
-                    raise OSError("no space is left")
-                os.fsync(file.fileno())
-            except OSError as error:
-                file.truncate(end)
-                raise ArtifactError(
-                    f"the change is made, but a restart will forget it: {self._path} cannot be written ({error})"
-                ) from error
-
-
-def _do(engine: Engine, step: ItemUpdate) -> None:
-    engine.add(step.add)
-    engine.withdraw(step.withdraw)
-    engine.restore(step.restore)
+        try:
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                rows = [(item.item_id, json.dumps(asdict(item))) for item in added]
+                self._database.executemany("INSERT OR REPLACE INTO added_items VALUES (?, ?)", rows)
+                self._database.executemany("INSERT OR REPLACE INTO withdrawals VALUES (?, ?)", visibility.items())
+        except sqlite3.Error as error:
+            raise NotPersistedError(
+                f"the update is applied but not persisted: {self._path} cannot be written ({error}); "
+                "make room and repeat it before a restart"
+            ) from error
 
 
 def _is_withdrawn(engine: Engine, item_id: str) -> bool | None:
@@ -116,7 +132,7 @@ def _is_withdrawn(engine: Engine, item_id: str) -> bool | None:
 
 
 def _add(engine: Engine, items: Sequence[NewItem]) -> None:
-    """Together; those that a new bundle cannot take (other columns, vectors of another width) stay out."""
+    """Add items together; those that a new bundle cannot take (other columns, other vector width) are skipped."""
     try:
         engine.add(items)
     except RecsysError as error:
@@ -125,47 +141,3 @@ def _add(engine: Engine, items: Sequence[NewItem]) -> None:
             return
         for item in items:
             _add(engine, [item])
-
-
-def _read(path: Path) -> list[ItemUpdate]:
-    """The changes in a file that can be written to; half a line at its end, where a kill came between, is cut off."""
-    try:
-        with path.open("a+b") as file:
-            file.seek(0)
-            whole, newline, torn = file.read().rpartition(b"\n")
-            lines = whole.splitlines() if newline else []
-            if torn and _is_json(torn):
-                file.write(b"\n")
-                lines.append(torn)
-            elif torn:
-                logger.warning("%s ends in half a line, which is left out", path)
-                file.truncate(len(whole) + len(newline))
-        sync(path.absolute().parent)
-    except OSError as error:
-        raise ConfigError(
-            f"changes: {path} cannot be used ({error.strerror}); name a file that can be written"
-        ) from error
-    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _parsed(path: Path, number: int, line: bytes) -> ItemUpdate:
-    try:
-        values: dict[str, Any] = json.loads(line)
-        items = tuple(NewItem(str(i["item_id"]), dict(i["texts"]), _vector(i["vector"])) for i in values["add"])
-        return ItemUpdate(items, tuple(map(str, values["withdraw"])), tuple(map(str, values["restore"])))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path}, line {number}: no change of items ({' '.join(str(error).split())}); mend or remove the line"
-        ) from error
-
-
-def _vector(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(map(float, values))

@@ -1,7 +1,7 @@
-"""What the endpoint measures, for Prometheus and, where it is installed, OpenTelemetry.
+"""The endpoint's metrics for Prometheus, and traces where OpenTelemetry is installed.
 
-Every `Metrics` has a registry of its own, so that several can live in one process. All methods may be called from any
-thread. Nothing here is told about users or items. Reads and writes no files.
+Every `Metrics` has its own registry, so that one process can hold several. All methods are thread-safe. No metric names
+users or items. Reads and writes no files.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counters, gauges and histograms; their names begin with `recsys_`.
-
-    `in_flight` is the gauge of requests between their first byte and their answer; whoever admits them moves it.
-    """
+    """Counters, gauges and histograms; their names begin with `recsys_`. Admission sets the gauge `in_flight`."""
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
@@ -36,41 +33,41 @@ class Metrics:
         )
         self._stages = Histogram(
             "recsys_stage_seconds",
-            "Stages of answering; queue is of one request, the others are of a batch",
+            "Stages of an answer; queue is per request, the others are per batch",
             ["stage"],
             buckets=SECONDS,
             registry=own,
         )
-        self._depth = Gauge("recsys_queue_depth", "Jobs that wait for the inference thread", registry=own)
+        self._depth = Gauge("recsys_queue_depth", "Pending work items of the inference thread", registry=own)
         self._batch_size = Histogram(
             "recsys_batch_size", "Requests answered together", ["tier"], buckets=SIZES, registry=own
         )
         self._batch_seconds = Histogram(
             "recsys_batch_seconds", "Seconds of a batch", ["tier"], buckets=SECONDS, registry=own
         )
-        self._shed = Counter("recsys_shed", "Requests refused before they cost anything", ["reason"], registry=own)
+        self._shed = Counter("recsys_shed", "Requests refused before any work", ["reason"], registry=own)
         self._expired = Counter("recsys_expired", "Requests whose deadline passed", registry=own)
-        self._failed = Counter("recsys_failed", "Requests that every tier failed to answer", registry=own)
-        self._degraded = Counter(
-            "recsys_degraded", "Answers made with less than the best tier", ["tier", "reason"], registry=own
+        self._failed = Counter("recsys_failed", "Requests that no tier could answer", registry=own)
+        self._degraded = Counter("recsys_degraded", "Answers below the best tier", ["tier", "reason"], registry=own)
+        self._failures = Counter("recsys_tier_failures", "Batches in which a tier failed", ["tier"], registry=own)
+        self._out_of_catalogue = Counter(
+            "recsys_out_of_catalogue_items", "Unknown or withdrawn items removed from an answer", registry=own
         )
-        self._failures = Counter("recsys_tier_failures", "Batches that a tier failed", ["tier"], registry=own)
-        self._illegal = Counter("recsys_illegal_items", "Items that had to be taken out of an answer", registry=own)
-        self._reloads = Counter("recsys_reloads", "ItemUpdates of the bundle", ["outcome"], registry=own)
+        self._reloads = Counter("recsys_reloads", "Reloads and rollbacks", ["outcome"], registry=own)
         self._bundle = Gauge("recsys_bundle_info", "The bundle that answers", ["bundle", "routes"], registry=own)
-        self._items = Gauge("recsys_items", "Items of the bundle that can be recommended", registry=own)
+        self._items = Gauge("recsys_items", "Items that can be recommended", registry=own)
 
     def request(self, route: str, code: int, seconds: float) -> None:
-        """A request was answered; `route` is its template, not its path."""
+        """Count a response; `route` is its template, not its path."""
         self._requests.labels(route, str(code)).inc()
         self._latency.labels(route).observe(seconds)
 
     def shed(self, reason: str) -> None:
-        """A request was refused at the door; `reason` is one of a few words."""
+        """Count a request refused before its body was read or queued; `reason` is one of a few words."""
         self._shed.labels(reason).inc()
 
     def unavailable(self, reason: Reason) -> None:
-        """A request that passed the door got no answer."""
+        """Count an admitted request without an answer."""
         if reason == "expired":
             self._expired.inc()
         elif reason == "failed":
@@ -79,43 +76,43 @@ class Metrics:
             self.shed(reason)
 
     def watch_depth(self, depth: Callable[[], int]) -> None:
-        """Read the queue's depth whenever it is asked for."""
+        """Read the queue's depth at every scrape."""
         self._depth.set_function(depth)
 
     def stages(self, seconds: Mapping[str, float]) -> None:
-        """Stages of a batch, or the `queue` of one request."""
+        """Observe stages of a batch, or the `queue` of one request."""
         for stage, value in seconds.items():
             self._stages.labels(stage).observe(value)
 
     def batch(self, tier: Tier, size: int, seconds: float) -> None:
-        """A batch was answered."""
+        """Observe an answered batch."""
         self._batch_size.labels(tier).observe(size)
         self._batch_seconds.labels(tier).observe(seconds)
 
     def degraded(self, tier: Tier, reason: str) -> None:
-        """A request was answered at less than the best tier; of the reason, what is before the colon counts."""
+        """Count an answer below the best tier; the label is the reason up to its colon."""
         self._degraded.labels(tier, reason.partition(":")[0]).inc()
 
     def failure(self, tier: Tier) -> None:
-        """An tier failed a batch."""
+        """Count a batch in which a tier failed."""
         self._failures.labels(tier).inc()
 
-    def illegal(self, items: int) -> None:
-        """So many items were taken out of an answer."""
-        self._illegal.inc(items)
+    def out_of_catalogue(self, items: int) -> None:
+        """Count items that were removed from an answer."""
+        self._out_of_catalogue.inc(items)
 
     def reload(self, outcome: str) -> None:
-        """The bundle was `loaded`, `refused`, `busy` (another reload was going on) or `rolled back`."""
+        """Count a reload: `loaded`, `refused`, `busy` (another one in progress) or `rolled back`."""
         self._reloads.labels(outcome).inc()
 
     def bundle(self, info: EngineInfo) -> None:
-        """This bundle answers from now on, or has changed."""
+        """Show the bundle that answers, and its number of items."""
         self._bundle.clear()
         self._bundle.labels(info.bundle, ",".join(info.routes)).set(1)
         self._items.set(info.items)
 
     def render(self) -> tuple[bytes, str]:
-        """The text that Prometheus reads, and its content type."""
+        """The exposition text for Prometheus, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
 

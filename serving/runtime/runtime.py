@@ -1,7 +1,7 @@
-"""The runtime between HTTP and the engine: batches, deadlines, the fallback ladder, and changes of the bundle.
+"""The runtime between HTTP and the engine: batches, deadlines, degradation, item updates and reloads.
 
-Coroutines ask, one inference thread answers; every answer comes from exactly one bundle. Reads and writes no files
-itself; `load` reads bundles.
+Coroutines submit requests, one inference thread answers; every answer comes from exactly one bundle. Reads and writes
+no files itself; `load` reads bundles.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from typing import NamedTuple, TypeVar, cast
 from pydantic import Field
 
 from recsys.config import Config
-from recsys.errors import ConfigError, DataError, RecsysError
+from recsys.errors import DataError, RecsysError
 from serving.engine.interface import Answer, Engine, EngineInfo, Request, Tier
-from serving.release.deployment import Deployment, Live
+from serving.release.deployment import Deployment, Live, ReloadInProgressError
 from serving.runtime.batching import Batcher
-from serving.runtime.degradation import Arrivals, Choice, LadderConfig
+from serving.runtime.degradation import Choice, DegradationConfig
 from serving.runtime.item_updates import ItemUpdate, ItemUpdates
 from serving.runtime.metrics import Metrics, batch_span
-from serving.runtime.work_items import Outcome, Unavailable, WorkItem, beside, deliver, drop_expired, log_failure
+from serving.runtime.work_items import (
+    Outcome,
+    Unavailable,
+    WorkItem,
+    deliver,
+    drop_expired,
+    log_failure,
+    on_reload_thread,
+)
 
 __all__ = ["Runtime", "RuntimeConfig", "Served", "Unavailable"]
 
@@ -30,10 +38,10 @@ T = TypeVar("T")
 
 
 class Served(NamedTuple):
-    """An answer and how it came about.
+    """An answer and how it was made.
 
-    `degraded` tells why the best tier was not used ("deadline", "queue", "failure: ..."), None where it was;
-    `seconds` has queue, the engine's stages (of the whole batch) and total.
+    `degraded` is why the best tier was not used ("deadline", "queue", "failure: ..."), None where it was; `seconds` has
+    queue, the engine's stages (of the whole batch) and total.
     """
 
     answer: Answer
@@ -44,21 +52,21 @@ class Served(NamedTuple):
 
 
 class RuntimeConfig(Config):
-    """How requests are batched and what is asked of a bundle before it answers."""
+    """How requests are batched, how a bundle is warmed, and when a cheaper tier is used."""
 
     max_batch: int = Field(default=32, ge=1, description="requests answered together at most")
-    max_queue: int = Field(default=192, ge=1, description="requests that may wait; more are refused at once")
+    max_queue: int = Field(default=192, ge=1, description="pending requests; more are refused at once")
     batch_wait_ms: float = Field(
-        default=1.0, ge=0, le=1000, description="for which an idle thread waits for company; 0 takes what waits"
+        default=1.0, ge=0, le=1000, description="for which an idle thread waits for more requests to batch"
     )
     warm_requests: int = Field(
-        default=8, ge=0, le=256, description="a new bundle is tested and warmed with; 0 neither tests nor warms it"
+        default=8, ge=0, le=256, description="of a batch that warms a new bundle; 0 does not warm it"
     )
-    ladder: LadderConfig = LadderConfig()
+    degradation: DegradationConfig = DegradationConfig()
 
 
 class Runtime:
-    """Answers requests with the bundle that is deployed; `close` it in the end. Its coroutines may be cancelled."""
+    """Answers requests with the bundle that is deployed; `close` it at the end. Its coroutines may be cancelled."""
 
     def __init__(
         self,
@@ -67,30 +75,28 @@ class Runtime:
         *,
         metrics: Metrics,
         load: Callable[[str | None], Engine],
-        changes: ItemUpdates | None = None,
+        updates: ItemUpdates | None = None,
     ) -> None:
-        """Test and warm the engine, and start the inference thread.
+        """Warm the engine, and start the inference thread.
 
         Args:
-            engine: answers from now on; it is the runtime's alone but for its reads.
-            config: of batches and of the ladder.
-            metrics: is told what happens.
-            load: makes the engine of a source (None: the source it had from the start) for `reload`.
-            changes: live changes of items, made to every engine that comes to answer.
+            engine: answers from now on; only the runtime may change it.
+            config: of batches and degradation.
+            metrics: counts requests, batches and reloads.
+            load: makes the engine of a source (None: the source given at the start) for `reload`.
+            updates: live item updates, applied to every engine that is put in place.
 
         Raises:
-            ArtifactError: the engine fails its test.
+            ArtifactError: the engine cannot answer.
         """
         self._metrics = metrics
-        self._arrivals = Arrivals()
-        self._changes = changes or ItemUpdates()
+        self._updates = updates or ItemUpdates()
         self._deployment = Deployment(
             engine,
             load,
             warm_requests=config.warm_requests,
-            changes=self._changes,
-            room=max(1, config.max_queue - config.max_batch),
-            ladder=config.ladder,
+            updates=self._updates,
+            degradation=config.degradation,
         )
         self._batcher = Batcher(
             self._run,
@@ -103,7 +109,7 @@ class Runtime:
 
     @property
     def engine(self) -> Engine:
-        """The current engine, for what may be read on any thread: item, search, values, check, info, tiers."""
+        """The current engine; any thread may call item, search, values, check, info and tiers."""
         return self._deployment.current.engine
 
     @property
@@ -112,18 +118,17 @@ class Runtime:
         return self._batcher.accepting
 
     async def recommend(self, request: Request, deadline: float) -> Served:
-        """Answer a request by a moment of `time.monotonic`.
+        """Answer a request before a deadline, in seconds of `time.monotonic`.
 
         Raises:
             Unavailable: the queue is full, the deadline passes, the runtime drains, or every tier failed.
             DataError: the request cannot be answered.
         """
         self.engine.check(request)
-        self._arrivals.count()
-        return cast(Served, await self._waiting(request, deadline))
+        return cast(Served, await self._submitted(request, deadline))
 
     async def call(self, work: Callable[[Engine], T], deadline: float) -> tuple[T, str]:
-        """Do something with the engine on the inference thread; returns its result and the bundle's id.
+        """Call a function with the engine on the inference thread; returns its result and the bundle's id.
 
         Raises:
             Unavailable: as for `recommend`; also when the work raises anything but a `RecsysError`.
@@ -134,58 +139,59 @@ class Runtime:
             live = self._deployment.current
             return work(live.engine), live.bundle
 
-        return cast(tuple[T, str], await self._waiting(called, deadline))
+        return cast(tuple[T, str], await self._submitted(called, deadline))
 
-    async def change(self, change: ItemUpdate) -> EngineInfo:
-        """Add, withdraw and restore items between two batches, before whatever waits; the next bundle gets it too.
+    async def update_items(self, update: ItemUpdate) -> EngineInfo:
+        """Add, withdraw and restore items between two batches, before all pending requests; later bundles get it too.
 
         Raises:
             Unavailable: the runtime drains, or the engine fails.
-            DataError: the engine refuses.
+            DataError: the engine rejects a step.
+            NotPersistedError: the update is applied, but a restart will lose it.
         """
 
-        def changed() -> EngineInfo:
-            with self._changes.lock:
+        def updated() -> EngineInfo:
+            with self._updates.lock:
                 live = self._deployment.current
                 try:
-                    self._changes.apply(live.engine, change)
+                    self._updates.apply(live.engine, update)
                 finally:
-                    live.changed()
-                self._metrics.bundle(live.engine.info)
+                    live.items_changed()
+                    self._metrics.bundle(live.engine.info)
             return live.engine.info
 
-        return cast(EngineInfo, await self._batcher.urgent(changed))
+        return cast(EngineInfo, await self._batcher.urgent(updated))
 
     async def reload(self, source: str | None) -> EngineInfo:
-        """Load, test and warm a bundle beside the present one, then let it answer; goes on if its caller leaves.
+        """Load and warm a bundle beside the current one, then let it answer; continues if its caller disconnects.
 
         Raises:
             ArtifactError: the bundle cannot be served; nothing has changed.
-            ConfigError: a reload is in progress.
+            ReloadInProgressError: another reload has not ended.
             Unavailable: the runtime drains.
         """
         if not self.ready:
             raise Unavailable("draining")
-        return await beside(lambda: self._replace(lambda: self._deployment.reload(source), "loaded"))
+        return await on_reload_thread(lambda: self._replace(lambda: self._deployment.reload(source), "loaded"))
 
     async def rollback(self) -> EngineInfo:
         """Let the previous bundle answer again.
 
         Raises:
             DataError: there is none.
-            ConfigError: a reload is in progress.
+            ReloadInProgressError: a reload has not ended.
         """
-        return await beside(lambda: self._replace(self._deployment.rollback, "rolled back"))
+        return await on_reload_thread(lambda: self._replace(self._deployment.rollback, "rolled back"))
 
     async def drain(self) -> None:
-        """Take no more requests; returns when those that were admitted have their answers."""
+        """Refuse new requests; returns when those that were admitted have their answers."""
         await self._batcher.drain()
 
     def close(self) -> None:
-        """Stop the inference thread; what still waits is refused."""
+        """Stop the inference thread; pending requests are refused."""
         self._batcher.close()
 
-    async def _waiting(self, work: Request | Callable[[], object], deadline: float) -> object:
+    async def _submitted(self, work: Request | Callable[[], object], deadline: float) -> object:
         try:
             return await self._batcher.submit(work, deadline)
         except Unavailable as error:
@@ -196,86 +202,85 @@ class Runtime:
         try:
             live = deploy()
         except RecsysError as error:
-            self._metrics.reload("busy" if isinstance(error, ConfigError) else "refused")
+            self._metrics.reload("busy" if isinstance(error, ReloadInProgressError) else "refused")
             raise
         self._metrics.reload(outcome)
-        with self._changes.lock:
+        with self._updates.lock:
             self._metrics.bundle(self.engine.info)
         logger.info("bundle %s %s", live.bundle, outcome)
         return live.engine.info
 
-    def _run(self, jobs: list[WorkItem]) -> None:
+    def _run(self, work_items: list[WorkItem]) -> None:
         """On the inference thread: answer requests together, or call functions one by one."""
-        if jobs[0].kind is None:
-            for job in jobs:
-                deliver([_called(each) for each in drop_expired([job])])
+        if work_items[0].kind is None:
+            for work_item in work_items:
+                deliver([_called(each) for each in drop_expired([work_item])])
             return
         live = self._deployment.current
-        while jobs := drop_expired(jobs):
+        while work_items := drop_expired(work_items):
             now = time.monotonic()
-            behind = [[deadline - now for deadline in batch] for batch in self._batcher.waiting()]
-            left = [job.deadline - now for job in jobs]
-            choice = live.ladder.choose(left, behind, rate=self._arrivals.rate())
-            members = set(choice.members)
-            self._answer(live, [jobs[place] for place in choice.members], choice)
-            jobs = [job for place, job in enumerate(jobs) if place not in members]
+            pending = [[deadline - now for deadline in batch] for batch in self._batcher.pending()]
+            choice = live.selector.choose([work_item.deadline - now for work_item in work_items], pending)
+            self._answer(live, [work_items[position] for position in choice.members], choice)
+            rest = sorted(set(range(len(work_items))) - {*choice.members})
+            work_items = [work_items[position] for position in rest]
 
-    def _answer(self, live: Live, jobs: list[WorkItem], choice: Choice) -> None:
+    def _answer(self, live: Live, work_items: list[WorkItem], choice: Choice) -> None:
         """Deliver answers at the chosen tier, or at the next cheaper one that does not fail."""
         tier: Tier | None = choice.tier
         reason = choice.reason
         while tier is not None:
             try:
-                outcomes = self._attempt(live, jobs, tier, reason)
-            except Exception as error:  # noqa: BLE001 - whatever a tier raises, the next cheaper one may answer
-                live.ladder.failed(tier, error)
+                outcomes = self._attempt(live, work_items, tier, reason)
+            except Exception as error:  # noqa: BLE001 - any error of a tier may be answered by a cheaper one
+                live.selector.failed(tier, error)
                 self._metrics.failure(tier)
                 log_failure(logger, f"bundle {live.bundle} failed at '{tier}'", error)
-                tier, reason = live.ladder.below(tier), f"failure: {type(error).__name__}"
+                tier, reason = live.selector.below(tier), f"failure: {type(error).__name__}"
                 continue
             deliver(outcomes)
             return
-        deliver([Outcome(job, None, Unavailable("failed")) for job in jobs])
+        deliver([Outcome(work_item, None, Unavailable("failed")) for work_item in work_items])
 
-    def _attempt(self, live: Live, jobs: list[WorkItem], tier: Tier, reason: str | None) -> list[Outcome]:
-        """Answers of one tier; a request that cannot be answered is found by halving, and alone gets its error."""
+    def _attempt(self, live: Live, work_items: list[WorkItem], tier: Tier, reason: str | None) -> list[Outcome]:
+        """Answers of one tier; an invalid request is found by bisection, and alone gets its error."""
         begun = time.monotonic()
         try:
-            with batch_span(tier, len(jobs)):
-                answers = live.engine.recommend([cast(Request, job.work) for job in jobs], tier)
+            with batch_span(tier, len(work_items)):
+                answers = live.engine.recommend([cast(Request, work_item.work) for work_item in work_items], tier)
         except DataError as error:
-            if len(jobs) == 1:
-                return [Outcome(jobs[0], None, error)]
-            half = len(jobs) // 2
-            halves = drop_expired(jobs[:half]), drop_expired(jobs[half:])
+            if len(work_items) == 1:
+                return [Outcome(work_items[0], None, error)]
+            half = len(work_items) // 2
+            halves = drop_expired(work_items[:half]), drop_expired(work_items[half:])
             return [outcome for part in halves if part for outcome in self._attempt(live, part, tier, reason)]
-        if len(answers) != len(jobs):
-            raise RuntimeError(f"{len(answers)} answers to {len(jobs)} requests")
+        if len(answers) != len(work_items):
+            raise RuntimeError(f"{len(answers)} answers to {len(work_items)} requests")
         ended = time.monotonic()
-        live.ladder.observe(tier, len(jobs), ended - begun)
-        self._metrics.batch(tier, len(jobs), ended - begun)
+        live.selector.observe(tier, len(work_items), ended - begun)
+        self._metrics.batch(tier, len(work_items), ended - begun)
         for stages in {id(answer.seconds): answer.seconds for answer in answers}.values():
             self._metrics.stages(stages)
         outcomes = []
-        for job, answer in zip(jobs, answers, strict=True):
-            queue = begun - job.queued
-            legal, illegal = live.checked(answer)
+        for work_item, answer in zip(work_items, answers, strict=True):
+            queue = begun - work_item.queued
+            checked, removed = live.checked(answer)
             self._metrics.stages({"queue": queue})
-            if illegal:
-                self._metrics.illegal(illegal)
+            if removed:
+                self._metrics.out_of_catalogue(removed)
             if reason is not None:
                 self._metrics.degraded(tier, reason)
-            seconds = {"queue": queue, **answer.seconds, "total": ended - job.queued}
-            outcomes.append(Outcome(job, Served(legal, live.bundle, tier, reason, seconds)))
+            seconds = {"queue": queue, **answer.seconds, "total": ended - work_item.queued}
+            outcomes.append(Outcome(work_item, Served(checked, live.bundle, tier, reason, seconds)))
         return outcomes
 
 
-def _called(job: WorkItem) -> Outcome:
-    """Call a job's function."""
+def _called(work_item: WorkItem) -> Outcome:
+    """Call a work item's function."""
     try:
-        return Outcome(job, cast(Callable[[], object], job.work)())
+        return Outcome(work_item, cast(Callable[[], object], work_item.work)())
     except RecsysError as error:
-        return Outcome(job, None, error)
-    except Exception as error:  # noqa: BLE001 - nothing that is called may kill the thread
+        return Outcome(work_item, None, error)
+    except Exception as error:  # noqa: BLE001 - no call may kill the thread
         log_failure(logger, "a call failed", error)
-        return Outcome(job, None, Unavailable("failed"))
+        return Outcome(work_item, None, Unavailable("failed"))

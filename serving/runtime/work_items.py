@@ -1,4 +1,4 @@
-"""What waits for an inference thread, what becomes of it, and how answers get back to an event loop.
+"""Pending requests and calls of the inference thread, their outcomes, and their delivery to an event loop.
 
 Reads and writes no files.
 """
@@ -23,10 +23,10 @@ Reason = Literal["full", "expired", "draining", "failed"]
 RETRY_AFTER: dict[Reason, float] = {"full": 1.0, "expired": 1.0, "draining": 5.0, "failed": 1.0}
 
 
-class Unavailable(Exception):  # noqa: N818 - a state of the service, not an error of anyone's
-    """No answer now, through no fault of the request: the queue is full, the deadline passed, and the like.
+class Unavailable(Exception):  # noqa: N818 - a state of the service, not an error
+    """No answer now for a valid request: the queue is full, the deadline passed, the server drains or failed.
 
-    `retry_after` is the number of seconds after which another try makes sense.
+    `retry_after` is the number of seconds after which to try again.
     """
 
     def __init__(self, reason: Reason) -> None:
@@ -37,7 +37,7 @@ class Unavailable(Exception):  # noqa: N818 - a state of the service, not an err
 
 @dataclass(eq=False, slots=True)
 class WorkItem:
-    """One piece of work that waits: a request, answered together with others, or a function that is called alone.
+    """A request, which is answered in a batch, or a function, which is called alone.
 
     `deadline` and `queued` are seconds of `time.monotonic`.
     """
@@ -49,52 +49,52 @@ class WorkItem:
 
     @property
     def kind(self) -> Where | None:
-        """What jobs that are taken together have in common: their filter, or None where they are functions."""
+        """What the work items of a batch share: their filter, or None where they are functions."""
         return self.work.where if isinstance(self.work, Request) else None
 
 
 class Outcome(NamedTuple):
-    """What became of a job: `value`, or the error where there is one."""
+    """The result of a work item: `value`, or the error where there is one."""
 
-    job: WorkItem
+    work_item: WorkItem
     value: object
     error: Exception | None = None
 
 
-def drop_expired(jobs: Sequence[WorkItem] | deque[WorkItem]) -> list[WorkItem]:
-    """The jobs somebody still waits for; the ones that have expired are told so."""
+def drop_expired(work_items: Sequence[WorkItem] | deque[WorkItem]) -> list[WorkItem]:
+    """Drop expired and cancelled work items; expired ones get `Unavailable`."""
     now = time.monotonic()
-    waited = [job for job in jobs if not job.future.done()]
-    expired = [job for job in waited if job.deadline <= now]
-    deliver([Outcome(job, None, Unavailable("expired")) for job in expired])
-    return [job for job in waited if job.deadline > now] if expired else waited
+    awaited = [work_item for work_item in work_items if not work_item.future.done()]
+    expired = [work_item for work_item in awaited if work_item.deadline <= now]
+    deliver([Outcome(work_item, None, Unavailable("expired")) for work_item in expired])
+    return [work_item for work_item in awaited if work_item.deadline > now] if expired else awaited
 
 
 def deliver(outcomes: Sequence[Outcome]) -> None:
-    """Resolve the jobs' futures from the inference thread, with one wake-up of each event loop."""
-    for loop in {outcome.job.future.get_loop() for outcome in outcomes}:
-        own = [outcome for outcome in outcomes if outcome.job.future.get_loop() is loop]
-        with suppress(RuntimeError):  # the loop has been closed, and with it all who waited
+    """Resolve the futures from the inference thread, with one wake-up of each event loop."""
+    for loop in {outcome.work_item.future.get_loop() for outcome in outcomes}:
+        own = [outcome for outcome in outcomes if outcome.work_item.future.get_loop() is loop]
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
             loop.call_soon_threadsafe(_resolve, own)
 
 
 def log_failure(log: logging.Logger, what: str, error: Exception) -> None:
-    """One log entry of an error's type and where it arose; its text could hold someone's history."""
+    """Log an error's type and traceback only; its text could hold a user's history."""
     log.error("%s: %s\n%s", what, type(error).__name__, "".join(traceback.format_tb(error.__traceback__)).rstrip())
 
 
 def _resolve(outcomes: Sequence[Outcome]) -> None:
-    for job, value, error in outcomes:
-        if job.future.done():
+    for work_item, value, error in outcomes:
+        if work_item.future.done():
             continue
         if error is None:
-            job.future.set_result(value)
+            work_item.future.set_result(value)
         else:
-            job.future.set_exception(error)
+            work_item.future.set_exception(error)
 
 
-async def beside(work: Callable[[], T]) -> T:
-    """Do long work on a thread that a server which has to end does not wait for."""
+async def on_reload_thread(work: Callable[[], T]) -> T:
+    """Do long work on a daemon thread, which the server's exit does not wait for."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -110,7 +110,7 @@ async def beside(work: Callable[[], T]) -> T:
         result, failure = None, None
         try:
             result = work()
-        except Exception as error:  # noqa: BLE001 - it is raised where the work is awaited
+        except Exception as error:  # noqa: BLE001 - raised where the work is awaited
             failure = error
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(done, result, failure)

@@ -143,7 +143,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
         SasrecConfig(num_heads=3)
 
 
-def test_cold_items_are_scored_and_read_as_their_proxy_items() -> None:
+def test_items_with_proxies_are_scored_and_read_as_their_proxies() -> None:
     model = fit_sasrec(cycles(12, [6] * 12), 12, SMALL, seed=0)
     proxies = np.arange(12)
     proxies[[4, 7]] = 9, -1

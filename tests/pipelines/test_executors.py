@@ -162,7 +162,7 @@ def test_a_worker_that_is_killed_is_replaced(executor: Executor, work: Work) -> 
 def test_workers_that_keep_dying_stop_the_run(executor: Executor, work: Work) -> None:
     if not executor.distributed:
         pytest.skip("one local worker is the driver itself")
-    with pytest.raises(ConfigError, match=r"numbers 6-8: its worker died 4 times.*fewer workers than 2"):
+    with pytest.raises(ConfigError, match=r"numbers \d+-\d+: its worker died 4 times.*fewer workers than 2"):
         work.map(executor, {6: "die"})
     assert whole(work, work.map(executor))
 

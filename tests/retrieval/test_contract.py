@@ -153,7 +153,18 @@ def test_a_large_filter_goes_through_the_index(
     assert np.mean(hits) > 0.9
 
 
-def test_duplicates_are_in_the_order_of_their_labels(config: IndexConfig, vectors: FloatArray) -> None:
+def test_a_filtered_search_visits_more_lists_to_keep_its_recall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.retrieval.base.FLAT_MOST", 50)
+    items, queries = (np.random.default_rng(seed).standard_normal((count, 8)) for seed, count in ((0, 6000), (1, 200)))
+    config = IndexConfig(kind="ivf-flat", nlist=100, recall_at=10, recall=0.95, num_tuning_queries=200)
+    index = ItemIndex.build(items, config=config, queries=queries)
+    kept = np.flatnonzero(np.random.default_rng(2).random(6000) < 0.1)
+    found = index.search(queries, 10, allowed=kept).labels
+    rows, _ = brute_force(items[kept], queries, 10)
+    assert np.mean([len(np.intersect1d(a, kept[b])) / 10 for a, b in zip(found, rows, strict=True)]) > 0.95
+
+
+def test_duplicates_come_in_the_order_of_their_labels(config: IndexConfig, vectors: FloatArray) -> None:
     many = np.repeat(vectors[:100], 4, axis=0)
     index = ItemIndex.build(many, np.random.default_rng(0).permutation(400), config)
     found = index.search(vectors[:100], 4)

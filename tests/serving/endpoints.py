@@ -16,6 +16,7 @@ from serving.http.app import create_app
 from serving.http.history_store import HistoryStore, open_store
 from serving.http.keys import Keys
 from serving.http.server import Server, listening
+from serving.runtime.item_updates import ItemUpdates
 from serving.runtime.metrics import Metrics
 from serving.runtime.runtime import Runtime, RuntimeConfig
 from tests.serving.fakes import PATIENCE, FakeEngine
@@ -51,12 +52,19 @@ class Endpoint(NamedTuple):
 
 @contextmanager
 def endpoint(
-    folder: Path, *, engine: FakeEngine | None = None, store: HistoryStore | None = None, **settings: Any
+    folder: Path,
+    *,
+    engine: FakeEngine | None = None,
+    store: HistoryStore | None = None,
+    updates: ItemUpdates | None = None,
+    **settings: Any,
 ) -> Iterator[Endpoint]:
     """An endpoint whose files are in a folder; `settings` are those of ServeConfig. A given store stays open."""
     engine, metrics = engine or FakeEngine(), Metrics()
     config = ServeConfig(**{"port": 0, "store": f"sqlite:///{folder}/histories.sqlite", **settings})
-    runtime = Runtime(engine, RuntimeConfig(warm_requests=0), metrics=metrics, load=lambda source: FakeEngine("next"))
+    runtime = Runtime(
+        engine, RuntimeConfig(warm_requests=0), metrics=metrics, load=lambda source: FakeEngine("next"), updates=updates
+    )
     own = store or open_store(config.store, config.history_limit)
     keys = None if config.keys is None else Keys.load(config.keys)
     app = create_app(runtime, config, metrics=metrics, store=own, keys=keys)

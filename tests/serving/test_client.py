@@ -52,10 +52,10 @@ def test_a_user_may_have_any_name(client: Client, user: str) -> None:
 
 
 def test_an_administrator_changes_what_is_served(client: Client) -> None:
-    assert client.change_items(add=[NewItem("a/b", {"title": "New"})], withdraw=["i2"]).items == 30
+    assert client.update_items(add=[NewItem("a/b", {"title": "New"})], withdraw=["i2"]).items == 30
     assert client.item("a/b").title == "New"
     assert client.item("i2").withdrawn
-    assert client.change_items(restore=["i2"]).items == 31
+    assert client.update_items(restore=["i2"]).items == 31
     assert not client.item("i2").withdrawn
     assert client.reload().bundle == "next"
     assert client.rollback().bundle == "fake"

@@ -168,7 +168,7 @@ def test_sigterm_under_load_loses_no_admitted_request(bundles: list[Path], tmp_p
 
 def test_kill_9_loses_nothing_that_was_confirmed(bundles: list[Path], tmp_path: Path) -> None:
     with serving(bundles[0], tmp_path) as served, Client(served.url) as client:
-        client.change_items(withdraw=["P00003"])
+        client.update_items(withdraw=["P00003"])
         confirmed = 0
 
         async def kill() -> None:

@@ -74,7 +74,7 @@ def test_a_history_is_built_by_searching(visit: Visit) -> None:
     remembered(page, ["Item i4", "Item i7"])
     assert page.url.endswith("#item=i4&item=i7")
     expect(search).to_be_focused()
-    expect(page.locator("#told")).to_have_text("Added to the history: Item i7")
+    expect(page.locator("#notice")).to_have_text("Added to the history: Item i7")
 
 
 def test_a_row_tells_where_an_item_came_from(visit: Visit) -> None:
@@ -132,7 +132,7 @@ def test_a_filter_is_found_chosen_and_dropped(visit: Visit) -> None:
     box.press("Escape")
     page.get_by_role("button", name="Drop the filter: music").click()
     recommended(page, "Item i0")
-    page.get_by_role("combobox", name="How many").select_option("20")
+    page.get_by_role("combobox", name="Number of items").select_option("20")
     expect(page.locator("#items li")).to_have_count(20)
 
 
@@ -167,7 +167,7 @@ def test_only_the_keyboard_is_needed(visit: Visit) -> None:
     press("Enter")
     expect(page.locator("#history .title")).to_have_text([chosen])
     page.keyboard.type("zzz")
-    expect(page.locator("#search-note")).to_have_text("Nothing has these words.")
+    expect(page.locator("#search-note")).to_have_text("No matches.")
     press("Escape")
     expect(page.get_by_role("combobox", name="Add an item")).to_have_value("")
     page.locator("#skip").focus()
@@ -219,7 +219,7 @@ def unreachable(route: Any) -> None:
     ("trouble", "words"),
     [(overloaded, "the server is busy; try again later (wait 2 s)"), (unreachable, "The server cannot be reached.")],
 )
-def test_trouble_is_told_and_passes(visit: Visit, trouble: Callable[[Any], None], words: str) -> None:
+def test_an_error_is_shown_and_passes(visit: Visit, trouble: Callable[[Any], None], words: str) -> None:
     page = visit.open("#item=i1")
     recommended(page, "Item i2")
     page.route("**/v1/recommend", trouble)
@@ -239,7 +239,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_only(chromium: Any, engine: Fak
     keys = Keys.load(tmp_path / "keys.json")
     with serving(engine, tmp_path, keys=keys) as address, visiting(chromium, address) as visit:
         page = visit.open("#item=i1")
-        dialog = page.get_by_role("dialog", name="This server asks for a key")
+        dialog = page.get_by_role("dialog", name="API key required")
         for value in ("wrong", token):
             dialog.get_by_label("Key", exact=True).fill(value)
             dialog.get_by_role("button", name="Use the key").click()
@@ -250,7 +250,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_only(chromium: Any, engine: Fak
         assert page.evaluate("[localStorage.length, Object.values(sessionStorage)]") == [0, [token]]
         page.reload()
         recommended(page, "Item i2")
-        page.get_by_role("button", name="Forget the key").click()
+        page.get_by_role("button", name="Delete the key").click()
         expect(dialog).to_be_visible()
         dialog.get_by_role("button", name="Cancel").click()
         expect(page.get_by_role("button", name="Try again")).to_be_visible()

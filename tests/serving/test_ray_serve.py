@@ -160,7 +160,7 @@ def test_a_replica_is_healthy_until_its_runtime_ends(bundle: Callable[[str], Pat
     replica = Replica(json.loads(spec(bundle("one"), 8000).model_dump_json()))
     replica.check_health()
     replica._runtime.close()
-    with pytest.raises(RuntimeError, match="takes no requests"):
+    with pytest.raises(RuntimeError, match="no longer accepts requests"):
         replica.check_health()
 
 

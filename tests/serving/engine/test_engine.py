@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -52,6 +53,12 @@ def discrete(parts: LoadedBundle) -> BundleEngine:
 
 def walk(start: int, length: int = 4) -> tuple[str, ...]:
     return tuple(f"item {(start + step) % NUM_ITEMS}" for step in range(length))
+
+
+def join_compaction() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "recsys-compaction":
+            thread.join()
 
 
 def ids(engine: BundleEngine, request: Request, tier: Tier = "full") -> list[str]:
@@ -150,7 +157,7 @@ def test_the_same_user_gets_the_same_list(engine: BundleEngine) -> None:
 def test_impossible_requests_are_refused_before_they_wait(engine: BundleEngine) -> None:
     with pytest.raises(DataError, match="k=0"):
         engine.check(Request(k=0))
-    with pytest.raises(DataError, match=r"'colour' is no column to filter by; there are: category"):
+    with pytest.raises(DataError, match=r"'colour' cannot be filtered by; filter columns are: category"):
         engine.check(Request(where=(("colour", ("red",)),)))
     with pytest.raises(DataError, match="'nothing' is not in the catalogue"):
         engine.similar("nothing", 3)
@@ -234,6 +241,12 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
         assert target not in ids(live, Request(walk(0), k=50, exclude_seen=False), tier)
     assert target not in [item.item_id for item in live.similar("item 1", 50)]
     assert target not in [item.item_id for item in live.search("thing", 50)]
+    first = [item.item_id for item in live.search("thing", 3)]
+    live.withdraw(first)
+    assert len({item.item_id for item in live.search("thing", 3)} - {*first, target}) == 3, (
+        "the limit is of visible items"
+    )
+    live.restore(first)
     assert live.recommend([Request((target,), k=3)], "full")[0].ignored == ()
     with pytest.raises(DataError, match="withdrawn already"):
         live.withdraw([target])
@@ -242,6 +255,39 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
     assert target in [item.item_id for item in live.similar("item 1", 50)]
     with pytest.raises(DataError, match="is not withdrawn"):
         live.restore([target])
+
+
+def test_live_additions_are_compacted_in_the_background(live: BundleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engine.compaction.MIN_CHANGES", 4)
+    index = live._state.items.item_index
+    twin = {"title": "Thing 10", "category": "even"}
+    live.add([NewItem(f"new {i}", twin) for i in range(3)])
+    join_compaction()
+    assert index.num_changes == 3, "few changes wait for more"
+    before = live.similar("item 1", 50)
+    live.withdraw(["item 3"])
+    join_compaction()
+    assert index.num_changes == 0
+    assert live.similar("item 1", 50) == tuple(item for item in before if item.item_id != "item 3")
+    live.restore(["item 3"])
+    assert {item.item_id for item in live.similar("item 1", 50)} == {item.item_id for item in before}
+
+
+def test_a_compaction_that_fails_is_logged_and_tried_again(
+    live: BundleEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: ItemIndex) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr("serving.engine.compaction.MIN_CHANGES", 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(ItemIndex, "compact", fail)
+        live.withdraw(["item 3", "item 5"])
+        join_compaction()
+    assert "compaction of the item index failed: MemoryError" in caplog.text
+    live.withdraw(["item 4"])
+    join_compaction()
+    assert live._state.items.item_index.num_changes == 0
 
 
 @pytest.mark.parametrize(
@@ -283,7 +329,7 @@ def test_where_there_is_no_behaviour_none_is_borrowed(discrete: BundleEngine, pa
     alone = replace(parts.new_items, discrete=tokenizer, continuous=None, neighbours=None)
     catalog, codes = parts.state.items.catalog, parts.state.semantic_ids.codes
     made = alone.tokens([NewItem("new", {"title": "Thing 10", "category": "odd"})], catalog, codes)
-    assert made.lenders.tolist() == [-1]
+    assert made.proxies.tolist() == [-1]
     assert made.codes.shape == (1, 2)
 
 

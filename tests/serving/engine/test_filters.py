@@ -35,7 +35,7 @@ def test_a_path_is_found_under_each_beginning() -> None:
 
 
 def test_an_unknown_column_is_refused_by_name() -> None:
-    with pytest.raises(DataError, match=r"'colour' is no column to filter by; there are: categories, genres"):
+    with pytest.raises(DataError, match=r"'colour' cannot be filtered by; filter columns are: categories, genres"):
         FilterIndex(CATALOG).mask("colour", ["red"])
 
 

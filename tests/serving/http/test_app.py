@@ -2,15 +2,20 @@
 
 import json
 import logging
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recsys.errors import ArtifactError, DataError
+from serving.engine.interface import EngineInfo
 from serving.http.history_store import StoreError
 from serving.http.keys import create_key
+from serving.release.deployment import ReloadInProgressError
+from serving.runtime.item_updates import ItemUpdates
 from tests.serving.endpoints import JSON, Endpoint, endpoint
 from tests.serving.fakes import FakeEngine
 
@@ -149,7 +154,7 @@ def test_items_are_added_and_withdrawn(served: Endpoint) -> None:
     assert served.ask("GET", "/v1/items/i2").json()["withdrawn"] is True
     assert served.ask("GET", "/v1/items/new").json()["title"] == "Newest"
     again = served.ask("POST", "/admin/items", json={"add": [{"item_id": "newer"}], "withdraw": ["who"]})
-    assert "done before: add" in error_of(again, 422)["message"]
+    assert "already applied: add" in error_of(again, 422)["message"]
 
 
 def test_a_bundle_is_replaced_and_rolled_back(served: Endpoint) -> None:
@@ -227,6 +232,25 @@ def test_numbers_beyond_all_bounds_are_refused(served: Endpoint) -> None:
     assert "body.vector.0" in error_of(response, 422)["fields"]
 
 
+def test_a_reload_during_a_reload_is_a_conflict(served: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def reload(source: str | None) -> EngineInfo:
+        raise ReloadInProgressError("a reload is in progress; wait until it has ended and try again")
+
+    monkeypatch.setattr(served.runtime, "reload", reload)
+    error = error_of(served.ask("POST", "/admin/reload", json={}), 409)
+    assert (error["code"], error["message"][:24]) == ("conflict", "a reload is in progress;")
+
+
+def test_an_update_that_is_not_persisted_is_not_reported_as_invalid(tmp_path: Path) -> None:
+    updates = ItemUpdates(tmp_path / "updates.sqlite")
+    with endpoint(tmp_path, updates=updates) as parts, closing(sqlite3.connect(tmp_path / "updates.sqlite")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        error = error_of(parts.ask("POST", "/admin/items", json={"withdraw": ["i1"]}), 500)
+        assert error["code"] == "not_persisted"
+        assert "applied but not persisted" in error["message"]
+        assert parts.ask("GET", "/v1/items/i1").json()["withdrawn"]
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", None])
 def test_another_content_type_is_refused(served: Endpoint, kind: str | None) -> None:
     headers = {} if kind is None else {"content-type": kind}
@@ -286,7 +310,7 @@ def test_metrics_count_by_route_not_by_path(served: Endpoint) -> None:
     served.ask("GET", f"/v1/items/{SECRET}")
     response = served.ask("GET", "/metrics")
     assert response.headers["content-type"].startswith("text/plain")
-    assert 'recsys_requests_total{code="404",route="/v1/items/{item_id:text}"} 1.0' in response.text
+    assert 'recsys_requests_total{code="404",route="/v1/items/{item_id:path}"} 1.0' in response.text
     assert SECRET not in response.text
 
 
@@ -340,7 +364,7 @@ def test_nothing_of_users_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFix
         parts.ask("GET", f"/{SECRET}", key=key)
     written = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("httpx"))
     assert "POST /v1/recommend 503" in written
-    assert "GET /v1/users/{user_id:text} 200" in written
+    assert "GET /v1/users/{user_id:path} 200" in written
     assert SECRET not in written
     assert key not in written
 

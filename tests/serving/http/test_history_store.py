@@ -257,9 +257,23 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     using(f"sqlite:///{tmp_path}/own/histories.sqlite", work)
 
 
+def test_a_forgotten_history_is_overwritten_in_the_file(tmp_path: Path) -> None:
+    async def write(store: HistoryStore) -> None:
+        await store.append("ann", [f"SECRET-{n}" for n in range(50)])
+
+    async def forget(store: HistoryStore) -> None:
+        await store.forget("ann")
+
+    url = f"sqlite:///{tmp_path}/histories.sqlite"
+    using(url, write, limit=1000)
+    assert b"SECRET-" in (tmp_path / "histories.sqlite").read_bytes()
+    using(url, forget, limit=1000)
+    assert not [file for file in tmp_path.iterdir() if b"SECRET-" in file.read_bytes()]
+
+
 def test_an_unusable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database, whatever it is called " * 10)
-    with pytest.raises(ConfigError, match="name a file of histories"):
+    with pytest.raises(ConfigError, match="name a new file"):
         open_store(f"sqlite:///{tmp_path}/text", LIMIT)
     with pytest.raises(ConfigError, match="cannot be used"):
         open_store(f"sqlite:///{tmp_path}", LIMIT)

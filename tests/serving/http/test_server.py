@@ -6,9 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -65,7 +66,7 @@ def test_other_machines_are_served_with_keys_only(host: str, tmp_path: Path) -> 
     check_exposure(config, Keys.load(tmp_path / "keys.json"))
 
 
-def test_what_cannot_be_served_is_said_and_the_runtime_closed(tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_reported_and_the_runtime_closed(tmp_path: Path) -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
     for config, error, words in [
@@ -114,7 +115,7 @@ def process(folder: Path, drain_seconds: float = 60) -> Iterator[tuple["subproce
 
 
 def until(url: str, path: str, words: str) -> httpx.Response:
-    """RequestBody until the answer has some words."""
+    """Repeat a GET until the response has some words."""
     with httpx.Client(base_url=url, timeout=PATIENCE) as client:
         while words not in (response := client.get(path)).text:
             pass
@@ -200,6 +201,16 @@ def test_endless_headers_are_cut_off(hasty: Endpoint) -> None:
             while True:
                 connection.sendall(b"X-More: " + b"x" * 8000 + b"\r\n")
         assert httpx.get(f"{url}/livez").status_code == 200
+
+
+@pytest.mark.parametrize(("size", "status"), [(60_000, b"200"), (200_000, b"400")])
+def test_headers_have_at_most_64_kib(hasty: Endpoint, size: int, status: bytes) -> None:
+    with serving(hasty) as url, connected(url) as connection, suppress(OSError):
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-More: ")
+        for end in (b"", b"\r\n\r\n"):
+            connection.sendall(b"x" * (size // 2) + end)
+            time.sleep(0.05)  # so that the server reads them one by one
+        assert received(connection).startswith(b"HTTP/1.1 " + status)
 
 
 def test_endless_bodies_get_413(hasty: Endpoint) -> None:

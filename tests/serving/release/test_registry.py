@@ -9,7 +9,7 @@ import pytest
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tracking import tracking_uri
 from serving.bundle.bundle import open_bundle
-from serving.bundle.model_uri import is_registered, registered
+from serving.bundle.model_uri import is_model_uri, parse_model_uri
 from serving.engine.batch import recommend_rows
 from serving.release import registry
 from serving.release.gates import falls_behind
@@ -71,7 +71,7 @@ def test_an_alias_goes_back_the_way_it_came(tmp_path: Path, uri: str) -> None:
     for bundle in (bundles[1], bundles[0]):
         assert rollback(name="back", alias="champion", uri=uri).bundle == bundle.id
         assert resolve("models:/back@champion", uri=uri, cache=tmp_path / "cache").name == bundle.id
-    with pytest.raises(ArtifactError, match=r"back@champion is version 1, and nothing was there before it"):
+    with pytest.raises(ArtifactError, match=r"back@champion is version 1, and there is no previous version"):
         rollback(name="back", alias="champion", uri=uri)
     with pytest.raises(ArtifactError, match="publish a bundle first"):
         rollback(name="back", alias="other", uri=uri)
@@ -86,13 +86,13 @@ def test_a_worse_bundle_does_not_take_the_alias_but_by_force(
     worse, unknown = fake_bundle(tmp_path / "worse", ndcg=0.05), fake_bundle(tmp_path / "unknown", ndcg=None)
     with pytest.raises(ArtifactError, match=r"its NDCG@10 of 0\.0500 is below 0\.0550.*--skip-gates"):
         publish(worse.folder, name="gate", alias="champion", uri=uri)
-    with pytest.raises(ArtifactError, match="it was not evaluated"):
+    with pytest.raises(ArtifactError, match="it has no metrics"):
         publish(unknown.folder, name="gate", alias="champion", uri=uri)
     assert resolve("models:/gate@champion", uri=uri, cache=tmp_path / "cache").name == good.id
     assert publish(little.folder, name="gate", alias="champion", uri=uri).previous == "1"
     with caplog.at_level(logging.WARNING):
         assert publish(unknown.folder, name="gate", alias="champion", uri=uri, force=True).bundle == unknown.id
-    assert "published all the same: it was not evaluated" in caplog.text
+    assert "published despite a failed gate: it has no metrics" in caplog.text
 
 
 def test_figures_of_other_data_are_compared_with_a_warning(
@@ -102,7 +102,7 @@ def test_figures_of_other_data_are_compared_with_a_warning(
     fresh = fake_bundle(tmp_path / "new", seed=1, data="d1")
     with caplog.at_level(logging.WARNING):
         publish(fresh.folder, name="data", alias="champion", uri=uri)
-    assert "version 1 is of other data" in caplog.text
+    assert "version 1 was evaluated on other data" in caplog.text
 
 
 def test_a_model_that_answers_otherwise_when_loaded_back_is_not_aliased(
@@ -112,7 +112,7 @@ def test_a_model_that_answers_otherwise_when_loaded_back_is_not_aliased(
     other = FakeEngine()
     other.withdraw(["i1"])
     engines.append(other)
-    with pytest.raises(ArtifactError, match="golden requests otherwise than when it was made"):
+    with pytest.raises(ArtifactError, match="golden requests differently than when it was made"):
         publish(fake_bundle(tmp_path / "b", seed=1).folder, name="golden", alias="champion", uri=uri)
     assert resolve("models:/golden@champion", uri=uri, cache=tmp_path / "c").name == open_bundle(tmp_path / "a").id
 
@@ -135,7 +135,7 @@ def test_a_tag_cannot_lead_out_of_the_cache(tmp_path: Path, uri: str) -> None:
     publish(fake_bundle(tmp_path / "b").folder, name="path", alias="champion", uri=uri)
     client = registry.MlflowClient(tracking_uri=uri, registry_uri=uri)
     client.set_model_version_tag("path", "1", "bundle", "../../etc")
-    with pytest.raises(ArtifactError, match="is no bundle's id"):
+    with pytest.raises(ArtifactError, match="is no bundle id"):
         resolve("models:/path@champion", uri=uri, cache=tmp_path / "cache")
 
 
@@ -154,12 +154,12 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path: Path, uri: str) -> None
 
 
 def test_sources_and_registries_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert registered("models:/a b@champion") == ("a b", "champion", None)
-    assert registered("models:/recsys/12") == ("recsys", None, "12")
-    assert (is_registered("models:/recsys"), is_registered("runs/demo")) == (True, False)
+    assert parse_model_uri("models:/a b@champion") == ("a b", "champion", None)
+    assert parse_model_uri("models:/recsys/12") == ("recsys", None, "12")
+    assert (is_model_uri("models:/recsys"), is_model_uri("runs/demo")) == (True, False)
     for wrong in ("models:/recsys", "models:/recsys/latest", "models:/a/b@c", "models://x/1"):
         with pytest.raises(ConfigError, match=re.escape("write models:/NAME@ALIAS or models:/NAME/VERSION")):
-            registered(wrong)
+            parse_model_uri(wrong)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(None, home=Path("runs")) == f"sqlite:///{tmp_path}/runs/mlflow.db"

@@ -106,7 +106,7 @@ def test_different_filters_and_functions_are_taken_apart_and_the_oldest_first() 
         first = await occupied(batcher, run)
         a, b, c, d = ask("a", BOOKS), ask("b", GAMES), ask("c", BOOKS), ask("d", GAMES)
         tasks = await queued(batcher, [a, one, b, c, two, d])
-        assert batcher.waiting() == [[FAR, FAR], [FAR, FAR]]
+        assert batcher.pending() == [[FAR, FAR], [FAR, FAR]]
         run.gate.set()
         await asyncio.gather(first, *tasks)
         assert run.batches == [[FIRST], [a, c], [one, two], [b, d]]

@@ -1,9 +1,12 @@
-"""The ladder goes down when its estimates or failures say so, no further than needed, and comes back up."""
+"""Degradation: the best tier that meets deadlines and drains the queue, back up again, and circuit breakers."""
+
+import itertools
+import random
 
 import pytest
 
 from serving.engine.interface import TIERS, Tier
-from serving.runtime.degradation import Arrivals, Cost, Ladder, LadderConfig
+from serving.runtime.degradation import DegradationConfig, TierSelector
 
 COSTS: dict[Tier, float] = {"full": 0.1, "narrow": 0.03, "dense": 0.01, "popularity": 0.0001}
 
@@ -21,203 +24,181 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def ladder(clock: Clock) -> Ladder:
-    """Knows that a request costs `COSTS`, whatever comes with it."""
-    known = Ladder(TIERS, LadderConfig(reserve_ms=0, backlog_share=0.5), clock=clock)
+def learned(clock: Clock, size: int = 8, **config: float) -> TierSelector:
+    """Knows that a batch of `size` costs `COSTS` a request."""
+    known = TierSelector(TIERS, DegradationConfig.model_validate({"reserve_ms": 0} | config), clock=clock)
     for tier, seconds in COSTS.items():
-        for size in (1, 32, 8) * 20:
-            known.observe(tier, size, seconds * size)
+        known.observe(tier, size, seconds * size)
     return known
 
 
-def test_an_unknown_cost_is_taken_for_nothing() -> None:
-    choice = Ladder(TIERS).choose([0.001, 2.0], [[0.001]])
-    assert choice == ("full", [0, 1], None)
+@pytest.fixture
+def selector(clock: Clock) -> TierSelector:
+    return learned(clock)
 
 
-@pytest.mark.parametrize(("base", "each"), [(0.05, 0.0), (0.05, 0.01), (0.0, 0.01)])
-def test_a_cost_is_learned_as_a_line(base: float, each: float) -> None:
-    cost = Cost()
-    for size in (1, 32, 8, 16, 4) * 10:
-        cost.observe(size, base + each * size)
-    for size in (1, 8, 32):
-        assert cost.mean(size) == pytest.approx(base + each * size, rel=0.15, abs=0.01)
-        assert cost.cautious(size) >= cost.mean(size)
-
-
-def test_a_cost_of_one_size_is_half_fixed() -> None:
-    cost = Cost()
-    for _ in range(5):
-        cost.observe(10, 1.0)
-    assert (cost.mean(10), cost.mean(20), cost.mean(1)) == pytest.approx((1.0, 1.5, 0.55))
-
-
-def test_one_stall_is_hardly_believed_and_several_are() -> None:
-    cost = Cost()
-    for _ in range(10):
-        cost.observe(8, 0.1)
-    cost.observe(8, 60.0)
-    assert cost.cautious(8) < 0.5
-    for _ in range(40):
-        cost.observe(8, 60.0)
-    assert cost.mean(8) > 30
+def test_an_unknown_cost_counts_as_zero() -> None:
+    assert TierSelector(TIERS).choose([0.001, 2.0], [[0.001]]) == ("full", [0, 1], None)
 
 
 @pytest.mark.parametrize(
-    ("left", "tier"), [(2.0, "full"), (0.4, "narrow"), (0.12, "dense"), (0.02, "popularity"), (1e-9, "popularity")]
+    ("left", "tier"), [(2.0, "full"), (0.4, "narrow"), (0.13, "dense"), (0.02, "popularity"), (1e-9, "popularity")]
 )
-def test_a_batch_gets_the_best_tier_that_fits_its_time(ladder: Ladder, left: float, tier: Tier) -> None:
-    choice = ladder.choose([left] * 8, [])
-    assert choice == (tier, list(range(8)), None if tier == "full" else "deadline")
+def test_a_batch_gets_the_best_tier_that_fits_its_time(selector: TierSelector, left: float, tier: Tier) -> None:
+    assert selector.choose([left] * 8, []) == (tier, list(range(8)), None if tier == "full" else "deadline")
 
 
-def test_a_larger_batch_needs_more_time(ladder: Ladder) -> None:
-    assert ladder.choose([1.0] * 8, []).tier == "full"
-    assert ladder.choose([1.0] * 32, []).tier != "full"
+def test_half_of_a_cost_is_fixed_and_half_grows_with_the_batch(clock: Clock) -> None:
+    selector = learned(clock, size=8, margin=1)
+    for size, seconds in ((8, 0.8), (16, 1.2), (32, 2.0), (1, 0.45)):
+        assert selector.choose([seconds * 1.01] * size, []).tier == "full"
+        assert selector.choose([seconds * 0.99] * size, []).tier == "narrow"
 
 
-def test_a_strained_ladder_expects_batches_to_take_longer(ladder: Ladder) -> None:
-    ladder.strained = True
-    assert ladder.choose([1.2] * 8, []).tier == "narrow"
-    assert ladder.choose([9.0] * 16, [[9.0] * 16]).tier == "narrow"
-    ladder.strained = False
-    assert ladder.choose([1.2] * 8, []).tier == "full"
-    assert ladder.choose([9.0] * 16, [[9.0] * 16]).tier == "full"
+def test_the_defaults_keep_a_margin_and_a_reserve_of_every_deadline(clock: Clock) -> None:
+    selector = TierSelector(TIERS, clock=clock)
+    selector.observe("full", 8, 0.8)
+    assert selector.choose([0.8 * 1.5 + 0.006] * 8, []).tier == "full"
+    assert selector.choose([0.8 * 1.5 + 0.004] * 8, []).tier == "narrow"
 
 
-def test_only_the_members_that_are_tight_are_made_cheaper(ladder: Ladder) -> None:
-    assert ladder.choose([5.0, 0.05, 5.0, 0.04], []) == ("dense", [1, 3], "deadline")
-    assert ladder.choose([5.0, 5.0], []) == ("full", [0, 1], None)
-    assert ladder.choose([5.0, 0.04, 5.0, 0.002], []) == ("popularity", [3], "deadline")
-
-
-def test_a_long_queue_makes_batches_cheaper_before_anyone_expires(ladder: Ladder) -> None:
-    assert ladder.choose([9.0] * 8, [[9.0] * 8]).tier == "full"
-    choice = ladder.choose([9.0] * 32, [[9.0] * 32] * 3)
-    assert (choice.tier, choice.reason) == ("narrow", "queue")
-    assert ladder.choose([9.0] * 32, [[3.0] * 32] * 3).tier == "dense"
-    assert ladder.choose([9.0] * 32, [[0.2] * 32] * 3).tier == "popularity"
-    assert ladder.choose([9.0] * 32, []).tier == "full"
-
-
-def test_far_too_many_get_the_cheapest_at_once_and_the_last_of_them_the_best(clock: Clock) -> None:
-    quick = Ladder(TIERS, LadderConfig(reserve_ms=0), clock=clock)
-    for tier, seconds in zip(TIERS, (0.01, 0.009, 0.008, 0.0001), strict=True):
-        for size in (1, 32, 8) * 20:
-            quick.observe(tier, size, seconds * size)
-    everybody = list(range(32))
-    assert quick.choose([1.0] * 32, [[1.0] * 32] * 3, rate=600) == ("popularity", everybody, "queue")
-    assert quick.choose([1.0] * 32, [[1.0] * 31], rate=600) == ("full", everybody, None)
-    first = quick.choose([1.0] * 32, [[1.0] * 31], rate=1500)
-    assert (first.tier, first.reason) == ("popularity", "queue")
-    assert 0 < len(first.members) < 32, "the others follow, as many as the queue has room for meanwhile"
-
-
-def test_a_turn_at_less_than_the_best_tier_is_said_to_be(clock: Clock) -> None:
-    slow = Ladder(TIERS, LadderConfig(reserve_ms=0), clock=clock)
-    for tier, seconds in zip(TIERS, (1.0, 0.009, 0.0085, 0.0001), strict=True):
-        for size in (1, 32, 8) * 20:
-            slow.observe(tier, size, seconds * size)
-    assert slow.choose([0.9] * 32, [[0.9] * 31], rate=600) == ("narrow", list(range(32)), "queue")
-
-
-def test_the_turn_of_the_last_is_not_taken_from_those_in_a_hurry(ladder: Ladder) -> None:
-    choice = ladder.choose([1.9] * 20, [[0.3]] * 60, rate=100)
-    assert choice.tier == "popularity" or len(choice.members) * COSTS[choice.tier] < 0.3
-
-
-def test_a_batch_is_made_cheaper_for_those_who_will_come_meanwhile(ladder: Ladder) -> None:
-    assert ladder.choose([1.0] * 8, [], rate=1).tier == "full"
-    assert ladder.choose([1.0] * 8, [], rate=10).tier == "full"
-    assert ladder.choose([1.0] * 8, [], rate=100) == ("narrow", list(range(8)), "queue")
-    assert ladder.choose([9.0] * 8, [], rate=100).tier == "full"
-    assert ladder.choose([9.0] * 8, [], rate=1000).tier == "narrow", "there is room for 256"
-
-
-def test_clients_who_wait_for_their_answers_do_not_crowd_each_other(ladder: Ladder) -> None:
-    assert ladder.choose([1.0] * 4, [], rate=4 / 0.4).tier == "full"
-
-
-def test_arrivals_are_counted_over_about_a_second(clock: Clock) -> None:
-    arrivals = Arrivals(clock)
-    assert arrivals.rate() == 0
-    for _ in range(50):
-        clock.now += 0.1
-        for _ in range(3):
-            arrivals.count()
-        rate = arrivals.rate()
-    assert rate == pytest.approx(30, rel=0.02)
-    clock.now += 10
-    assert arrivals.rate() < 0.01
-
-
-def test_one_hasty_request_in_the_queue_does_not_make_a_batch_cheaper(ladder: Ladder) -> None:
-    assert ladder.choose([9.0] * 32, [[0.1]]).tier == "full"
-    assert ladder.choose([9.0], [[0.1]]).tier != "full"
-
-
-def test_those_who_cannot_be_saved_do_not_count(ladder: Ladder) -> None:
-    assert ladder.choose([9.0], [[0.0] * 20]).tier == "full"
-
-
-@pytest.mark.parametrize("rate", [0.0, 10.0])
-def test_a_tier_that_became_fast_again_is_found_out(ladder: Ladder, clock: Clock, rate: float) -> None:
+def test_the_newest_batch_has_a_fifth_of_the_weight_and_one_stall_is_clipped(clock: Clock) -> None:
+    selector = learned(clock, margin=1)
+    selector.observe("full", 8, 1.8)  # 0.8 + (1.8 - 0.8) / 5 = 1.0
+    assert selector.choose([1.01] * 8, []).tier == "full"
+    assert selector.choose([0.99] * 8, []).tier == "narrow"
+    selector.observe("full", 8, 60.0)  # counts as 4.0: 1.0 + (4.0 - 1.0) / 5 = 1.6
+    assert selector.choose([1.61] * 8, []).tier == "full"
+    assert selector.choose([1.59] * 8, []).tier == "narrow"
     for _ in range(40):
-        ladder.observe("full", 4, 30.0)
-    chosen: list[Tier] = []
+        selector.observe("full", 8, 60.0)
+    assert selector.choose([30.0] * 8, []).tier == "narrow"
+
+
+def test_only_the_members_that_are_tight_get_a_cheaper_tier(selector: TierSelector) -> None:
+    assert selector.choose([5.0, 0.08, 5.0, 0.09], []) == ("dense", [1, 3], "deadline")
+    assert selector.choose([5.0, 5.0], []) == ("full", [0, 1], None)
+    assert selector.choose([5.0, 0.09, 5.0, 0.002], []) == ("popularity", [3], "deadline")
+
+
+def test_a_queue_may_take_a_quarter_of_the_time_left_at_a_tier(selector: TierSelector) -> None:
+    for pending, seconds in ((1, 1.6), (3, 3.2)):  # batches of 8 and their cost at `full`
+        assert selector.choose([4.04 * seconds] * 8, [[4.04 * seconds] * 8] * pending).tier == "full"
+        choice = selector.choose([3.96 * seconds] * 8, [[3.96 * seconds] * 8] * pending)
+        assert (choice.tier, choice.members, choice.reason) == ("narrow", list(range(8)), "queue")
+    assert selector.choose([9.0] * 8, [[0.2] * 32] * 3).tier == "popularity"
+    assert selector.choose([9.0] * 32, []).tier == "full", "without a queue only deadlines count"
+
+
+def test_one_urgent_request_in_the_queue_does_not_degrade_a_batch(selector: TierSelector) -> None:
+    assert selector.choose([9.0] * 8, [[0.1]]).tier == "full"
+    assert selector.choose([9.0], [[0.1]]).tier != "full"
+
+
+def test_pending_requests_that_will_expire_anyway_do_not_count(selector: TierSelector) -> None:
+    assert selector.choose([9.0], [[0.0] * 20]).tier == "full"
+
+
+def answer(selector: TierSelector, costs: dict[Tier, float], left: float, size: int) -> list[Tier]:
+    """The tier of every member of a batch, in the order of the answers."""
+    tiers: list[Tier] = []
+    while len(tiers) < size:
+        choice = selector.choose([left] * (size - len(tiers)), [])
+        selector.observe(choice.tier, len(choice.members), costs[choice.tier] * len(choice.members))
+        tiers += [choice.tier] * len(choice.members)
+    return tiers
+
+
+def test_a_tier_that_became_fast_again_is_used_again(selector: TierSelector, clock: Clock) -> None:
+    for _ in range(40):
+        selector.observe("full", 4, 30.0)
+    chosen = []
     for _ in range(200):
         clock.now += 0.1
-        choice = ladder.choose([2.0] * 4, [], rate=rate)
-        chosen.append(choice.tier)
-        ladder.observe(choice.tier, 4, COSTS[choice.tier] * 4)
-    assert chosen[0] == "narrow"
-    assert set(chosen[100:]) == {"full"}
+        chosen.append(answer(selector, COSTS, 2.0, 4))
+    assert chosen[0] == ["narrow"] * 4
+    assert ["narrow"] * 3 + ["full"] in chosen, "one request tries it, after the others have their answers"
+    assert all(tiers == ["full"] * 4 for tiers in chosen[60:])
+    assert all("full" not in tiers for tiers in chosen[:49]), "not before retry_seconds, which are 5"
 
 
-def test_a_tier_that_stays_slow_is_seldom_tried(ladder: Ladder, clock: Clock) -> None:
-    chosen: list[Tier] = []
-    for _ in range(2000):
+def test_a_tier_that_stays_slow_is_tried_less_and_less_often(selector: TierSelector, clock: Clock) -> None:
+    tried = []
+    for second in range(2000):
         clock.now += 1.0
-        choice = ladder.choose([0.2] * 4, [])
-        chosen.append(choice.tier)
-        ladder.observe(choice.tier, 4, COSTS[choice.tier] * 4)
-    assert 2 <= chosen.count("full") <= 8
+        if "full" in answer(selector, COSTS | {"full": 1.0}, 0.2, 4):
+            tried.append(second)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    assert gaps[:7] == [10, 20, 40, 80, 160, 300, 300]
+    assert len(tried) <= 12
 
 
-def test_nothing_is_tried_out_while_others_wait(ladder: Ladder, clock: Clock) -> None:
+def test_nothing_is_tried_while_others_wait(selector: TierSelector, clock: Clock) -> None:
     for _ in range(500):
         clock.now += 1.0
-        choice = ladder.choose([0.2] * 4, [[0.2]])
+        choice = selector.choose([0.2] * 4, [[0.2]])
         assert choice.tier != "full"
-        ladder.observe(choice.tier, 4, COSTS[choice.tier] * 4)
+        assert choice.members == [0, 1, 2, 3]
+        selector.observe(choice.tier, 4, COSTS[choice.tier] * 4)
 
 
-def test_a_tier_that_fails_again_and_again_is_left_out_for_a_while(ladder: Ladder, clock: Clock) -> None:
+def test_a_circuit_breaker_opens_after_three_failures_for_ten_seconds(selector: TierSelector, clock: Clock) -> None:
     for _ in range(2):
-        ladder.failed("full", RuntimeError("secret"))
-        assert ladder.choose([9.0], []).tier == "full"
-    ladder.failed("full", RuntimeError("secret"))
-    assert ladder.choose([9.0], []) == ("narrow", [0], "failure: RuntimeError")
-    clock.now += 11
-    assert ladder.choose([9.0], []).tier == "full"
-    ladder.failed("full", ValueError("secret"))
-    assert ladder.choose([9.0], []) == ("narrow", [0], "failure: ValueError")
-    clock.now += 11
-    ladder.observe("full", 1, 0.1)
+        selector.failed("full", RuntimeError("secret"))
+        assert selector.choose([9.0], []).tier == "full"
+    selector.failed("full", RuntimeError("secret"))
+    clock.now += 9.9
+    assert selector.choose([9.0], []) == ("narrow", [0], "failure: RuntimeError")
+    clock.now += 0.2
+    assert selector.choose([9.0], []).tier == "full"
+    selector.failed("full", ValueError("secret"))
+    assert selector.choose([9.0], []) == ("narrow", [0], "failure: ValueError")
+    clock.now += 10.1
+    selector.observe("full", 1, 0.1)
     for _ in range(2):
-        ladder.failed("full", RuntimeError("secret"))
-    assert ladder.choose([9.0], []).tier == "full"
+        selector.failed("full", RuntimeError("secret"))
+    assert selector.choose([9.0], []).tier == "full"
 
 
-def test_below_leaves_out_what_fails_but_never_the_last(ladder: Ladder) -> None:
-    assert [ladder.below(tier) for tier in TIERS] == ["narrow", "dense", "popularity", None]
+def test_below_skips_open_breakers_but_never_the_last_tier(selector: TierSelector) -> None:
+    assert [selector.below(tier) for tier in TIERS] == ["narrow", "dense", "popularity", None]
     for tier in ("narrow", "popularity"):
         for _ in range(3):
-            ladder.failed(tier, RuntimeError())
-    assert [ladder.below(tier) for tier in TIERS] == ["dense", "dense", "popularity", None]
-    assert ladder.choose([1e-9], []).tier == "popularity"
+            selector.failed(tier, RuntimeError())
+    assert [selector.below(tier) for tier in TIERS] == ["dense", "dense", "popularity", None]
+    assert selector.choose([1e-9], []).tier == "popularity"
 
 
-def test_a_bundle_may_have_few_tiers() -> None:
-    assert Ladder(["popularity"]).choose([1.0], [[1.0]]) == ("popularity", [0], None)
+def test_a_bundle_may_have_one_tier() -> None:
+    assert TierSelector(["popularity"]).choose([1.0], [[1.0]]) == ("popularity", [0], None)
+
+
+@pytest.mark.parametrize("fixed", [0.0, 0.3], ids=["cost by size", "mostly fixed cost"])
+@pytest.mark.parametrize("load", [0.9, 1.5, 5.0])
+def test_under_overload_answers_stay_within_the_deadline(clock: Clock, load: float, fixed: float) -> None:
+    """Poisson arrivals at a multiple of the capacity of `full`, on a simulated clock."""
+    costs = {tier: (fixed * seconds / COSTS["full"], seconds / 5) for tier, seconds in COSTS.items()}
+    generator, selector, deadline, batch_size = random.Random(0), TierSelector(TIERS, clock=clock), 1.0, 32
+    rate = load * batch_size / (costs["full"][0] + costs["full"][1] * batch_size)
+    arrivals = [generator.expovariate(rate)]
+    while arrivals[-1] < 30:
+        arrivals.append(arrivals[-1] + generator.expovariate(rate))
+    for tier in TIERS:
+        selector.observe(tier, 8, costs[tier][0] + 8 * costs[tier][1])
+    due, queue, latencies, full = list(arrivals), list[float](), list[float](), 0
+    while due or queue:
+        clock.now = clock.now if queue else max(clock.now, due[0])
+        while due and due[0] <= clock.now:
+            queue.append(due.pop(0))
+        left = [arrival + deadline - clock.now for arrival in queue]
+        pending = [left[start : start + batch_size] for start in range(batch_size, len(left), batch_size)]
+        choice = selector.choose(left[:batch_size], pending)
+        seconds = (costs[choice.tier][0] + costs[choice.tier][1] * len(choice.members)) * generator.uniform(0.9, 1.2)
+        clock.now += seconds
+        selector.observe(choice.tier, len(choice.members), seconds)
+        latencies += [clock.now - queue[member] for member in choice.members]
+        full += len(choice.members) * (choice.tier == "full")
+        queue = [arrival for member, arrival in enumerate(queue) if member not in choice.members]
+    latencies.sort()
+    assert latencies[int(0.99 * len(latencies))] < deadline
+    assert full > 0, "the best tier is not given up"

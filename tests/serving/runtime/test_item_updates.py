@@ -1,15 +1,16 @@
-"""Live changes outlive the bundle and the process, and fit themselves to what another bundle has."""
+"""Live item updates outlive the bundle and the process, and are adapted to what another bundle has."""
 
 from __future__ import annotations
 
-import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from recsys.errors import ArtifactError, ConfigError, DataError
+from recsys.errors import ConfigError, DataError
 from serving.engine.interface import NewItem, Request
-from serving.runtime.item_updates import ItemUpdate, ItemUpdates
+from serving.runtime.item_updates import ItemUpdate, ItemUpdates, NotPersistedError
 from tests.serving.fakes import FakeEngine
 
 NEW = NewItem("new", {"title": "New", "categories": "books"}, (0.5, 1.0))
@@ -20,10 +21,10 @@ def items(engine: FakeEngine) -> set[str]:
 
 
 def test_a_restart_and_another_bundle_keep_what_was_changed(tmp_path: Path) -> None:
-    path = tmp_path / "item_updates.jsonl"
-    engine, changes = FakeEngine("a"), ItemUpdates(path)
-    changes.apply(engine, ItemUpdate((NEW,), ("i3",)))
-    changes.apply(engine, ItemUpdate(withdraw=("i4",)))
+    path = tmp_path / "updates.sqlite"
+    engine, updates = FakeEngine("a"), ItemUpdates(path)
+    updates.apply(engine, ItemUpdate((NEW,), ("i3",)))
+    updates.apply(engine, ItemUpdate(withdraw=("i4",)))
     for again in (FakeEngine("a"), FakeEngine("b", items=40)):
         before = items(again)
         ItemUpdates(path).replay(again)
@@ -32,98 +33,75 @@ def test_a_restart_and_another_bundle_keep_what_was_changed(tmp_path: Path) -> N
 
 
 def test_what_does_not_fit_another_bundle_is_left_out(tmp_path: Path) -> None:
-    changes = ItemUpdates(tmp_path / "item_updates.jsonl")
-    changes.apply(FakeEngine("a"), ItemUpdate((NEW,), ("i25",)))
+    updates = ItemUpdates(tmp_path / "updates.sqlite")
+    updates.apply(FakeEngine("a"), ItemUpdate((NEW,), ("i25",)))
     small = FakeEngine("b", items=10)
     small.add([NEW])
-    changes.replay(small)
+    updates.replay(small)
     assert items(small) == {f"i{n}" for n in range(10)} | {"new"}
 
 
 def test_an_added_and_withdrawn_item_stays_withdrawn(tmp_path: Path) -> None:
-    changes, engine = ItemUpdates(tmp_path / "item_updates.jsonl"), FakeEngine("a")
-    changes.apply(engine, ItemUpdate((NEW,)))
-    changes.apply(engine, ItemUpdate(withdraw=("new",)))
+    updates, engine = ItemUpdates(tmp_path / "updates.sqlite"), FakeEngine("a")
+    updates.apply(engine, ItemUpdate((NEW,)))
+    updates.apply(engine, ItemUpdate(withdraw=("new",)))
     fresh = FakeEngine("b")
-    changes.replay(fresh)
+    updates.replay(fresh)
     assert "new" not in items(fresh)
 
 
 def test_a_withdrawn_item_can_be_restored_for_good(tmp_path: Path) -> None:
-    path = tmp_path / "item_updates.jsonl"
-    changes, engine = ItemUpdates(path), FakeEngine("a")
-    changes.apply(engine, ItemUpdate(withdraw=("i1", "i2")))
-    changes.apply(engine, ItemUpdate(restore=("i1",)))
+    path = tmp_path / "updates.sqlite"
+    updates, engine = ItemUpdates(path), FakeEngine("a")
+    updates.apply(engine, ItemUpdate(withdraw=("i1", "i2")))
+    updates.apply(engine, ItemUpdate(restore=("i1",)))
     fresh = FakeEngine("a")
     for one in (engine, fresh):
         ItemUpdates(path).replay(one)
         assert items(one) == {f"i{n}" for n in range(30)} - {"i2"}
     with pytest.raises(DataError, match="restore: "):
-        changes.apply(engine, ItemUpdate(restore=("i1",)))
+        updates.apply(engine, ItemUpdate(restore=("i1",)))
 
 
 def test_only_what_was_done_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "item_updates.jsonl"
-    changes, engine = ItemUpdates(path), FakeEngine("a")
-    with pytest.raises(DataError, match=r"withdraw: .*; done before: add"):
-        changes.apply(engine, ItemUpdate((NEW,), ("nothing",)))
+    path = tmp_path / "updates.sqlite"
+    updates, engine = ItemUpdates(path), FakeEngine("a")
+    with pytest.raises(DataError, match=r"withdraw: .*; already applied: add"):
+        updates.apply(engine, ItemUpdate((NEW,), ("nothing",)))
     with pytest.raises(DataError):
-        changes.apply(engine, ItemUpdate((NEW,)))
-    assert len(path.read_text().splitlines()) == 1
+        updates.apply(engine, ItemUpdate((NEW,)))
     fresh = FakeEngine("a")
     ItemUpdates(path).replay(fresh)
     assert "new" in items(fresh)
 
 
-def test_half_a_line_of_a_kill_is_left_out_and_written_over(tmp_path: Path) -> None:
-    path = tmp_path / "item_updates.jsonl"
-    ItemUpdates(path).apply(FakeEngine("a"), ItemUpdate(withdraw=("i1",)))
-    whole = path.read_bytes()
-    path.write_bytes(whole + '{"add": [], "withdraw": ["ü'.encode()[:-1])
-    ItemUpdates(path).apply(FakeEngine("a"), ItemUpdate(withdraw=("i2",)))
-    fresh = FakeEngine("a")
-    ItemUpdates(path).replay(fresh)
-    assert items(fresh) == {f"i{n}" for n in range(30)} - {"i1", "i2"}
-
-
-def test_a_whole_last_line_without_its_end_counts(tmp_path: Path) -> None:
-    path = tmp_path / "item_updates.jsonl"
-    ItemUpdates(path).apply(FakeEngine("a"), ItemUpdate(withdraw=("i1",)))
-    path.write_bytes(path.read_bytes().rstrip())
-    ItemUpdates(path).apply(FakeEngine("a"), ItemUpdate(withdraw=("i2",)))
-    fresh = FakeEngine("a")
-    ItemUpdates(path).replay(fresh)
-    assert items(fresh) == {f"i{n}" for n in range(30)} - {"i1", "i2"}
-
-
-def test_a_line_that_cannot_be_written_leaves_the_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "item_updates.jsonl"
-    changes, engine = ItemUpdates(path), FakeEngine("a")
-    changes.apply(engine, ItemUpdate(withdraw=("i1",)))
-
-    def full(descriptor: int) -> None:
-        raise OSError("no space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(ArtifactError, match="a restart will forget it"):
-            changes.apply(engine, ItemUpdate(withdraw=("i2",)))
+def test_an_update_that_cannot_be_persisted_is_applied_and_reported_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "updates.sqlite"
+    updates, engine = ItemUpdates(path), FakeEngine("a")
+    updates.apply(engine, ItemUpdate(withdraw=("i1",)))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(NotPersistedError, match=r"applied but not persisted: .*updates\.sqlite cannot be written"):
+            updates.apply(engine, ItemUpdate(withdraw=("i2",)))
     assert items(engine) == {f"i{n}" for n in range(30)} - {"i1", "i2"}
-    changes.apply(engine, ItemUpdate(withdraw=("i3",)))
-    fresh = FakeEngine("a")
-    ItemUpdates(path).replay(fresh)
-    assert items(fresh) == {f"i{n}" for n in range(30)} - {"i1", "i3"}
+    reloaded = FakeEngine("b")
+    updates.replay(reloaded)
+    assert items(reloaded) == items(engine), "the next bundle of this process has it"
+    updates.apply(engine, ItemUpdate(withdraw=("i3",)))
+    restarted = FakeEngine("a")
+    ItemUpdates(path).replay(restarted)
+    assert items(restarted) == {f"i{n}" for n in range(30)} - {"i1", "i3"}
 
 
-@pytest.mark.parametrize("name", [".", "nowhere/changes.jsonl"])
-def test_a_place_that_cannot_be_written_is_said_at_the_start(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="changes: "):
-        ItemUpdates(tmp_path / name)
-
-
-@pytest.mark.parametrize("line", ["{}", "[]", "nonsense", '{"add": [{}], "withdraw": []}'])
-def test_a_file_of_something_else_is_refused_with_its_line(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "item_updates.jsonl"
-    path.write_text(f'{{"add": [], "withdraw": [], "restore": []}}\n{line}\n')
-    with pytest.raises(ArtifactError, match=r"item_updates\.jsonl, line 2"):
+@pytest.mark.parametrize("content", ["a directory", "text", "other tables"])
+def test_a_file_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "updates.sqlite"
+    if content == "a directory":
+        path.mkdir()
+    elif content == "text":
+        path.write_text('{"add": [], "withdraw": ["i1"], "restore": []}\n' * 10)
+    else:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("CREATE TABLE withdrawals (something TEXT)")
+    with pytest.raises(ConfigError, match=r"item_updates: .*updates\.sqlite cannot be used"):
         ItemUpdates(path)

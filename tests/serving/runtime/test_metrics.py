@@ -1,6 +1,8 @@
-"""What Prometheus reads, and what a tracer is told."""
+"""The exposition text for Prometheus, the runbook's names in it, and traces."""
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +47,20 @@ def test_reasons_are_counted_without_their_details() -> None:
     assert value(metrics, "recsys_degraded_total", tier="dense", reason="failure") == 2
 
 
-def test_only_the_present_bundle_is_told_of() -> None:
+def test_the_runbook_names_metrics_and_labels_that_exist() -> None:
+    metrics = Metrics()
+    for reason in ("queue", "deadline", "failure: RuntimeError"):
+        metrics.degraded("popularity", reason)
+    lines = metrics.render()[0].decode().splitlines()
+    runbook = Path(__file__).parents[3] / "docs" / "serving.md"
+    named = re.findall(r'(recsys_\w+)(?:\{(\w+="[^"]*")\})?', runbook.read_text(encoding="utf-8"))
+    assert len(named) >= 5
+    for name, label in named:
+        found = [line for line in lines if line.startswith((f"# TYPE {name} ", f"{name}{{")) and label in line]
+        assert found, (name, label)
+
+
+def test_only_the_present_bundle_is_shown() -> None:
     metrics = Metrics()
     for bundle in ("old", "new"):
         metrics.bundle(info(bundle))
@@ -69,7 +84,7 @@ def test_the_text_is_what_prometheus_reads() -> None:
     for line in (
         "recsys_queue_depth 5.0",
         "recsys_in_flight 1.0",
-        "recsys_illegal_items_total 0.0",
+        "recsys_out_of_catalogue_items_total 0.0",
         'recsys_stage_seconds_count{stage="queue"} 1.0',
         'recsys_batch_size_sum{tier="full"} 8.0',
         'recsys_batch_seconds_sum{tier="full"} 0.3',

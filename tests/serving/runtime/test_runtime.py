@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.errors import ArtifactError, ConfigError, DataError
+from recsys.errors import ArtifactError, DataError
 from serving.engine.interface import TIERS, Engine, Request, Tier
-from serving.runtime.degradation import LadderConfig
+from serving.release.deployment import ReloadInProgressError
+from serving.runtime.degradation import DegradationConfig
 from serving.runtime.item_updates import ItemUpdate
 from serving.runtime.metrics import Metrics
 from serving.runtime.runtime import Runtime, RuntimeConfig, Served, Unavailable
@@ -151,7 +152,7 @@ def test_tight_requests_get_a_cheaper_tier_and_the_others_do_not() -> None:
         assert case.value("degraded_total", tier="narrow", reason="deadline") == 1
 
     with serving() as case:
-        case.runtime._deployment.current.ladder.observe("full", 1, 20.0)
+        case.runtime._deployment.current.selector.observe("full", 1, 15.0)
         asyncio.run(main())
 
 
@@ -167,7 +168,7 @@ def test_a_backlog_is_answered_with_a_cheaper_tier_and_the_best_comes_back() -> 
         assert (await case.ask(seconds=20.0)).tier == "full"
 
     with serving(max_batch=4) as case:
-        case.runtime._deployment.current.ladder.observe("full", 4, 1.0)
+        case.runtime._deployment.current.selector.observe("full", 4, 1.0)
         asyncio.run(main())
 
 
@@ -200,7 +201,7 @@ def test_a_tier_that_fails_again_and_again_rests_and_is_tried_again() -> None:
             await asyncio.sleep(0.01)
         assert served.tier == "full"
 
-    with serving(ladder=LadderConfig(failures=3, pause_seconds=0.3)) as case:
+    with serving(degradation=DegradationConfig(failures=3, pause_seconds=0.3)) as case:
         asyncio.run(main())
 
 
@@ -217,12 +218,12 @@ def test_a_crash_of_every_tier_leaves_the_thread_alive() -> None:
         asyncio.run(main())
 
 
-def test_illegal_items_never_leave() -> None:
+def test_out_of_catalogue_items_never_leave() -> None:
     async def main() -> None:
         case.engine.illegal = ("nowhere", "elsewhere")
         served = await case.ask(Request(k=4))
         assert [item.item_id for item in served.answer.items] == ["i0", "i1"]
-        assert case.value("illegal_items_total") == 2
+        assert case.value("out_of_catalogue_items_total") == 2
 
     with serving() as case:
         asyncio.run(main())
@@ -252,14 +253,14 @@ def test_a_withdrawn_item_is_in_no_later_answer() -> None:
         with case.engine.hold():
             first = await case.inside()
             waiting = [case.ask() for _ in range(10)]
-            change = asyncio.create_task(case.runtime.change(ItemUpdate(withdraw=("i0",))))
+            update = asyncio.create_task(case.runtime.update_items(ItemUpdate(withdraw=("i0",))))
             await asyncio.sleep(0)
-        assert (await change).items == 29
+        assert (await update).items == 29
         assert (await first).answer.items[0].item_id == "i0"
         assert {(await task).answer.items[0].item_id for task in waiting} == {"i1"}
         assert case.value("items") == 29
         with pytest.raises(DataError, match="does not have"):
-            await case.runtime.change(ItemUpdate(withdraw=("nowhere",)))
+            await case.runtime.update_items(ItemUpdate(withdraw=("nowhere",)))
 
     with serving() as case:
         asyncio.run(main())
@@ -322,7 +323,7 @@ def test_a_bad_bundle_changes_nothing_and_reloads_do_not_overlap() -> None:
         with good.hold():
             first = asyncio.create_task(case.runtime.reload("good"))
             assert await asyncio.to_thread(good.entered.wait, PATIENCE)
-            with pytest.raises(ConfigError, match="in progress"):
+            with pytest.raises(ReloadInProgressError, match="in progress"):
                 await case.runtime.reload("good")
             assert (await case.ask()).bundle == "fake"
         assert (await first).bundle == "good"
@@ -348,7 +349,7 @@ def test_a_drain_answers_what_was_admitted_and_refuses_the_rest() -> None:
             with pytest.raises(Unavailable, match="draining"):
                 await case.runtime.reload(None)
             with pytest.raises(Unavailable, match="draining"):
-                await case.runtime.change(ItemUpdate(withdraw=("i0",)))
+                await case.runtime.update_items(ItemUpdate(withdraw=("i0",)))
             assert not drain.done()
         await drain
         assert all(task.done() and task.result().tier == "full" for task in (first, *waiting))
