@@ -1,7 +1,7 @@
-"""`STAGES`, the one ordered statement of the flow; command line, runner, README and tests derive from it.
+"""`STAGES`, the single definition of the flow; the command line, runner, README and tests derive from it.
 
 A stage reads folders of earlier stages and writes its own. Its module `pipelines.NAME` is imported when it runs. A run
-has one route or both (`tokenize.kind`): `stages_of` gives its stages.
+has one route or both (`tokenize.kind`): `stages_of` returns its stages.
 """
 
 from collections.abc import Collection
@@ -12,13 +12,13 @@ ROUTES = (DISCRETE, CONTINUOUS)
 
 
 class Stage(NamedTuple):
-    """One step of the flow.
+    """One step of the pipeline.
 
-    `reads` names earlier stages, or parts of what they wrote ("stage/part": a folder inside theirs). `version` is
-    raised by hand when the code gives other results. `settings` are the dotted configuration keys (whole sections or
-    single fields, besides `seed`) that the stage looks at; `sources` are those among them that may name a file or
-    folder, whose contents then count instead of the name. A stage belongs to runs that have all of its `routes`; a
-    part that is named for a route is read where the run has it.
+    `reads` names earlier stages, or subfolders of their output ("stage/subfolder"). `version` is incremented by hand
+    when the code produces different results. `settings` are the dotted configuration keys (sections or single fields,
+    besides `seed`) that the stage reads; `sources` are those that may name a file or folder, which is fingerprinted by
+    its contents instead of its name. A stage belongs to runs that have all of its `routes`; a subfolder named after
+    a route is read only if the run has that route.
     """
 
     name: str
@@ -46,8 +46,8 @@ STAGES = (
         "02_embeddings",
         ("prepare",),
         2,
-        ("embed", "prepare.history", "recommend.exclude_seen"),
-        "Turn items into vectors: from their texts, and from behaviour (SASRec).",
+        ("embed", "prepare.max_history", "recommend.exclude_seen"),
+        "Encode items as vectors: from their texts, and from interactions (SASRec).",
         ("embed.vectors", "embed.model"),
     ),
     Stage(
@@ -56,7 +56,7 @@ STAGES = (
         ("prepare", "embed"),
         2,
         ("tokenize",),
-        "Turn the vectors into unique semantic ids, and into continuous latents.",
+        "Quantize the vectors to unique semantic ids, and encode them as continuous latents.",
     ),
     Stage(
         "instruct",
@@ -64,7 +64,7 @@ STAGES = (
         ("prepare",),
         1,
         ("instruct",),
-        "Write the examples that teach the language model the ids.",
+        "Write the instruction-tuning examples for the language model.",
         routes=(DISCRETE,),
     ),
     Stage(
@@ -72,7 +72,7 @@ STAGES = (
         "05_language_model",
         ("prepare", "tokenize/discrete", "instruct"),
         1,
-        ("finetune", "instruct", "prepare.history", "recommend.exclude_seen"),
+        ("finetune", "instruct", "prepare.max_history", "recommend.exclude_seen"),
         "Train the language model and its LoRA adapter on the examples.",
         ("finetune.pretrained",),
         routes=(DISCRETE,),
@@ -82,7 +82,7 @@ STAGES = (
         "06_preference",
         ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune"),
         1,
-        ("diffuse", "instruct.window", "prepare.history", "recommend.exclude_seen"),
+        ("diffuse", "prepare.max_history", "recommend.exclude_seen"),
         "Train the diffusion preference module on the language model's hidden states.",
         routes=(DISCRETE, CONTINUOUS),
     ),
@@ -92,16 +92,16 @@ STAGES = (
         ("tokenize/continuous", "diffuse"),
         3,
         ("index",),
-        "Build the FAISS index over the items' latents and tune it to its recall.",
+        "Build the FAISS index over item latents and tune it to a recall target.",
         routes=(CONTINUOUS,),
     ),
     Stage(
         "recommend",
         "08_recommendations",
         ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index"),
-        6,
-        ("recommend", "prepare.history"),
-        "Rank items for every user: the baselines, both routes, and the fusion.",
+        7,
+        ("recommend", "prepare.max_history"),
+        "Rank items for every user: baselines, both routes, and their fusion.",
     ),
     Stage(
         "evaluate",
@@ -109,7 +109,7 @@ STAGES = (
         ("prepare", "embed", "tokenize", "finetune", "diffuse", "recommend"),
         2,
         ("evaluate",),
-        "Measure the rankings against what users did next, and write the report.",
+        "Evaluate the rankings against held-out interactions, and write the report.",
     ),
 )
 
@@ -118,14 +118,14 @@ FOLDERS = {stage.name: stage.folder for stage in STAGES}
 
 
 def stages_of(routes: Collection[str]) -> tuple[Stage, ...]:
-    """The stages of a run with the given routes, in flow order, each reading only what such a run has."""
+    """The stages of a run with the given routes, in flow order, each reading only folders that such a run has."""
     present = [stage for stage in STAGES if set(stage.routes) <= set(routes)]
     names = {stage.name for stage in present}
     return tuple(
-        stage._replace(reads=tuple(name for name in stage.reads if _is_there(name, names, routes))) for stage in present
+        stage._replace(reads=tuple(name for name in stage.reads if _exists(name, names, routes))) for stage in present
     )
 
 
-def _is_there(name: str, stages: Collection[str], routes: Collection[str]) -> bool:
+def _exists(name: str, stages: Collection[str], routes: Collection[str]) -> bool:
     stage, _, part = name.partition("/")
     return stage in stages and (part not in ROUTES or part in routes)

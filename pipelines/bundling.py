@@ -19,16 +19,16 @@ from pipelines.config import RunConfig
 from pipelines.runner import LOG, status
 from recsys.artifacts import RunDirectory, package_versions
 from recsys.data.dataset import Dataset
-from recsys.data.histories import training_histories
+from recsys.data.histories import excludes_seen, interaction_counts, training_histories
 from recsys.diffusion.joint import is_joint
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import write_json
-from recsys.fusion import FUSED, GENERATIVE, TUNED
 from recsys.llm.storage import load_merged, save_merged
-from recsys.rankers.collaborative import SASREC_FOLDER
-from recsys.rankers.generative import excludes_seen
-from recsys.rankers.validation import SAMPLES_FILE, interaction_counts
+from recsys.ranking.fusion import FUSED
+from recsys.ranking.loading import RANKERS_FOLDER, SASREC_FOLDER
+from recsys.ranking.tuning import FUSION_FILE
+from recsys.ranking.validation import SAMPLES_FILE
 from recsys.retrieval.index import ItemIndex
 from serving.bundle.bundle import (
     CATALOG,
@@ -48,8 +48,8 @@ from serving.engine.engine import BundleEngine
 
 SERVED_METRICS = ("hr@10", "ndcg@10")
 _PER_ROUTE = {
-    DISCRETE: ("prepare", "embed", "tokenize", "finetune"),
-    CONTINUOUS: ("diffuse", "index", "recommend"),
+    DISCRETE: ("prepare", "embed", "tokenize", "finetune", "recommend"),
+    CONTINUOUS: ("diffuse", "index"),
 }
 _OWN_LANGUAGE_MODEL = ("adapter", "language_model.json", "tokenizer")
 
@@ -93,7 +93,7 @@ class _Parts:
         notes = self.run.existing_record("embed").notes
         return BundleSettings(
             routes=(DISCRETE, CONTINUOUS) if self.both else (DISCRETE,),
-            history=config.prepare.history,
+            max_history=config.prepare.max_history,
             exclude_seen=excludes_seen(config.recommend.exclude_seen, self.dataset.interactions),
             seed=config.seed,
             recommend=config.recommend,
@@ -121,14 +121,26 @@ class _Parts:
         if self.both:
             _copy(run.verified("tokenize/continuous"), folder / CONTINUOUS, without=("latent_quality.json",))
             ItemIndex.load(run.verified("index")).save(folder / INDEX, with_queries=False)  # they are of users
-            shutil.copyfile(run.verified("recommend") / TUNED, folder / TUNED)
-            sasrec = run.verified("embed") / SASREC_FOLDER
-            if sasrec.exists():
-                _copy(sasrec, folder / SASREC_FOLDER)
+        self._rankers(folder)
         self._later_items(folder)
-        metrics = _metrics(run.verified("evaluate"), FUSED if self.both else GENERATIVE) if self.evaluated else None
+        metrics = self._metrics() if self.evaluated else None
         if metrics is not None:
             write_json(folder / METRICS, metrics)
+
+    def _metrics(self) -> dict[str, Any] | None:
+        """What was measured of the ranking that is served; None where it was not measured at 10 ranks."""
+        measured = json.loads((self.run.verified("evaluate") / "metrics.json").read_text(encoding="utf-8"))
+        systems = measured["systems"]
+        served = next((name for name in (FUSED, *self.config.recommend.fusion.sources) if name in systems), None)
+        figures = {} if served is None else systems[served]["metrics"]
+        if not all(name in figures for name in SERVED_METRICS):
+            return None
+        return {
+            "system": served,
+            "users": measured["users"],
+            "confidence": measured["confidence"],
+            "metrics": {name: figures[name] for name in SERVED_METRICS},
+        }
 
     def answer(self, folder: Path) -> None:
         """Add the golden answers."""
@@ -149,6 +161,17 @@ class _Parts:
         _copy(preference, folder / PREFERENCE, without=(LOG, SAMPLES_FILE, *own))
         if joint:
             _copy(folder / LANGUAGE_MODEL, folder / PREFERENCE, without=("backbone",))
+
+    def _rankers(self, folder: Path) -> None:
+        """SASRec, what rankers fit themselves, and what validation chose."""
+        sasrec, ranked = self.run.verified("embed") / SASREC_FOLDER, self.run.verified("recommend")
+        if sasrec.exists():
+            _copy(sasrec, folder / SASREC_FOLDER)
+        for source in self.config.recommend.fusion.sources:
+            if (ranked / RANKERS_FOLDER / source).exists():
+                _copy(ranked / RANKERS_FOLDER / source, folder / RANKERS_FOLDER / source)
+        if (ranked / FUSION_FILE).exists():
+            shutil.copyfile(ranked / FUSION_FILE, folder / FUSION_FILE)
 
     def _later_items(self, folder: Path) -> None:
         """What gives tokens to items that are added to a bundle."""
@@ -176,23 +199,9 @@ def _require_current(run: RunDirectory, config: RunConfig, stages: tuple[str, ..
     return evaluated
 
 
-def _metrics(folder: Path, system: str) -> dict[str, Any] | None:
-    """What was measured of the system that is served; None where it was not measured at 10 places."""
-    measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    figures = measured["systems"].get(system, {}).get("metrics", {})
-    if not all(name in figures for name in SERVED_METRICS):
-        return None
-    return {
-        "system": system,
-        "users": measured["users"],
-        "confidence": measured["confidence"],
-        "metrics": {name: figures[name] for name in SERVED_METRICS},
-    }
-
-
 def _copy(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> None:
     """Copy a folder's contents but for some names at its top, and the stage's own record."""
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.name in (*without, "stage.json"):
             continue

@@ -1,6 +1,6 @@
-"""The command line: its surface only; `pipelines.commands` does the work and is imported when a command runs.
+"""The command line: names, options and help texts. `pipelines.commands` does the work and is imported on demand.
 
-`recsys --help` therefore answers without loading torch.
+`recsys --help` therefore works without loading torch.
 """
 
 from __future__ import annotations
@@ -21,37 +21,41 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Generative recommendation: interactions and a catalogue in, recommendations a language model writes out.\n\n"
-    "Start with [bold]recsys run --config demo[/bold]. The stages, in order: "
+    help="Generative recommendation: train on interactions and a catalogue, rank items, serve recommendations.\n\n"
+    "Start with [bold]recsys run --config demo[/bold]. Stages in order: "
     + ", ".join(stage.name for stage in STAGES)
     + ".",
 )
 
-Run = Annotated[Path, typer.Option("--run", help="The run directory.", metavar="DIR")]
-Force = Annotated[bool, typer.Option("--force", help="Run also what is current.")]
-NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Record nothing in MLflow.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Run stages again even if they are up to date.")]
+NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Do not log to MLflow.")]
+Settings = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", help="Override a setting: section.key=value. Repeatable.", metavar="KEY=VALUE"),
+]
 INTERRUPTED = 130
-# New versions of typer carry a copy of click of their own; what it raises for every wrong usage is this base.
+# Recent versions of typer vendor click, so its UsageError is found as the base class of BadParameter.
 UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
-STAGE_PANEL, SERVING_PANEL = "One stage of a run", "Serving"
+STAGE_PANEL, SERVING_PANEL = "Run one stage", "Serving"
 
-Name = Annotated[str, typer.Option("--name", help="The registered model.")]
-Alias = Annotated[str, typer.Option("--alias", help="What names the version in use.")]
+Name = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
+Alias = Annotated[str, typer.Option("--alias", help="Alias of the version in use.")]
 Registry = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         "--registry",
-        help="MLflow's store; by default MLFLOW_TRACKING_URI, or mlflow.db beside the runs.",
+        help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, or runs/mlflow.db.",
         metavar="URI",
     ),
 ]
-KeysFile = Annotated[Path, typer.Option("--keys", help="The file of hashed keys.", metavar="FILE")]
-KeyName = Annotated[str, typer.Option("--name", help="What the key is called.")]
+KeysFile = Annotated[Path, typer.Option("--keys", help="File of hashed API keys.", metavar="FILE")]
+KeyName = Annotated[str, typer.Option("--name", help="Name of the key.")]
 LOCAL, STORE = "127.0.0.1", "sqlite:///histories.sqlite"  # the defaults of serving.config.ServeConfig
 
 
 class ExecutorKind(StrEnum):
-    """Where partitions are computed; `pipelines.executors.KINDS`."""
+    """Where partitions of users are ranked; see `pipelines.executors`."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -59,41 +63,38 @@ class ExecutorKind(StrEnum):
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; allowed anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    # `main` takes --debug out wherever it stands; here it is only declared, for the help.
+    # Declared for the help text only: `main` removes --debug from any position.
     pass
 
 
 @app.command()
 def run(
     *,
-    config: Annotated[str, typer.Option("--config", help="A recipe's name, or a path to a YAML file.")],
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="Override one key: section.key=value. Repeatable.", metavar="KEY=VALUE"),
-    ] = None,
+    config: Annotated[str, typer.Option("--config", help="Name of a recipe, or path of a YAML file.")],
+    settings: Settings = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--out", help="The run directory. An existing one is resumed.", show_default="runs/CONFIG"),
+        typer.Option("--out", help="The run directory; an existing one is resumed.", show_default="runs/CONFIG"),
     ] = None,
     first: Annotated[str, typer.Option("--from", help="First stage to run.", metavar="STAGE")] = STAGES[0].name,
     last: Annotated[str, typer.Option("--to", help="Last stage to run.", metavar="STAGE")] = STAGES[-1].name,
     executor: Annotated[
-        ExecutorKind, typer.Option("--executor", help="Where stages that can be spread compute.")
+        ExecutorKind, typer.Option("--executor", help="Rank users in local processes or on a Ray cluster.")
     ] = ExecutorKind.LOCAL,
     workers: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--workers", min=1, help="Processes of it.", show_default="1, with Ray one a core"),
+        typer.Option("--workers", min=1, help="Number of worker processes.", show_default="1; one per core with Ray"),
     ] = None,
     force: Force = False,
     no_tracking: NoTracking = False,
 ) -> None:
-    """Run all stages; what is current is skipped, what was interrupted is resumed."""
+    """Run all stages. Stages that are up to date are skipped, interrupted ones are resumed."""
     from pipelines import commands
 
-    choices = commands.Choices(force, not no_tracking, executor.value, workers)
-    commands.run(config, settings or [], out=out, first=first, last=last, choices=choices)
+    options = commands.RunOptions(force, not no_tracking, executor.value, workers)
+    commands.run(config, settings or [], out=out, first=first, last=last, options=options)
 
 
 @app.command()
@@ -105,63 +106,57 @@ def configs() -> None:
 
 
 @app.command()
-def status(directory: Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]) -> None:
-    """Show the stages of a run: what is current, what is stale or missing, and why."""
+def status(run: Run) -> None:
+    """Show the state of every stage: current, stale, damaged or missing, and why."""
     from pipelines import commands
 
-    commands.status(directory)
+    commands.status(run)
 
 
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run directories.")],
-    metric: Annotated[str, typer.Option("--metric", help="What is compared: ndcg@10, hr@5, ...")] = "ndcg@10",
+    metric: Annotated[str, typer.Option("--metric", help="The metric to compare: ndcg@10, hr@5, ...")] = "ndcg@10",
 ) -> None:
-    """Show a metric of several runs side by side, such as the same training under other seeds."""
+    """Show one metric of several runs side by side, with mean and standard deviation."""
     from pipelines import commands
 
     commands.compare(runs, metric)
 
 
-def recommend(
-    directory: Run,
-    history: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--history", help="Answer one query: item ids, oldest first.", metavar="ID,ID,..."),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many recommendations to show.")] = 10,
-    force: Force = False,
-    no_tracking: NoTracking = False,
+@app.command()
+def query(
+    run: Run,
+    *,
+    history: Annotated[str, typer.Option("--history", help="Item ids, oldest first.", metavar="ID,ID,...")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
 ) -> None:
+    """Recommend items for one history, with the models of a finished run."""
     from pipelines import commands
 
-    if history is None:
-        commands.stage("recommend", directory, commands.Choices(force, not no_tracking))
-    else:
-        commands.recommend(directory, [part.strip() for part in history.split(",") if part.strip()], k=k)
+    commands.query(run, [item.strip() for item in history.split(",") if item.strip()], k=k)
 
 
 def _stage_command(name: str) -> Callable[[Path, bool, bool], None]:
-    def command(directory: Run, force: Force = False, no_tracking: NoTracking = False) -> None:
+    def command(run: Run, force: Force = False, no_tracking: NoTracking = False) -> None:
         from pipelines import commands
 
-        commands.stage(name, directory, commands.Choices(force, not no_tracking))
+        commands.stage(name, run, commands.RunOptions(force, not no_tracking))
 
     return command
 
 
 for _stage in STAGES:
-    _command = recommend if _stage.name == "recommend" else _stage_command(_stage.name)
-    app.command(_stage.name, help=_stage.help, rich_help_panel=STAGE_PANEL)(_command)
+    app.command(_stage.name, help=_stage.help, rich_help_panel=STAGE_PANEL)(_stage_command(_stage.name))
 
 
 @app.command(rich_help_panel=SERVING_PANEL)
 def bundle(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    run: Run,
     *,
-    out: Annotated[Path, typer.Option("--out", help="The bundle's folder, which must be new.", metavar="DIR")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not exist.", metavar="DIR")],
 ) -> None:
-    """Make one immutable folder of everything that serving needs of a run; no user is in it."""
+    """Write everything that serving needs into one immutable folder, without user data."""
     from pipelines import serving_commands
 
     serving_commands.bundle(run, out)
@@ -169,22 +164,22 @@ def bundle(
 
 @app.command(rich_help_panel=SERVING_PANEL)
 def publish(
-    source: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A finished run, or a bundle.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A finished run or a bundle.")],
     *,
     name: Name = "recsys",
     alias: Alias = "champion",
     registry: Registry = None,
-    force: Annotated[bool, typer.Option("--force", help="Publish also what does not pass the gates.")] = False,
+    skip_gates: Annotated[bool, typer.Option("--skip-gates", help="Publish even if a check fails.")] = False,
 ) -> None:
-    """Register a bundle in MLflow and move an alias to it, if it is no worse and answers as it should."""
+    """Register a bundle in MLflow and move an alias to it, if its metrics and golden requests pass."""
     from pipelines import serving_commands
 
-    serving_commands.publish(source, name=name, alias=alias, registry=registry, force=force)
+    serving_commands.publish(source, name=name, alias=alias, registry=registry, skip_gates=skip_gates)
 
 
 @app.command(rich_help_panel=SERVING_PANEL)
 def rollback(*, name: Name = "recsys", alias: Alias = "champion", registry: Registry = None) -> None:
-    """Move an alias back to the version that it named before."""
+    """Move an alias back to the previous version."""
     from pipelines import serving_commands
 
     serving_commands.rollback(name=name, alias=alias, registry=registry)
@@ -197,33 +192,34 @@ def serve(
         typer.Argument(metavar="SOURCE", help="A bundle, a finished run, models:/NAME@ALIAS or models:/NAME/VERSION."),
     ],
     *,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; beyond loopback keys are needed.")] = LOCAL,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
-    keys: Annotated[Optional[Path], typer.Option("--keys", help="File of API keys.", metavar="FILE")] = None,  # noqa: UP045
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; other than loopback needs --keys.")
+    ] = LOCAL,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
+    keys: Annotated[Optional[Path], typer.Option("--keys", help="File of hashed API keys.", metavar="FILE")] = None,  # noqa: UP045
     store: Annotated[
-        str, typer.Option("--store", help="Users' histories: sqlite:///PATH, redis://HOST:PORT/DB.", metavar="URL")
+        str, typer.Option("--store", help="User histories: sqlite:///PATH or redis://HOST:PORT/DB.", metavar="URL")
     ] = STORE,
     registry: Registry = None,
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--set", help="One setting more: key=, runtime.key= or ray.key=. Repeatable.", metavar="KEY=VALUE"
-        ),
-    ] = None,
-    ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve: replicas, and updates that lose nothing.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only see whether the bundle answers as it should.")] = False,
+    settings: Settings = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve from replicas on Ray Serve.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only replay the bundle's golden requests, then exit.")
+    ] = False,
 ) -> None:
-    """Answer requests over HTTP until stopped; SIGTERM finishes what is in flight."""
-    # Threads of OpenMP that spin while they wait would starve the event loop; read when torch is imported.
+    """Serve recommendations over HTTP until stopped; SIGTERM finishes the requests in flight.
+
+    The sections of --set are serve, runtime and ray.
+    """
+    # OpenMP threads that spin while idle would starve the event loop. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pipelines import serving_commands
 
     options = {"host": host, "port": port, "keys": keys, "store": store}
-    choices = serving_commands.ServeChoices(registry, check, ray)
-    serving_commands.serve(source, options=options, settings=settings or [], choices=choices)
+    serving_commands.serve(source, settings=settings or [], options=options, registry=registry, check=check, ray=ray)
 
 
-keys_app = typer.Typer(help="Make, list and revoke the API keys of an endpoint.", no_args_is_help=True)
+keys_app = typer.Typer(help="Create, list and revoke the API keys of an endpoint.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys", rich_help_panel=SERVING_PANEL)
 
 
@@ -232,9 +228,9 @@ def keys_create(
     *,
     keys: KeysFile,
     name: KeyName,
-    scope: Annotated[str, typer.Option("--scope", help="read, or admin, which may do all.")] = "read",
+    scope: Annotated[str, typer.Option("--scope", help="read or admin; admin includes read.")] = "read",
 ) -> None:
-    """Make a key and show it, once."""
+    """Create a key and print it; it is shown only once."""
     from pipelines import serving_commands
 
     serving_commands.keys_create(keys, name=name, scope=scope)
@@ -242,7 +238,7 @@ def keys_create(
 
 @keys_app.command("list")
 def keys_list(*, keys: KeysFile) -> None:
-    """List the keys' names; the keys themselves are not kept."""
+    """List names and scopes of the keys."""
     from pipelines import serving_commands
 
     serving_commands.keys_list(keys)
@@ -250,33 +246,33 @@ def keys_list(*, keys: KeysFile) -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(*, keys: KeysFile, name: KeyName) -> None:
-    """Take a key out of use."""
+    """Revoke a key."""
     from pipelines import serving_commands
 
     serving_commands.keys_revoke(keys, name=name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 an error the user can act on, 130 interrupted."""
+    """Run a command and exit with 0 (success), 2 (an error the user can correct) or 130 (interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     debug = "--debug" in given
-    # The bars of transformers would break into ours.
+    # Their progress bars would break ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app([argument for argument in given if argument != "--debug"], prog_name="recsys", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except UsageError as error:
-        code = _say(f"error: {error.format_message()} (recsys --help shows what is there)", 2)
+        code = _fail(f"error: {error.format_message()} (see recsys --help)", 2)
     except (RecsysError, OSError) as error:
         if debug:
             raise
-        code = _say(f"error: {' '.join(str(error).split())}", 2)
+        code = _fail(f"error: {' '.join(str(error).split())}", 2)
     if code == INTERRUPTED:
-        _say("interrupted; run the same command to resume", INTERRUPTED)
+        _fail("interrupted; run the same command to resume", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(line: str, code: int) -> int:
+def _fail(line: str, code: int) -> int:
     sys.stderr.write(f"{line}\n")
     return code

@@ -1,6 +1,6 @@
-"""What the commands of `pipelines.cli` do: resolve the configuration, lock the run, run stages, show results.
+"""The commands of `pipelines.cli` about runs: resolve the configuration, lock the run, run stages, show results.
 
-Reads recipes and run directories; writes run directories (through the runner) and, beside them, the MLflow store.
+Reads recipes and run directories; writes run directories (through the runner) and the MLflow store beside them.
 """
 
 from __future__ import annotations
@@ -9,33 +9,32 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
-from pipelines.comparison import compared
-from pipelines.config import RunConfig, dump_yaml, flatten, load_config, nearest, recipes
+from pipelines.comparison import comparison
+from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes
 from pipelines.executors import Kind, choose_executor
 from pipelines.progress import ProgressTracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
-from recsys.artifacts import RunDirectory, write_text
+from pipelines.settings import nearest
+from recsys.artifacts import RunDirectory
 from recsys.errors import ArtifactError, ConfigError
+from recsys.files import write_text
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
-
-if TYPE_CHECKING:
-    from recsys.recommender import Recommender
 
 CONFIG = "config.yaml"
 PACKAGES = ("recsys", "pipelines", "serving")
 STATE_STYLES = {"current": "green", "stale": "yellow", "missing": "dim", "damaged": "red"}
 
 
-class Choices(NamedTuple):
-    """How stages are run: what is current too (`force`), recorded in MLflow (`tracking`), and where."""
+class RunOptions(NamedTuple):
+    """How stages run: again even if up to date (`force`), logged to MLflow (`tracking`), on which executor."""
 
     force: bool = False
     tracking: bool = True
@@ -43,31 +42,31 @@ class Choices(NamedTuple):
     workers: int | None = None
 
 
-def run(config: str, settings: Sequence[str], *, out: Path | None, first: str, last: str, choices: Choices) -> None:
+def run(config: str, settings: Sequence[str], *, out: Path | None, first: str, last: str, options: RunOptions) -> None:
     """`recsys run`."""
     selected = _between(first, last)
     resolved = load_config(config, settings)
     directory = RunDirectory(out or Path("runs") / Path(config).stem, FOLDERS)
-    _execute(resolved, directory, selected, choices)
+    _execute(resolved, directory, selected, options)
     if last == STAGES[-1].name:
         summary.show(directory, Console())
 
 
-def stage(name: str, path: Path, choices: Choices) -> None:
-    """`recsys STAGE`: one stage of an existing run, with the run's own configuration."""
+def stage(name: str, path: Path, options: RunOptions) -> None:
+    """`recsys STAGE`: one stage of an existing run, with the configuration of that run."""
     directory = RunDirectory(path, FOLDERS)
     config = stored_config(directory)
     if name not in (stage.name for stage in config.stages):
         raise ConfigError(
-            f"tokenize.kind={config.tokenize.kind} leaves the stage '{name}' out; "
+            f"tokenize.kind={config.tokenize.kind} has no stage '{name}'; "
             f"run it with `recsys run --config ... --set tokenize.kind=both --out {path}`"
         )
-    _execute(config, directory, [name], choices)
+    _execute(config, directory, [name], options)
 
 
 def configs() -> None:
     """`recsys configs`: the recipes, each with the command that runs it."""
-    table = Table("recipe", "run it with", box=None, header_style="bold")
+    table = Table("recipe", "command", box=None, header_style="bold")
     for name, text in recipes().items():
         table.add_row(name, Text(text.splitlines()[0].lstrip("# ")))
     Console().print(table)
@@ -88,52 +87,34 @@ def status(path: Path) -> None:
 def compare(paths: Sequence[Path], metric: str) -> None:
     """`recsys compare`."""
     with logging_to(Console(stderr=True)):
-        Console().print(compared(paths, metric))
+        Console().print(comparison(paths, metric))
 
 
-def recommend(path: Path, history: list[str], *, k: int) -> None:
-    """`recsys recommend --history`: answer one query."""
-    from recsys.data.dataset import Dataset
-    from recsys.rankers.generative import excludes_seen
+def query(path: Path, history: list[str], *, k: int) -> None:
+    """`recsys query`: recommendations for one history, with the scores of every source."""
+    from pipelines.recommend import load_recommender
+    from recsys.ranking.recommender import Request
 
     directory = RunDirectory(path, FOLDERS)
-    config = stored_config(directory)
-    interactions = Dataset.load(directory.verified("prepare")).interactions
-    exclude_seen = excludes_seen(config.recommend.exclude_seen, interactions)
-    answer = _recommender(config, directory).recommend(history, k, exclude_seen=exclude_seen)
-    # The ranking that is served lists every item, and comes last in its sources.
-    served = [list(found.sources)[-1] for found in answer[:1]]
-    parts = sorted({name for found in answer for name in found.sources} - set(served))
-    table = Table("rank", "item_id", "title", *served, *parts, box=None, header_style="bold")
-    for rank, found in enumerate(answer, start=1):
-        scores = (f"{found.sources[name]:.3f}" if name in found.sources else "-" for name in (*served, *parts))
-        table.add_row(str(rank), Text(found.item_id), Text(found.title), *scores)
+    answer = load_recommender(stored_config(directory), directory).recommend([Request(tuple(history), k)])[0]
+    sources = sorted({name for item in answer.items for name in item.source_scores})
+    table = Table("rank", "item_id", "title", "score", *sources, box=None, header_style="bold")
+    for rank, item in enumerate(answer.items, start=1):
+        scores = (f"{item.source_scores[name]:.3f}" if name in item.source_scores else "-" for name in sources)
+        table.add_row(str(rank), Text(item.item_id), Text(item.title), f"{item.score:.3f}", *scores)
+    if answer.ignored:
+        Console(stderr=True).print(f"ignored, not in the catalogue: {', '.join(answer.ignored)}", markup=False)
     Console().print(table)
 
 
-def _recommender(config: RunConfig, directory: RunDirectory) -> Recommender:
-    from recsys.fusion import TUNED
-    from recsys.rankers.loading import Folders
-    from recsys.recommender import Recommender
-
-    history = config.prepare.history
-    if config.tokenize.kind == "discrete":
-        parts = [directory.verified(name) for name in ("prepare", "tokenize/discrete", "finetune")]
-        return Recommender.load(*parts, history=history)
-    names = ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index")
-    folders = Folders(*(directory.verified(name) for name in names))
-    tuned = directory.verified("recommend") / TUNED
-    return Recommender.load_both(folders, tuned, config.recommend, history=history, seed=config.seed)
-
-
-def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str], choices: Choices) -> None:
-    console, executor = Console(stderr=True), choose_executor(choices.executor, choices.workers)
+def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str], options: RunOptions) -> None:
+    console, executor = Console(stderr=True), choose_executor(options.executor, options.workers)
     with logging_to(console), directory.lock():
         write_text(directory.path / CONFIG, dump_yaml(config))
         states = stage_status(config, directory, config.stages)
-        idle = not choices.force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
+        idle = not options.force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
         with (
-            _tracker(config, directory, choices.tracking and not idle) as tracker,
+            _tracker(config, directory, options.tracking and not idle) as tracker,
             ProgressTracker(tracker, console) as shown,
         ):
             run_stages(
@@ -142,7 +123,7 @@ def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str]
                 config.stages,
                 selected=selected,
                 tracker=shown,
-                force=choices.force,
+                force=options.force,
                 executor=executor,
             )
 
@@ -172,11 +153,11 @@ def _tracker(config: RunConfig, directory: RunDirectory, wanted: bool) -> Iterat
 
 
 def stored_config(directory: RunDirectory) -> RunConfig:
-    """The configuration that a run was last given.
+    """The configuration that a run was last started with.
 
     Raises:
         ArtifactError: there is no run.
-        ConfigError: its configuration is not allowed any more.
+        ConfigError: its configuration is no longer valid.
     """
     path = directory.path / CONFIG
     if not path.exists():
@@ -197,7 +178,7 @@ def _between(first: str, last: str) -> list[str]:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Log lines above the progress bars, as plain text."""
+    """Prints log lines above the progress bars, as plain text."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -210,7 +191,7 @@ class _ConsoleHandler(logging.Handler):
 
 @contextmanager
 def logging_to(console: Console) -> Iterator[None]:
-    """Show what our packages log, within the block."""
+    """Show the log lines of our packages within the block."""
     handler, loggers = _ConsoleHandler(console), [logging.getLogger(name) for name in PACKAGES]
     for logger in loggers:
         logger.addHandler(handler)

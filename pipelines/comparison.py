@@ -1,6 +1,6 @@
-"""What `recsys compare` shows: one metric of every system in several runs, and its mean and deviation over them.
+"""The table of `recsys compare`: one metric of every system in several runs, with mean and standard deviation.
 
-Reads 01_dataset's fingerprint and 09_report of each run; writes to the console alone.
+Reads 01_dataset's fingerprint and 09_report of each run; writes only to the console.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipelines import FOLDERS
-from pipelines.config import nearest
+from pipelines.settings import nearest
 from recsys.artifacts import RunDirectory
 from recsys.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 
-def compared(paths: Sequence[Path], metric: str) -> Table:
-    """A row a system, a column a run; with several runs the mean over those that have the system, and the deviation.
+def comparison(paths: Sequence[Path], metric: str) -> Table:
+    """One row per system and one column per run; several runs also get mean and standard deviation.
 
     Raises:
         ArtifactError: a run has no report, or a damaged one.
@@ -32,7 +32,7 @@ def compared(paths: Sequence[Path], metric: str) -> Table:
     """
     directories = [RunDirectory(path, FOLDERS) for path in paths]
     runs = [_figures(directory, metric) for directory in directories]
-    _warn_of_other_data(directories)
+    _warn_of_different_data(directories)
     several = len(paths) > 1
     table = Table(metric, *(Column(Text(path.name)) for path in paths), box=None, header_style="bold")
     for column in ("mean", "deviation") if several else ():
@@ -58,9 +58,11 @@ def _figures(directory: RunDirectory, metric: str) -> dict[str, float]:
     return found
 
 
-def _warn_of_other_data(directories: Sequence[RunDirectory]) -> None:
-    """Say which runs rank on other data than the first: their figures cannot be compared."""
+def _warn_of_different_data(directories: Sequence[RunDirectory]) -> None:
+    """Warn of runs on different data than the first: their metrics cannot be compared."""
     first, *others = (directory.existing_record("prepare").fingerprint() for directory in directories)
     for directory, fingerprint in zip(directories[1:], others, strict=True):
         if fingerprint != first:
-            logger.warning("%s is about other data than %s", directory.path, directories[0].path)
+            logger.warning(
+                "%s has different data than %s; their metrics cannot be compared", directory.path, directories[0].path
+            )

@@ -1,36 +1,39 @@
-"""The whole configuration: the seed and one field a stage, in flow order; recipes and overrides resolve to it here.
+"""The configuration of a run: the seed and one section per stage, in flow order. Recipes and overrides resolve to it.
 
 Reads a YAML recipe, by name (package `configs`) or by path.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import model_validator
 
 from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, stages_of
-from recsys.config import Config
-from recsys.data.config import PrepareConfig
+from pipelines.settings import nearest, override, validated
+from recsys.config import Config, lookup
+from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
+from recsys.data.sources import SOURCES
 from recsys.diffusion.config import DiffuseConfig
 from recsys.embeddings.config import EmbedConfig
 from recsys.errors import ConfigError
 from recsys.evaluation.config import EvaluateConfig
-from recsys.fusion import SASREC
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
-from recsys.rankers.config import RecommendConfig
+from recsys.ranking.config import RecommendConfig
+from recsys.ranking.registry import SASREC, rankers
 from recsys.retrieval.config import IndexConfig
+from recsys.retrieval.kinds import KINDS
 from recsys.tokenization.config import TokenizeConfig
+from recsys.tokenization.registry import QUANTIZERS
 
 
 class RunConfig(Config):
-    """Everything a run can be told. Defaults live in the sections' own models."""
+    """Configuration of a run: a seed and one section per stage. Defaults live in the sections' own models."""
 
     seed: int = 0
     prepare: PrepareConfig = PrepareConfig()
@@ -44,25 +47,34 @@ class RunConfig(Config):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
-    def _something_is_fused(self) -> Self:
+    def _require_a_fused_source(self) -> Self:
         if not self.embed.collaborative and set(self.recommend.fusion.sources) == {SASREC}:
             raise ValueError("recommend.fusion.sources=[sasrec] needs embed.collaborative=true, or another source")
         return self
 
+    @model_validator(mode="after")
+    def _require_registered_names(self) -> Self:
+        lookup({AUTO: None, SYNTHETIC: None, **SOURCES}, self.prepare.kind, key="prepare.kind")
+        lookup(QUANTIZERS, self.tokenize.quantizer, key="tokenize.quantizer")
+        for source in self.recommend.fusion.sources:
+            lookup(rankers(), source, key="recommend.fusion.sources")
+        lookup({AUTO: None, **KINDS}, self.index.kind, key="index.kind")
+        return self
+
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages of this run's routes, in flow order."""
+        """The stages of this run's routes, in order."""
         kind = self.tokenize.kind
         return stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
 
 
 def training_seed(config: RunConfig, training: FinetuneConfig | DiffuseConfig) -> int:
-    """The seed of one training: its own where it has one, else the run's."""
+    """The seed of one training: its own if it has one, else the run's."""
     return config.seed if training.seed is None else training.seed
 
 
 def recipes() -> dict[str, str]:
-    """Name -> text of every recipe that comes with the package."""
+    """Name -> text of every recipe in the package."""
     found = [entry for entry in files("configs").iterdir() if entry.name.endswith(".yaml")]
     return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in sorted(found, key=str)}
 
@@ -70,14 +82,14 @@ def recipes() -> dict[str, str]:
 def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Resolve a recipe (its name, or a path to a YAML file) and `a.b.c=value` overrides.
 
-    Paths of existing files and folders become absolute, so that a run can be continued from anywhere.
+    Paths of existing files and folders become absolute, so that a run can be continued from any directory.
 
     Raises:
-        ConfigError: no such recipe, no YAML, or a key, type or value that is not allowed.
+        ConfigError: no such recipe, invalid YAML, or an invalid key, type or value.
     """
     values = _parse(_recipe_text(recipe), recipe)
-    for override in overrides:
-        _override(values, override)
+    for setting in overrides:
+        override(values, setting)
     for key in (key for stage in STAGES for key in stage.sources):
         section, name = key.split(".")
         given = values.get(section)
@@ -87,11 +99,12 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration of nested plain values; a refusal names each key by its full path."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(entry) for entry in error.errors())) from error
+    """The configuration of nested plain values.
+
+    Raises:
+        ConfigError: names every wrong key by its full path.
+    """
+    return validated(RunConfig, values)
 
 
 def dump_yaml(config: RunConfig) -> str:
@@ -101,7 +114,7 @@ def dump_yaml(config: RunConfig) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys."""
+    """Flatten nested mappings to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -109,12 +122,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known name most like `word`, as an ending of a message; empty where none is alike."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _recipe_text(recipe: str) -> str:
@@ -134,51 +141,9 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{name} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{name} must hold keys and values, not {type(values).__name__}")
+        raise ConfigError(f"{name} must be a mapping, not {type(values).__name__}")
     return values
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override}: write it as section.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is no YAML; put quotes around it") from error
-    *sections, name = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: '{section}' is a value, it has no keys of its own")
-        values = inner
-    values[name] = value
-
-
-def _explain(entry: Any) -> str:
-    if not entry["loc"]:  # of the whole configuration, which nobody wants to see
-        return str(entry.get("ctx", {}).get("error", entry["msg"]))
-    path = ".".join(str(part) for part in entry["loc"])
-    if entry["type"] == "extra_forbidden":
-        *sections, name = entry["loc"]
-        fields = _fields(sections)
-        return f"unknown key '{path}'" + (nearest(str(name), fields) or f"; known here: {', '.join(fields)}")
-    return f"{path}: got {entry['input']!r}; {entry['msg'][:1].lower()}{entry['msg'][1:]}"
-
-
-def _fields(sections: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the model at a path of sections."""
-    model: Any = RunConfig
-    for section in sections:
-        annotation = model.model_fields[str(section)].annotation
-        model = next((t for t in _models(annotation)), RunConfig)
-    return list(model.model_fields)
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return [t for t in candidates if isinstance(t, type) and issubclass(t, BaseModel)]

@@ -1,8 +1,8 @@
-"""The diffuse stage: the diffusion preference module learns to imagine the next item's latent.
+"""The diffuse stage: trains the diffusion head, which samples the next item's latent.
 
 Reads 01_dataset, 03_tokens and 05_language_model; writes the averaged denoiser (`preference.*`), the plain heads that
-it is measured against (`regression.*`, `cross_entropy.*`), `validation_samples.parquet` and, where `diffuse.joint` is
-set, the adapter that serves both rankings (see `recsys.diffusion.joint`).
+it is compared with (`regression.*`, `cross_entropy.*`), `validation_samples.parquet` and, where `diffuse.joint` is set,
+the adapter that serves both rankings (see `recsys.diffusion.joint`).
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import NamedTuple
 
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
+from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.diffusion.heads import KINDS, fit_head
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.preference import PreferenceModel
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.llm.conditions import Conditions, query_conditions, training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
-from recsys.rankers.generative import excludes_seen
-from recsys.rankers.validation import INDEX_SAMPLES, INDEX_USERS, HeadValidator, interaction_counts, save_samples
+from recsys.ranking.validation import HeadValidator, ValidationUsers, save_samples
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
-from recsys.tokenization.quality import item_categories
 from recsys.tracking import Tracker
+from recsys.training.plan import Run
 
 
 class _Trained(NamedTuple):
-    """A head, and the language model's states that it is conditioned on: in training, and of validation users."""
+    """A diffusion head, and the conditions of the training rows and the validation users."""
 
     preference: PreferenceModel
     training: Conditions
@@ -38,7 +38,7 @@ class _Trained(NamedTuple):
 
 
 class _Data(NamedTuple):
-    """What both ways of training learn from, and who they are judged by."""
+    """The training data of both ways of training, and the validation."""
 
     catalog: Catalog
     histories: Histories
@@ -50,22 +50,20 @@ class _Data(NamedTuple):
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     data = _data(config, run)
     validator = data.validator
-    trained = (_joint if config.diffuse.joint else _frozen)(config, run, tracker, data)
+    train = _train_jointly if config.diffuse.joint else _train_on_frozen_model
+    trained = train(config, run, tracker, data)
     trained.preference.save(run.out)
-    asked = validator.asked(trained.validation).take(slice(INDEX_USERS))
-    drawn = trained.preference.sample(asked.states, asked.keys, seed=config.seed, samples=INDEX_SAMPLES)
-    save_samples(drawn, run.out)
+    save_samples(validator.index_samples(trained.preference, trained.validation), run.out)
     scores = {"preference": validator.preference(trained.preference, trained.validation)}
-    states, targets = trained.training.states.numpy(), trained.training.targets.numpy()
     for kind in KINDS:
         head = fit_head(
             kind,
-            states,
-            targets,
+            trained.training.states.numpy(),
+            trained.training.targets.numpy(),
             data.latents,
             config.diffuse,
             run=Run(kind, training_seed(config, config.diffuse), run.work / kind, tracker),
-            validate=lambda found: validator.head(found, trained.validation),
+            validate=lambda head: validator.head(head, trained.validation),
         )
         head.save(run.out)
         scores[kind] = validator.head(head, trained.validation)
@@ -77,74 +75,70 @@ def _data(config: RunConfig, run: StageRun) -> _Data:
     ids = SemanticIds.load(run.read("tokenize/discrete") / "semantic_ids.parquet")
     latents = ItemVectors.load(run.read("tokenize/continuous") / "latents.parquet").vectors
     histories = training_histories(dataset.interactions, dataset.catalog)
-    validator = HeadValidator.sample(
-        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
-        latents,
-        interaction_counts(histories.items, len(dataset.catalog)),
+    users = ValidationUsers.sample(
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         users=config.diffuse.validation_users,
-        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
         seed=config.seed,
+        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
     )
+    counts = interaction_counts(histories.items, len(dataset.catalog))
+    validator = HeadValidator(users, latents, counts, config.seed)
     return _Data(dataset.catalog, histories, ids, latents, validator)
 
 
-def _frozen(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
-    """On the states of the finished language model, computed once."""
+def _train_on_frozen_model(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
+    """On the conditions of the finetuned language model, computed once."""
     language_model = load_language_model(run.read("finetune"))
     ids, validator = data.semantic_ids, data.validator
-    training = training_conditions(language_model, ids, data.histories, window=config.instruct.window, tracker=tracker)
-    asked = validator.queries.histories
-    states: FloatArray = query_conditions(language_model, ids, asked, window=config.prepare.history).numpy()
+    window, users = config.prepare.max_history, validator.users.queries.histories
+    training = training_conditions(language_model, ids, data.histories, window=window, tracker=tracker)
+    validation: FloatArray = query_conditions(language_model, ids, users, window=window).numpy()
     preference = fit_preference(
         training.states.numpy(),
         training.targets.numpy(),
         data.latents,
         config.diffuse,
         seed=training_seed(config, config.diffuse),
-        validate=lambda model: validator.preference(model, states),
+        validate=lambda model: validator.preference(model, validation),
         work=run.work / "preference",
         tracker=tracker,
     )
-    return _Trained(preference, training, states)
+    return _Trained(preference, training, validation)
 
 
-def _joint(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
-    """Together with the language model's adapter; the plain heads then learn on the states of the result."""
-    validator, learned = data.validator, _joint_data(config, run, data)
-    asked, window = validator.queries.histories, config.prepare.history
+def _train_jointly(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:
+    """With the language model's adapter; the plain heads are then trained on the conditions of the result."""
+    validator, joint_data = data.validator, _joint_data(config, run, data)
 
-    def states(joint: JointPreference) -> FloatArray:
-        found: FloatArray = joint.query_conditions(asked, window=window).numpy()
-        return found
+    def validation(joint: JointPreference) -> FloatArray:
+        conditions = joint.query_conditions(validator.users.queries.histories, window=joint_data.window)
+        states: FloatArray = conditions.numpy()
+        return states
 
     joint = fit_joint(
-        learned,
+        joint_data,
         config.diffuse,
         folders=JointFolders(run.read("finetune"), run.out, run.work / "joint"),
         seed=training_seed(config, config.diffuse),
-        validate=lambda present: validator.preference(present.preference, states(present)),
+        validate=lambda joint: validator.preference(joint.preference, validation(joint)),
         tracker=tracker,
     )
-    return _Trained(
-        joint.preference,
-        joint.training_conditions(data.histories, window=learned.window, tracker=tracker),
-        states(joint),
-    )
+    training = joint.training_conditions(data.histories, window=joint_data.window, tracker=tracker)
+    return _Trained(joint.preference, training, validation(joint))
 
 
 def _joint_data(config: RunConfig, run: StageRun, data: _Data) -> JointData:
-    """What prompts and answers are made of, as the configuration says."""
+    """The training data of joint training, with the texts that the configuration selects."""
     catalog, settings = data.catalog, config.diffuse
     answers = {"title": catalog.titles(), "category": item_categories(catalog), "none": None}[settings.answers]
     return JointData(
         data.semantic_ids,
         data.histories,
-        config.instruct.window,
+        config.prepare.max_history,
         data.latents,
         ContinuousTokenizer.load(run.read("tokenize/continuous")).config.tokens,
         ContinuousTexts(
             titles=catalog.titles() if settings.titles else None,
             answers=None if answers is None else [answer or "" for answer in answers],
         ),
-        settings.text_first,
     )

@@ -1,8 +1,8 @@
-"""The embed stage: every item gets a vector from its texts and, unless turned off, one from behaviour (SASRec).
+"""The embed stage: every item gets a text vector and, unless turned off, a collaborative vector (SASRec).
 
-Reads 01_dataset; writes `text.parquet` and `text_encoder/` (for the texts of later items, unless the vectors are one's
-own), and `collaborative.parquet`, `text_neighbours.safetensors` (which items lend vectors to those that nobody has met)
-and `sasrec/` (the baseline, trained by the way).
+Reads 01_dataset; writes `text.parquet` and `text_encoder/` (for the texts of later items; not with user-provided
+vectors), and `collaborative.parquet`, `text_neighbours.safetensors` (which gives cold-start items their proxies) and,
+as a by-product, the baseline in `sasrec/`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
+from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.embeddings.text import fit_texts
-from recsys.rankers.collaborative import SASREC_FOLDER
-from recsys.rankers.generative import excludes_seen
-from recsys.rankers.validation import interaction_counts
+from recsys.ranking.loading import SASREC_FOLDER
 from recsys.tables import VALIDATION, BoolArray, Histories, ItemVectors
 from recsys.tracking import Tracker
 
@@ -39,24 +37,24 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         len(catalog),
         config.embed.sasrec,
         seed=config.seed,
-        queries=queries(dataset.interactions, catalog, split=VALIDATION, history=config.prepare.history),
+        queries=queries(dataset.interactions, catalog, split=VALIDATION, max_history=config.prepare.max_history),
         exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
         work=run.work / "sasrec",
         tracker=tracker,
     )
-    met = _met(training, len(catalog))
-    neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, sasrec.item_vectors()), met)
+    known = _known(training, len(catalog))
+    neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, sasrec.item_vectors()), known)
     neighbours.save(run.out / TEXT_NEIGHBOURS)
-    lenders = np.arange(len(catalog))
-    lenders[~met] = neighbours.lend(text.vectors[~met]).lenders
-    sasrec = sasrec.borrowing(lenders)
+    proxies = np.arange(len(catalog))
+    proxies[~known] = neighbours.proxies(text.vectors[~known]).items
+    sasrec = sasrec.borrowing(proxies)
     sasrec.save(run.out / SASREC_FOLDER)
     collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
     collaborative.save(run.out / "collaborative.parquet")
-    run.note(collaborative_dimensions=collaborative.vectors.shape[1], items_nobody_met=int((~met).sum()))
+    run.note(collaborative_dimensions=collaborative.vectors.shape[1], num_cold_items=int((~known).sum()))
 
 
-def _met(training: Histories, num_items: int) -> BoolArray:
-    """[N], the items that SASRec has learnt from: those of histories in which something follows something."""
-    learnt = np.repeat(training.lengths > 1, training.lengths)
-    return interaction_counts(training.items[learnt], num_items) > 0
+def _known(training: Histories, num_items: int) -> BoolArray:
+    """[N], the items that SASRec was trained on: those of histories of two or more items."""
+    trained = np.repeat(training.lengths > 1, training.lengths)
+    return interaction_counts(training.items[trained], num_items) > 0

@@ -1,4 +1,4 @@
-"""The evaluate stage: measure the rankings against what users did next, and write the report.
+"""The evaluate stage: compute the metrics of all rankings, and write the report.
 
 Reads 01_dataset, 03_tokens, 08_recommendations and the training logs of every stage; writes `metrics.json` and
 `report.html`.
@@ -7,85 +7,75 @@ Reads 01_dataset, 03_tokens, 08_recommendations and the training logs of every s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.config import RunConfig, dump_yaml
-from recsys.artifacts import StageRun, package_versions, write_json, write_text
-from recsys.data.histories import queries, training_histories
-from recsys.evaluation.evaluation import evaluate
-from recsys.evaluation.examples import example_users
+from recsys.artifacts import StageRun, package_versions
+from recsys.data.dataset import Dataset
+from recsys.data.histories import queries
+from recsys.evaluation.evaluation import Evaluation, evaluate
+from recsys.evaluation.examples import Example, example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.report import Report, render_report
-from recsys.fusion import TUNED
-from recsys.tables import TEST, Catalog, Interactions, Rankings, SemanticIds
+from recsys.files import write_json, write_text
+from recsys.ranking.tuning import FUSION_FILE
+from recsys.tables import TEST, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     folders = {stage: run.read(stage) for stage in run.reads}
-    interactions = Interactions.load(folders["prepare"] / "interactions.parquet")
-    catalog = Catalog.load(folders["prepare"] / "items.parquet")
+    dataset = Dataset.load(folders["prepare"])
     rankings = Rankings.load(folders["recommend"] / "rankings.parquet")
-    tokens = folders["tokenize"]
-    ids = tokens / "discrete" / "semantic_ids.parquet"
-    semantic_ids = SemanticIds.load(ids) if ids.exists() else None
-    quality = _json(tokens / "discrete" / "token_quality.json")
-    if semantic_ids is not None:
-        quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
-    # Whole histories, whatever part of them the systems saw: slices and lift are about the users.
-    asked = queries(interactions, catalog, split=TEST, history=len(interactions))
-    training = training_histories(interactions, catalog)
-    generator = np.random.default_rng(config.seed)
-    evaluation = evaluate(
-        rankings,
-        queries=asked,
-        catalog=catalog,
-        popularity=np.bincount(training.items, minlength=len(catalog)),
-        config=config.evaluate,
-        generator=generator,
-    )
+    evaluation = evaluate(rankings, dataset, config.evaluate, seed=config.seed)
     examples = example_users(
         rankings,
-        queries=asked,
-        catalog=catalog,
+        queries=queries(dataset.interactions, dataset.catalog, split=TEST, max_history=len(dataset.interactions)),
+        catalog=dataset.catalog,
         cutoff=config.evaluate.slice_cutoff,
-        count=config.evaluate.examples,
-        generator=generator,
+        count=config.evaluate.num_examples,
+        generator=np.random.default_rng(config.seed),
     )
-    report = Report(
+    report = _report(config, run, folders, evaluation, examples)
+    models = {"tokens": report.token_quality or {}, "latents": report.latent_quality, "fusion": report.fusion}
+    write_json(run.out / "metrics.json", {**evaluation.to_json(), **models})
+    write_text(run.out / "report.html", render_report(report))
+    for name, system in evaluation.systems.items():
+        tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)
+    out_of_catalogue = sum(system.out_of_catalogue_items for system in evaluation.systems.values())
+    run.note(users=evaluation.users, out_of_catalogue_items=out_of_catalogue)
+
+
+def _report(
+    config: RunConfig, run: StageRun, folders: Mapping[str, Path], evaluation: Evaluation, examples: list[Example]
+) -> Report:
+    """The evaluation, with what the other stages wrote."""
+    ids = folders["tokenize"] / "discrete" / "semantic_ids.parquet"
+    semantic_ids = SemanticIds.load(ids) if ids.exists() else None
+    quality = _json(ids.with_name("token_quality.json"))
+    if semantic_ids is not None:
+        quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
+    return Report(
         title=f"Recommendations of {run.directory.path.name}",
         evaluation=evaluation,
         examples=examples,
         curves=training_curves(folder / "training_log.jsonl" for folder in folders.values()),
         token_quality=quality or None,
         semantic_ids=semantic_ids,
-        latent_quality=_json(tokens / "continuous" / "latent_quality.json") or None,
-        fusion=_json(folders["recommend"] / TUNED) or None,
+        latent_quality=_json(folders["tokenize"] / "continuous" / "latent_quality.json") or None,
+        fusion=_json(folders["recommend"] / FUSION_FILE) or None,
         data_card=_json(folders["prepare"] / "data_card.json"),
         configuration=dump_yaml(config),
         versions=package_versions(),
         seconds={stage: run.record(stage).seconds for stage in run.reads},
         timings=_json(folders["recommend"] / "timings.json"),
     )
-    tokens_and_fusion = {"tokens": quality, "latents": report.latent_quality, "fusion": report.fusion}
-    write_json(run.out / "metrics.json", {**evaluation.to_json(), **tokens_and_fusion})
-    write_text(run.out / "report.html", render_report(report))
-    _say(report, run, tracker)
 
 
 def _json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
-
-
-def _say(report: Report, run: StageRun, tracker: Tracker) -> None:
-    systems = report.evaluation.systems
-    for name, system in systems.items():
-        tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)
-    run.note(
-        users=report.evaluation.users,
-        illegal_items=sum(system.illegal_items for system in systems.values()),
-    )

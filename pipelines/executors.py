@@ -1,8 +1,8 @@
-"""Where the partitions of a stage are computed: in this process, in several of them, or on a Ray cluster.
+"""Executors compute the partitions of a stage: in this process, in several processes, or on a Ray cluster.
 
-All executors do the same: what is committed already is skipped, the rest is computed and committed, and the outputs
-come back in the partitions' order. A worker that dies is replaced and its partition done again. Nothing heavy is
-imported here, so that a worker can choose its number of threads before torch and FAISS count the cores.
+Every executor skips committed partitions, computes and commits the others, and returns the outputs in the order of the
+partitions. A worker that dies is replaced and its partition computed again. Nothing heavy is imported here, so that a
+worker can set its number of threads before torch and FAISS read it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["local", "ray"]
 KINDS: tuple[Kind, ...] = ("local", "ray")
-RETRIES = 3  # times that dying workers may bring nothing to an end
+RETRIES = 3  # times in a row that workers may die without completing a partition
 THREADS = "OMP_NUM_THREADS"
 
 
 class Executor(ABC):
-    """Computes partitions with `workers` at once.
+    """Computes partitions with `workers` at a time.
 
-    What it computes does not depend on the number of workers. Threads are another matter: sums of floats may round
-    differently with another number of them, so workers have all as many (`threads`).
+    Results do not depend on the number of workers. They may depend on the number of threads, because sums of floats
+    round differently, so all workers have the same number (`threads`).
     """
 
     kind: Kind
@@ -52,8 +52,8 @@ class Executor(ABC):
         return f"<Executor {self.kind} ({self.workers} workers)>"
 
     @property
-    def spreads(self) -> bool:
-        """Whether partitions are computed elsewhere than in this process."""
+    def distributed(self) -> bool:
+        """Whether partitions are computed in other processes."""
         return True
 
     def map_partitions(
@@ -62,12 +62,12 @@ class Executor(ABC):
         """The folder of every partition's output, in the order of the partitions.
 
         Args:
-            function: at the top of a module; called as (partition, shared, folder to write into, tracker).
-            out: the folder of the outputs; on Ray, where every machine of the cluster sees it.
+            function: at the top level of a module; called as (partition, shared, folder to write into, tracker).
+            out: the folder of the outputs; on Ray, shared by all machines of the cluster.
 
         Raises:
             ConfigError: workers keep dying.
-            RecsysError: as the function raised it, with the partition's name.
+            RecsysError: from the function, with the partition's name.
         """
         from pipelines.partitions import Task
 
@@ -81,42 +81,42 @@ class Executor(ABC):
 
     @abstractmethod
     def _compute(self, task: Task, missing: Sequence[Partition], tracker: Tracker) -> Iterator[Partition]:
-        """Commit the partitions, and yield each that is."""
+        """Compute and commit the partitions; yield each when it is committed."""
 
 
 class LocalExecutor(Executor):
-    """Processes of this machine; one worker is this process itself, with all of its threads."""
+    """Processes of this machine; one worker is this process itself, with all its threads."""
 
     kind: Kind = "local"
 
     @property
-    def spreads(self) -> bool:
+    def distributed(self) -> bool:
         return self.workers > 1
 
     def _compute(self, task: Task, missing: Sequence[Partition], tracker: Tracker) -> Iterator[Partition]:
-        if not self.spreads:
+        if not self.distributed:
             for partition in missing:
                 task.run(partition, tracker)
                 yield partition
             return
-        fruitless = 0
+        failures = 0
         while missing:
             try:
                 yield from self._pooled(task, missing)
             except BrokenProcessPool as error:
                 left = task.missing(missing)
-                fruitless = fruitless + 1 if len(left) == len(missing) else 0
-                if fruitless > RETRIES:
-                    raise _dying(left[0], self.workers) from error
+                failures = failures + 1 if len(left) == len(missing) else 0
+                if failures > RETRIES:
+                    raise _worker_died(left[0], self.workers) from error
             missing = task.missing(missing)
 
     def _pooled(self, task: Task, partitions: Sequence[Partition]) -> Iterator[Partition]:
         from pipelines.partitions import run_partition
 
         context = get_context("spawn")  # FAISS cannot be searched in a forked process
-        ended, ending = context.Pipe(duplex=False)
+        receiver, sender = context.Pipe(duplex=False)
         pool = ProcessPoolExecutor(
-            min(self.workers, len(partitions)), context, _start, initargs=(ended, threads(self.workers))
+            min(self.workers, len(partitions)), context, _start, initargs=(receiver, threads(self.workers))
         )
         try:
             futures = {pool.submit(run_partition, task, partition): partition for partition in partitions}
@@ -125,13 +125,13 @@ class LocalExecutor(Executor):
                 yield futures[future]
             pool.shutdown()
         finally:
-            ending.close()  # workers that are still at it end now
+            sender.close()  # ends workers that are still running
             pool.shutdown(cancel_futures=True)
-            ended.close()
+            receiver.close()
 
 
 class RayExecutor(Executor):
-    """Tasks on the Ray cluster that RAY_ADDRESS names, or on one of `workers` CPUs that is started here for the time.
+    """Tasks on the Ray cluster that RAY_ADDRESS names, or on a temporary one of `workers` CPUs on this machine.
 
     Raises:
         DependencyError: Ray is not installed.
@@ -152,11 +152,11 @@ class RayExecutor(Executor):
             gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / self.workers)
             environment = {"env_vars": {THREADS: threads(self.workers)}}
             remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, runtime_env=environment)(run_partition)
-            waiting = iter(missing)
+            pending = iter(missing)
             running: dict[Any, Partition] = {}
             try:
                 while True:
-                    more = islice(waiting, self.workers - len(running))
+                    more = islice(pending, self.workers - len(running))
                     running |= {remote.remote(task, partition): partition for partition in more}
                     if not running:
                         return
@@ -165,63 +165,63 @@ class RayExecutor(Executor):
                     self._result(done[0], partition)
                     yield partition
             except (Exception, GeneratorExit):
-                # Not cancelled: where a task is just done, Ray's cancelling ends this process. What runs is committed.
-                # An interrupt does not come here: it waits for nothing.
+                # Running tasks are not cancelled: cancelling one that is just done makes Ray end this process. They are
+                # committed instead. KeyboardInterrupt is not caught here, so that it does not wait.
                 if running:
-                    logger.warning("stopping; waiting for partitions that are running: %d", len(running))
+                    logger.warning("stopping; waiting for %d running partitions", len(running))
                     ray.wait(list(running), num_returns=len(running))
                 raise
 
     def _result(self, reference: Any, partition: Partition) -> None:
-        """Raise what the task raised."""
+        """Raise the task's error, if any."""
         errors = self._ray.exceptions
         try:
             self._ray.get(reference)
         except errors.RayTaskError as error:
             raise error.cause from None
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
-            raise _dying(partition, self.workers) from error
+            raise _worker_died(partition, self.workers) from error
 
 
 def choose_executor(kind: Kind, workers: int | None = None) -> Executor:
-    """The executor of that kind; without a number, Ray gets a worker a core and `local` is this process alone.
+    """The executor of a kind; by default Ray gets one worker per core, and `local` is this process.
 
     Raises:
-        ConfigError: another kind, or fewer than one worker.
-        DependencyError: Ray is asked for and not installed.
+        ConfigError: an unknown kind, or fewer than one worker.
+        DependencyError: `ray` without Ray installed.
     """
     if kind not in KINDS:
-        raise ConfigError(f"executor '{kind}' is not known; choose one of {', '.join(KINDS)}")
+        raise ConfigError(f"executor: got '{kind}'; allowed: {', '.join(KINDS)}")
     if workers is not None and workers < 1:
-        raise ConfigError(f"{workers} workers cannot compute anything; give 1 or more")
+        raise ConfigError(f"workers: got {workers}; give 1 or more")
     if kind == "ray":
         return RayExecutor(workers or cores())
     return LocalExecutor(workers or 1)
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(workers: int) -> str:
-    """Threads of each of several workers: what OMP_NUM_THREADS says, or the cores shared out evenly."""
+    """Threads of each worker: OMP_NUM_THREADS, or an equal share of the cores."""
     return os.environ.get(THREADS) or str(max(1, cores() // workers))
 
 
-def _start(ended: Connection, number: str) -> None:
-    """Begin a worker process: so many threads, no word about Ctrl-C, and an end when the driver ends or says so."""
+def _start(receiver: Connection, number: str) -> None:
+    """Initialize a worker process: number of threads, Ctrl-C ignored, and an exit together with the driver."""
     os.environ[THREADS] = number
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(ended,), daemon=True).start()
+    threading.Thread(target=_exit_with_driver, args=(receiver,), daemon=True).start()
 
 
-def _end_with(ended: Connection) -> None:
-    ended.poll(None)  # nothing is ever sent: it returns when the other end is closed, by a kill as well
+def _exit_with_driver(receiver: Connection) -> None:
+    receiver.poll(None)  # nothing is sent: it returns when the driver closes its end, or is killed
     os._exit(1)
 
 
-def _dying(partition: Partition, workers: int) -> ConfigError:
+def _worker_died(partition: Partition, workers: int) -> ConfigError:
     return ConfigError(
         f"partition {partition.name}: its worker died {RETRIES + 1} times, killed or out of memory; "
         f"use fewer workers than {workers}, or machines with more memory"

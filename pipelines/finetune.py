@@ -8,13 +8,13 @@ from __future__ import annotations
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries
+from recsys.data.histories import excludes_seen, queries
 from recsys.embeddings.text import item_texts
 from recsys.instructions.examples import load_examples
 from recsys.llm.finetuning import FinetuneData, finetune
-from recsys.rankers.generative import Validator, excludes_seen
+from recsys.ranking.validation import LanguageModelValidator, ValidationUsers
 from recsys.tables import VALIDATION, SemanticIds
-from recsys.tokenization.tokenizer import RqVaeTokenizer
+from recsys.tokenization.registry import load_tokenizer
 from recsys.tracking import Tracker
 
 
@@ -25,12 +25,11 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         examples=load_examples(run.read("instruct") / "instructions.parquet", dataset.catalog),
         texts=item_texts(dataset.catalog),
         semantic_ids=SemanticIds.load(tokens / "semantic_ids.parquet"),
-        codebooks=RqVaeTokenizer.load(tokens).codebooks,
+        codebooks=load_tokenizer(tokens).codebooks,
         instruct=config.instruct,
     )
-    validator = Validator.sample(
-        queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=config.prepare.history),
-        data.semantic_ids,
+    users = ValidationUsers.sample(
+        queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         users=config.finetune.validation_users,
         seed=config.seed,
         exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
@@ -39,7 +38,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         data,
         config.finetune,
         out=run.out,
-        validate=validator,
+        validate=LanguageModelValidator(users, data.semantic_ids),
         seed=training_seed(config, config.finetune),
         work=run.work,
         tracker=tracker,

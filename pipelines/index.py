@@ -1,4 +1,4 @@
-"""The index stage: a FAISS index over the items' latents, tuned on what users' sampled preferences ask of it.
+"""The index stage: a FAISS index over the items' latents, tuned on sampled latents of validation users.
 
 Reads 03_tokens/continuous and 06_preference; writes the index (see `recsys.retrieval.storage`).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
-from recsys.rankers.validation import load_samples
+from recsys.ranking.validation import load_samples
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import ItemVectors
 from recsys.tracking import Tracker

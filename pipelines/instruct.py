@@ -1,4 +1,4 @@
-"""The instruct stage: training histories and the catalogue become instruction examples.
+"""The instruct stage: write instruction examples from training histories and the catalogue.
 
 Reads 01_dataset; writes `instructions.parquet`.
 """
@@ -19,6 +19,6 @@ from recsys.tracking import Tracker
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     dataset = Dataset.load(run.read("prepare"))
     histories = training_histories(dataset.interactions, dataset.catalog)
-    examples = make_examples(TaskSource(dataset.catalog, histories), config.instruct)
+    examples = make_examples(TaskSource(dataset.catalog, histories, config.prepare.max_history), config.instruct)
     save_examples(examples, dataset.catalog, run.out / "instructions.parquet")
     run.note(**Counter(example.task for example in examples))

@@ -1,7 +1,7 @@
-"""Units of work that a stage hands to an executor: what each one reads, and where its output is, whole or not there.
+"""Units of work that a stage hands to an executor: the inputs of each, and its output, which is written atomically.
 
-Writes `OUT/KEY/`, one folder a partition, by one rename; KEY is a hash of everything that decides what is in it, so
-that a folder which is there need not be made again, whoever made it and however often the program was killed.
+Writes `OUT/KEY/`, one folder per partition, by one rename. KEY is a hash of everything that determines the contents, so
+that an existing folder is reused, whichever process made it and however often the program was killed.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import RecsysError
-from recsys.files import sync, text_sha256
+from recsys.files import publish_folder, replacing, text_sha256
 from recsys.tables import Histories
 from recsys.tracking import NullTracker, Tracker
 
 
 class Partition(NamedTuple):
-    """One unit of work: a name for people, a hash of the rows it stands for, and where they are (plain JSON values)."""
+    """One unit of work: a name for messages, a hash of its rows, and parameters such as their path (JSON values)."""
 
     name: str
     content: str
-    facts: dict[str, Any]
+    params: dict[str, Any]
 
 
 class Shared(NamedTuple):
-    """What all partitions are given: paths and plain configuration.
+    """Parameters of all partitions: paths and plain configuration (JSON values).
 
-    `content` is a hash of the configuration and of what the paths hold, not of where they are; `version` is raised by
-    hand when the code gives other results.
+    `content` is a hash of the configuration and of the files' contents, not of their paths. `version` is incremented by
+    hand when the code produces different results.
     """
 
-    facts: dict[str, Any]
+    params: dict[str, Any]
     content: str
     version: int = 1
 
 
 Function = Callable[[Partition, Shared, Path, Tracker], None]
-"""What is done with a partition: it writes files into the folder that it is given."""
+"""Computes a partition: (partition, shared, folder to write into, tracker)."""
 
 
 class Task(NamedTuple):
-    """A function by its name, `module:name`, what its partitions share, and where their outputs go."""
+    """A function as `module:name`, the parameters that its partitions share, and the folder of their outputs."""
 
     function: str
     shared: Shared
@@ -60,23 +60,25 @@ class Task(NamedTuple):
     @classmethod
     def of(cls, function: Function, shared: Shared, out: Path) -> Task:
         name = f"{function.__module__}:{function.__qualname__}"
-        assert _function(name) is function, f"{name} cannot be imported by another process; move it to a module's top"
+        assert _function(name) is function, (
+            f"{name} cannot be imported by another process; define it at the top level of a module"
+        )
         return cls(name, shared, out.absolute())
 
     def folder(self, partition: Partition) -> Path:
-        """Where the partition's output is once it is committed."""
+        """The folder of the partition's committed output."""
         known = [self.function, self.shared.version, self.shared.content, partition.content]
         return self.out / text_sha256(json.dumps(known))[:32]
 
     def missing(self, partitions: Sequence[Partition]) -> list[Partition]:
-        """The partitions whose output is not there, each once."""
+        """The partitions without committed output, without duplicates."""
         return list({folder: p for p in partitions if not (folder := self.folder(p)).exists()}.values())
 
     def run(self, partition: Partition, tracker: Tracker) -> None:
-        """Make the partition's output and commit it; where another process was faster, its output stays.
+        """Compute the partition and commit its output; if another process was faster, its output is kept.
 
         Raises:
-            RecsysError: as the function raised it, with the partition's name before the message.
+            RecsysError: from the function, with the partition's name before the message.
         """
         target = self.folder(partition)
         temporary = self._hidden(target.name)
@@ -93,10 +95,10 @@ class Task(NamedTuple):
             shutil.rmtree(temporary, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes left half made.
+        """Remove the incomplete outputs of killed processes.
 
-        A process that should be dead and is still at work (a task whose driver was interrupted ends a little later)
-        finds its folder gone, whole: it cannot commit what has been removed in part.
+        Each folder is renamed before it is deleted: a process that is still running (a task ends a little later than
+        its interrupted driver) then finds no folder at all, and cannot commit one that is partly deleted.
         """
         for path in self.out.glob(".*") if self.out.exists() else ():
             taken = self._hidden("swept")
@@ -105,29 +107,29 @@ class Task(NamedTuple):
                 shutil.rmtree(taken, ignore_errors=True)
 
     def _hidden(self, name: str) -> Path:
-        """A path beside the outputs that nobody else has."""
+        """A unique path beside the outputs."""
         return self.out / f".{name}.{secrets.token_hex(8)}"
 
 
 def run_partition(task: Task, partition: Partition) -> None:
-    """`Task.run` in a process of its own, where nobody watches."""
+    """`Task.run` in a worker process, without progress."""
     task.run(partition, NullTracker())
 
 
 def user_partitions(histories: Histories, folder: Path, *, size: int) -> list[Partition]:
-    """Users in slices of `size`, in their order; each slice's histories are written to a parquet file of `folder`."""
+    """Users in slices of `size`, in order; the histories of each slice are written to a parquet file in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     return [_written(part, start, folder) for start, part in _slices(histories, size)]
 
 
 def read_histories(partition: Partition) -> Histories:
-    """The users of a partition that `user_partitions` made."""
-    table = pq.read_table(partition.facts["histories"]).combine_chunks()
+    """The histories of a partition from `user_partitions`."""
+    table = pq.read_table(partition.params["histories"]).combine_chunks()
     if not len(table):
         return Histories.from_lists([], [])
     lists = table["items"].chunk(0)
     offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    items = np.array(lists.flatten())  # a copy: torch wants memory that may be written
+    items = np.array(lists.flatten())  # a copy, because torch needs writable memory
     return Histories(table["user_id"].to_pylist(), offsets, items)
 
 
@@ -144,24 +146,18 @@ def _written(part: Histories, start: int, folder: Path) -> Partition:
     path = folder / f"{digest.hexdigest()[:32]}.parquet"
     if not path.exists():
         items = pa.LargeListArray.from_arrays(pa.array(part.indptr), pa.array(part.items))
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(pa.table({"user_id": pa.array(part.user_ids, pa.string()), "items": items}), temporary)
-        sync(temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            pq.write_table(pa.table({"user_id": pa.array(part.user_ids, pa.string()), "items": items}), temporary)
     name = f"users {start}-{start + len(part) - 1}"
     return Partition(name, digest.hexdigest(), {"histories": str(path.absolute())})
 
 
 def _commit(temporary: Path, target: Path) -> None:
-    for path in temporary.rglob("*"):
-        sync(path)
-    sync(temporary)
     try:
-        temporary.rename(target)
+        publish_folder(temporary, target)
     except OSError:
         if not target.exists():
             raise
-    sync(target.parent)
 
 
 def _function(name: str) -> Function:

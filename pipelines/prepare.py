@@ -1,4 +1,4 @@
-"""Stage `prepare`: raw interactions and items become a clean, split dataset.
+"""The prepare stage: import, clean and split interactions and items.
 
 Reads prepare.source; writes 01_dataset: interactions.parquet, items.parquet, data_card.json, rejected.jsonl if any.
 """
@@ -11,7 +11,7 @@ from recsys.tracking import Tracker
 
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
-    """Import the source, report what was kept and left out, and write the dataset."""
+    """Import the source and write the dataset and its data card."""
     rejects = Rejects(config.prepare.reported_rows)
     dataset = import_dataset(config.prepare, seed=config.seed, work=run.work, rejects=rejects, tracker=tracker)
     dataset.save(run.out)

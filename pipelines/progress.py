@@ -1,4 +1,4 @@
-"""How far a long loop is: a bar where somebody watches, a line now and then where nobody does. Writes to stderr."""
+"""Progress of long loops on stderr: a bar in a terminal, otherwise a log line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressTracker:
-    """Adds progress to another tracker, which gets the metrics."""
+    """Displays progress, and passes metrics on to another tracker."""
 
     def __init__(self, tracker: Tracker, console: Console) -> None:
         self._tracker = tracker
@@ -48,8 +48,8 @@ class ProgressTracker:
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         if total is None and isinstance(iterable, Sized):
             total = len(iterable)
-        follow = self._lines if self._bars.disable else self._bar
-        return follow(iterable, description, total)
+        show = self._lines if self._bars.disable else self._bar
+        return show(iterable, description, total)
 
     def _bar(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
         task = self._bars.add_task(description, total=total)
@@ -61,9 +61,9 @@ class ProgressTracker:
             self._bars.remove_task(task)
 
     def _lines(self, iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-        said = time.monotonic()
+        last = time.monotonic()
         for number, item in enumerate(iterable, start=1):
             yield item
-            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
                 logger.info("      %s: %d%s", description, number, f" of {total}" if total else "")

@@ -1,7 +1,7 @@
-"""Decides which stages are current, runs those that are not, and keeps what they log.
+"""Runs the stages that are not current, and keeps the metrics they log.
 
-Reads and writes a run directory (recsys.artifacts); writes `config.yaml` there and `training_log.jsonl` into the folder
-of every stage that logs metrics.
+Reads and writes a run directory (recsys.artifacts); writes `training_log.jsonl` into the folder of every stage that
+logs metrics.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 from pipelines import Stage
 from pipelines.config import RunConfig, flatten
 from pipelines.executors import Executor, LocalExecutor
-from recsys.artifacts import RunDirectory, StageKey, StageRun, fingerprint, stage_and_part
+from recsys.artifacts import RunDirectory, StageKey, StageRun, stage_and_part
 from recsys.errors import ArtifactError
+from recsys.files import fingerprint
 from recsys.tracking import Tracker
 
 T = TypeVar("T")
 LOG = "training_log.jsonl"
-SINGLE = {
-    "prepare": "cleaning and splitting look at all interactions together",
+NOT_DISTRIBUTED = {
+    "prepare": "cleaning and splitting need all interactions",
     "embed": "its models are fitted to the whole catalogue",
-    "tokenize": "codebooks and unique ids are of the whole catalogue",
-    "instruct": "it only writes the examples down",
+    "tokenize": "codebooks and unique ids need the whole catalogue",
+    "instruct": "it only writes the examples",
     "finetune": "one model is trained",
     "diffuse": "one model is trained",
     "index": "one index is trained and tuned",
-    "evaluate": "it only counts what was ranked",
+    "evaluate": "it only counts",
 }
-"""Why a stage cannot be spread over workers."""
+"""Why a stage runs on the driver alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +43,14 @@ class StageFunction(Protocol):
     def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker) -> None: ...
 
 
-class SpreadStageFunction(Protocol):
-    """A stage that hands out partitions."""
+class DistributedStageFunction(Protocol):
+    """A stage that computes partitions with an executor."""
 
     def __call__(self, config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executor) -> None: ...
 
 
 class StageStatus(NamedTuple):
-    """`state` is current, stale, damaged or missing; `reason` says why not current; `seconds` it took, where known."""
+    """`state` is current, stale, damaged or missing; `reason` why it is not current; `seconds` it took, if known."""
 
     stage: Stage
     state: str
@@ -58,13 +59,13 @@ class StageStatus(NamedTuple):
 
 
 def load_stage(stage: Stage) -> StageFunction:
-    """The stage's own code, imported now and not before."""
+    """The stage's function, imported on demand."""
     function: StageFunction = import_module(f"pipelines.{stage.name}").run
     return function
 
 
 def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> StageKey:
-    """What decides the stage's result, given the present configuration and the folders it reads."""
+    """Everything that determines the stage's result: settings, code version and the contents of its inputs."""
     flat = flatten(config.model_dump(mode="json"))
     chosen = {key: flat[key] for key in flat if key == "seed" or _within(key, stage.settings)}
     inputs = {}
@@ -81,7 +82,7 @@ def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> Stage
 
 
 def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) -> list[StageStatus]:
-    """The state of every stage, in flow order; files are judged by name and size alone."""
+    """The state of every stage, in flow order; files are compared by name and size only."""
     found: dict[str, StageStatus] = {}
     for stage in stages:
         record = directory.record(stage.name)
@@ -93,8 +94,8 @@ def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) 
             found[stage.name] = StageStatus(stage, "damaged", damage, record.seconds)
             continue
         read = [stage_and_part(name)[0] for name in stage.reads]
-        late = [name for name in read if name in found and found[name].state != "current"]
-        reason = f"reads {late[0]}, which is {found[late[0]].state}" if late else ""
+        outdated = [name for name in read if name in found and found[name].state != "current"]
+        reason = f"reads {outdated[0]}, which is {found[outdated[0]].state}" if outdated else ""
         reason = reason or _difference(record.key, stage_key(stage, config, directory))
         found[stage.name] = StageStatus(stage, "stale" if reason else "current", reason, record.seconds)
     return list(found.values())
@@ -111,10 +112,10 @@ def run_stages(
     executor: Executor | None = None,
     load: Callable[[Stage], StageFunction] = load_stage,
 ) -> list[str]:
-    """Run the selected stages that are not current (all selected ones with `force`); returns the names of those run.
+    """Run the selected stages that are not current (all of them with `force`); returns the names of those run.
 
-    The directory must be locked by the caller. Stages that can be spread are given the executor, by default this
-    process alone; of the others one line says why not.
+    The caller must hold the directory's lock. Distributed stages get the executor, by default this process; for the
+    others one log line gives the reason.
 
     Raises:
         ArtifactError: an earlier stage that a selected one reads is not current, or is damaged.
@@ -139,21 +140,25 @@ def run_stages(
 
 def _call(function: StageFunction, config: RunConfig, run: StageRun, tracker: Tracker, executor: Executor) -> None:
     if "executor" in signature(function).parameters:
-        cast(SpreadStageFunction, function)(config, run, tracker, executor=executor)
+        cast(DistributedStageFunction, function)(config, run, tracker, executor=executor)
         return
-    if executor.spreads:
-        logger.info("      not spread over %d workers: %s", executor.workers, SINGLE.get(run.stage, "it is one task"))
+    if executor.distributed:
+        logger.info(
+            "      not distributed over %d workers: %s",
+            executor.workers,
+            NOT_DISTRIBUTED.get(run.stage, "it is one task"),
+        )
     function(config, run, tracker)
 
 
 class StageTracker:
-    """Passes metrics on and keeps them as JSON lines, the same lines whether or not the stage was killed on the way."""
+    """Forwards metrics and keeps them as JSON lines, the same lines whether or not the stage was killed meanwhile."""
 
     def __init__(self, tracker: Tracker, path: Path) -> None:
         self._tracker, self._path = tracker, path
         if path.exists() and not path.read_bytes().endswith(b"\n"):
             with path.open("a") as file:
-                file.write("\n")  # a kill cut the last line short
+                file.write("\n")  # the last line was truncated by a kill
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         line = {"step": step, **{name: float(value) for name, value in values.items()}}
@@ -165,7 +170,7 @@ class StageTracker:
         return self._tracker.track(iterable, description, total)
 
     def publish(self, path: Path) -> None:
-        """Write the lines kept; a step that a resumed process repeated counts once."""
+        """Write the kept lines, without the duplicates of steps that a resumed process repeated."""
         if not self._path.exists():
             return
         lines: dict[tuple[str, ...], str] = {}
@@ -173,7 +178,7 @@ class StageTracker:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
-                continue  # the resumed process wrote it again
+                continue  # truncated by a kill, and repeated by the resumed process
             lines[(str(entry["step"]), *sorted(entry))] = line
         path.write_text("".join(f"{line}\n" for line in lines.values()), encoding="utf-8")
 
@@ -183,9 +188,9 @@ def _within(key: str, settings: Sequence[str]) -> bool:
 
 
 def _difference(old: StageKey, new: StageKey) -> str:
-    """Why a stage done under one key is stale under another; empty where they are equal.
+    """Why a stage finished with one key is stale under another; empty if they are equal.
 
-    A setting that one of them does not know yet counts as left out.
+    A setting that is missing in one of them counts as None.
     """
     if old.code != new.code:
         return f"its code changed (version {old.code} -> {new.code})"
@@ -205,14 +210,14 @@ def _is_current(stage: Stage, config: RunConfig, directory: RunDirectory) -> boo
         return False
     wrong = directory.damage(stage.name)
     if wrong:
-        raise ArtifactError(f"{wrong}; delete {directory.folder(stage.name)} to have the stage run again")
+        raise ArtifactError(f"{wrong}; delete {directory.folder(stage.name)} to run the stage again")
     return True
 
 
 def _require_inputs(
     stage: Stage, config: RunConfig, directory: RunDirectory, stages: Sequence[Stage], selected: Sequence[str]
 ) -> None:
-    """Refuse to build on folders that this command does not bring up to date itself."""
+    """Refuse inputs that are not current and not selected."""
     read = {stage_and_part(name)[0] for name in stage.reads}
     for entry in status(config, directory, stages):
         if entry.stage.name in read and entry.stage.name not in selected and entry.state != "current":

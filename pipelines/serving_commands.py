@@ -1,6 +1,6 @@
-"""What the commands about serving do: bundle a run, publish and roll back bundles, serve one, keep keys.
+"""The commands of `pipelines.cli` about serving: bundle a run, publish and roll back bundles, serve, manage API keys.
 
-Reads run directories, bundles, registries and files of keys; writes bundles, registries and files of keys.
+Reads run directories, bundles, registries and key files; writes bundles, registries and key files.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from pipelines import FOLDERS
 from pipelines.commands import CONFIG, logging_to, stored_config
+from pipelines.settings import override, validated
 from recsys.artifacts import RunDirectory
 from recsys.cluster import is_lasting
 from recsys.config import Config
@@ -34,8 +33,15 @@ from serving.runtime.item_updates import ItemUpdates
 from serving.runtime.metrics import Metrics
 from serving.runtime.runtime import Runtime, RuntimeConfig
 
-C = TypeVar("C", bound=Config)
-RUNS = Path("runs")  # where a registry is looked for that nothing else names
+RUNS = Path("runs")  # home of the default registry
+
+
+class ServeSettings(Config):
+    """Configuration of `recsys serve`; its fields are the sections of `--set section.key=value`."""
+
+    serve: ServeConfig = ServeConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    ray: RayConfig = RayConfig()
 
 
 def bundle(run: Path, out: Path) -> None:
@@ -45,18 +51,18 @@ def bundle(run: Path, out: Path) -> None:
     directory = RunDirectory(run, FOLDERS)
     with logging_to(Console(stderr=True)):
         made = bundle_run(directory, stored_config(directory), out)
-    _say(f"bundle {made.id} in {made.folder}", f"serve it with: recsys serve {out}")
+    _print(f"bundle {made.id} in {made.folder}", f"serve it with: recsys serve {out}")
 
 
-def publish(source: Path, *, name: str, alias: str, registry: str | None, force: bool) -> None:
+def publish(source: Path, *, name: str, alias: str, registry: str | None, skip_gates: bool) -> None:
     """`recsys publish`."""
     from serving.release.registry import publish as publish_bundle
 
     uri = tracking_uri(registry, home=RUNS)
     with logging_to(Console(stderr=True)), Sources(registry) as sources:
-        made = publish_bundle(sources.folder(str(source)), name=name, alias=alias, uri=uri, force=force)
+        made = publish_bundle(sources.folder(str(source)), name=name, alias=alias, uri=uri, force=skip_gates)
     before = f" (before: version {made.previous})" if made.previous else ""
-    _say(
+    _print(
         f"{name}@{alias} is version {made.version}, bundle {made.bundle}{before}",
         f"serve it with: recsys serve models:/{name}@{alias} --registry {uri}",
     )
@@ -67,59 +73,70 @@ def rollback(*, name: str, alias: str, registry: str | None) -> None:
     from serving.release.registry import rollback as roll_back
 
     made = roll_back(name=name, alias=alias, uri=tracking_uri(registry, home=RUNS))
-    _say(f"{name}@{alias} is version {made.version} again, bundle {made.bundle}")
+    _print(f"{name}@{alias} is version {made.version} again, bundle {made.bundle}")
 
 
-class ServeChoices(NamedTuple):
-    """How `recsys serve` serves: the registry that models are looked up in, only a check, and on Ray or not."""
-
-    registry: str | None = None
-    check: bool = False
-    ray: bool = False
-
-
-def serve(source: str, *, options: Mapping[str, Any], settings: Sequence[str], choices: ServeChoices) -> None:
+def serve(
+    source: str, *, settings: Sequence[str], options: Mapping[str, Any], registry: str | None, check: bool, ray: bool
+) -> None:
     """`recsys serve`.
 
     Args:
-        options: of `ServeConfig`, those that were given.
-        settings: `key=value` of `ServeConfig`; `runtime.key=value` and `ray.key=value` of the other two.
+        settings: `section.key=value` of `ServeSettings`.
+        options: values of `ServeConfig` that have options of their own.
+        registry: MLflow tracking URI that models are looked up in.
+        check: only replay the golden requests.
+        ray: serve on Ray Serve.
     """
-    configs = serve_configs(options, settings)
-    with logging_to(Console(stderr=True)), Sources(choices.registry, first=source) as sources:
-        if choices.check:
-            checked = sources.engine(None).info.bundle
-            _say(f"bundle {checked} answers its golden requests as it did when it was made")
-        elif choices.ray:
-            _serve_on_ray(sources, source, configs)
+    config = serve_settings(options, settings)
+    with logging_to(Console(stderr=True)), Sources(registry, default=source) as sources:
+        if check:
+            bundle_id = sources.engine(None).info.bundle
+            _print(f"bundle {bundle_id} passes its golden requests")
+        elif ray:
+            _serve_on_ray(sources, source, config)
         else:
-            _serve_here(sources, configs)
+            _serve_here(sources, config)
 
 
-def _serve_here(sources: Sources, configs: ServeConfigs) -> None:
+def serve_settings(options: Mapping[str, Any], settings: Sequence[str]) -> ServeSettings:
+    """The configuration of values of `ServeConfig` and `section.key=value` settings, which take precedence.
+
+    Raises:
+        ConfigError: a setting has another form, or is not allowed.
+    """
+    values: dict[str, Any] = {"serve": dict(options)}
+    for setting in settings:
+        override(values, setting)
+    return validated(ServeSettings, values)
+
+
+def _serve_here(sources: Sources, config: ServeSettings) -> None:
     engine, metrics = sources.engine(None), Metrics()
     bundle_id = engine.info.bundle
-    updates = ItemUpdates(configs.serving.item_updates)
-    live = Runtime(engine, configs.runtime, metrics=metrics, load=sources.engine, updates=updates)
+    updates = ItemUpdates(config.serve.item_updates)
+    runtime = Runtime(engine, config.runtime, metrics=metrics, load=sources.engine, updates=updates)
     serve_http(
-        live, configs.serving, metrics=metrics, announce=lambda url: _say(f"bundle {bundle_id} answers at {url}")
+        runtime, config.serve, metrics=metrics, announce=lambda url: _print(f"bundle {bundle_id} answers at {url}")
     )
 
 
-def _serve_on_ray(sources: Sources, source: str, configs: ServeConfigs) -> None:
-    if configs.serving.item_updates is not None:
-        raise ConfigError("item_updates: items cannot be changed live on Ray, where a request reaches one replica only")
+def _serve_on_ray(sources: Sources, source: str, config: ServeSettings) -> None:
+    if config.serve.item_updates is not None:
+        raise ConfigError("serve.item_updates: not available with --ray, where a request reaches one replica only")
     if is_lasting() and not is_model_uri(source) and not is_bundle(Path(source)):
-        raise ConfigError(f"{source} is no bundle, and a cluster outlives this command; bundle the run first")
+        raise ConfigError(f"{source} is not a bundle, and the cluster outlives this command; bundle the run first")
     folder = sources.folder(source)
-    serve_on_ray(folder, *configs, announce=lambda url: _say(f"{folder} answers at {url}"))
+    serve_on_ray(
+        folder, config.serve, config.runtime, config.ray, announce=lambda url: _print(f"{folder} answers at {url}")
+    )
 
 
 def keys_create(path: Path, *, name: str, scope: str) -> None:
     """`recsys keys create`."""
     token = create_key(path, name, scope)
-    Console(stderr=True).print(f"key '{name}' ({scope}) is kept as a hash; this is the only time it is shown:")
-    _say(token)
+    Console(stderr=True).print(f"key '{name}' ({scope}), shown only now and stored as a hash:")
+    _print(token)
 
 
 def keys_list(path: Path) -> None:
@@ -133,18 +150,18 @@ def keys_list(path: Path) -> None:
 def keys_revoke(path: Path, *, name: str) -> None:
     """`recsys keys revoke`."""
     revoke_key(path, name)
-    _say(f"key '{name}' is revoked; a running endpoint refuses it within a second")
+    _print(f"key '{name}' is revoked; a running endpoint refuses it within a second")
 
 
 class Sources:
-    """Finds the bundles that sources name: a bundle's folder, a finished run, or a registered model.
+    """Resolves a source to a bundle folder: a bundle, a finished run, or a registered model.
 
-    A context: bundles of runs are made in temporary folders, which are gone when it ends.
+    A context manager: runs are bundled into temporary folders, which it deletes on exit.
     """
 
-    def __init__(self, registry: str | None, *, first: str | None = None) -> None:
+    def __init__(self, registry: str | None, *, default: str | None = None) -> None:
         """With the registry that models are looked up in, and the source that None stands for."""
-        self._registry, self._first = registry, first
+        self._registry, self._default = registry, default
         self._temporary: list[Path] = []
 
     def __enter__(self) -> Sources:
@@ -155,19 +172,19 @@ class Sources:
             shutil.rmtree(folder, ignore_errors=True)
 
     def engine(self, source: str | None) -> Engine:
-        """The engine of a source's bundle, which answers its golden requests as it should.
+        """The engine of a source's bundle, after it passed its golden requests.
 
         Raises:
-            RecsysError: there is no such bundle, or it is damaged or answers otherwise.
+            RecsysError: there is no such bundle, it is damaged, or it fails its golden requests.
         """
         from serving.bundle.golden import load_engine
 
-        given = source if source is not None else self._first
-        assert given is not None
-        return load_engine(self.folder(given))
+        chosen = source if source is not None else self._default
+        assert chosen is not None
+        return load_engine(self.folder(chosen))
 
     def folder(self, source: str) -> Path:
-        """The bundle's folder; what a run has becomes a bundle first.
+        """The folder of the source's bundle; a run is bundled first.
 
         Raises:
             RecsysError: there is no such source.
@@ -189,47 +206,6 @@ class Sources:
         return bundle_run(directory, stored_config(directory), work / "bundle").folder
 
 
-class ServeConfigs(NamedTuple):
-    """Everything that `recsys serve` can be told."""
-
-    serving: ServeConfig
-    runtime: RuntimeConfig
-    ray: RayConfig
-
-
-def serve_configs(options: Mapping[str, Any], settings: Sequence[str]) -> ServeConfigs:
-    """The configurations that options of `ServeConfig` and settings `key=value` or `section.key=value` make.
-
-    Raises:
-        ConfigError: a setting is of another form, or not allowed.
-    """
-    values: dict[str, dict[str, Any]] = {"": dict(options), "runtime": {}, "ray": {}}
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        section, _, key = path.rpartition(".")
-        if not equals or not key or section not in values:
-            raise ConfigError(f"--set {setting}: write it as key=value, runtime.key=value or ray.key=value")
-        try:
-            values[section][key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting}: the value is no YAML; put quotes around it") from error
-    return ServeConfigs(
-        _validated(ServeConfig, values[""]),
-        _validated(RuntimeConfig, values["runtime"]),
-        _validated(RayConfig, values["ray"]),
-    )
-
-
-def _validated(model: type[C], values: Mapping[str, Any]) -> C:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = f"; known are {', '.join(model.model_fields)}" if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{key}: got {first['input']!r}; {first['msg']}{known}") from error
-
-
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     for line in lines:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
-"""What `recsys run` shows at its end: who ranked best, ten recommendations for one user, and where to go from here.
+"""The summary that `recsys run` prints: metrics of every system, ten recommendations for one user, next commands.
 
-Reads 01_dataset, 08_recommendations and 09_report of a run; writes to the console alone.
+Reads 01_dataset, 08_recommendations and 09_report of a run; writes only to the console.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.artifacts import RunDirectory
-from recsys.fusion import GENERATIVE
+from recsys.ranking.registry import GENERATIVE
 from recsys.tables import TEST, Catalog, Interactions, Rankings
 
 SHOWN = 10
@@ -40,7 +40,7 @@ def show(directory: RunDirectory, console: Console) -> None:
     history = frame.filter((pl.col("user_id") == user) & (pl.col("split") < TEST))["item_id"].to_list()[-HISTORY:]
     titles = dict(zip(catalog.item_ids, catalog.titles(), strict=True))
     console.print()
-    console.print(f"user {user}, lately:", markup=False, highlight=False)
+    console.print(f"user {user}, last items:", markup=False, highlight=False)
     for item_id in history:
         console.print(Text(f"    {titles[item_id]}"), no_wrap=True, overflow="ellipsis")
     console.print()
@@ -51,14 +51,14 @@ def show(directory: RunDirectory, console: Console) -> None:
     if GENERATIVE not in rankings.sources:
         return
     for line in (
-        f"try:    {_program()} recommend --run {run} --history {ids} -k {SHOWN}",
+        f"try:    {_program()} query {run} --history {ids} -k {SHOWN}",
         f"serve:  {_program()} serve {run}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _program() -> str:
-    """What to type for this program: its name where the shell finds it, the path it was started by where not."""
+    """How to call this program: `recsys` if it is on the PATH, else the path it was started with."""
     return "recsys" if shutil.which("recsys") else shlex.quote(sys.argv[0])
 
 
@@ -66,7 +66,7 @@ def _systems(metrics: dict[str, Any]) -> Table:
     table = Table("system", *COLUMNS, box=None, header_style="bold")
     for name, system in metrics["systems"].items():
         figures = [system["metrics"].get(key) for key in COLUMNS.values()]
-        table.add_row(name, *(f"{figure['value']:.4f}" if figure else "not asked" for figure in figures))
+        table.add_row(name, *(f"{figure['value']:.4f}" if figure else "-" for figure in figures))
     return table
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.config import RunConfig
-from recsys.artifacts import StageRun, write_json
+from recsys.artifacts import StageRun
+from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
+from recsys.files import write_json
 from recsys.tables import ItemVectors
 from recsys.tokenization.continuous import fit_sigma_vae
 from recsys.tokenization.continuous_quality import latent_quality
 from recsys.tokenization.inputs import combine
-from recsys.tokenization.quality import item_categories, token_quality
-from recsys.tokenization.tokenizer import fit_rqvae
+from recsys.tokenization.quality import token_quality
+from recsys.tokenization.registry import fit_tokenizer
 from recsys.tracking import Tracker
 
 
@@ -38,8 +40,8 @@ def _discrete(
     config: RunConfig, run: StageRun, tracker: Tracker, dataset: Dataset, blocks: tuple[ItemVectors, ItemVectors | None]
 ) -> None:
     vectors, scale = combine(*blocks, config.tokenize)
-    tokenizer = fit_rqvae(
-        vectors, config.tokenize, seed=config.seed, scale=scale, work=run.work / "rqvae", tracker=tracker
+    tokenizer = fit_tokenizer(
+        vectors, config.tokenize, seed=config.seed, scale=scale, work=run.work / "discrete", tracker=tracker
     )
     ids = tokenizer.assign(vectors, blocks[0].item_ids)
     quality = token_quality(

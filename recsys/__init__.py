@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from recsys.embeddings.config import EmbedConfig
     from recsys.embeddings.text import text_vectors
     from recsys.errors import RecsysError
+    from recsys.evaluation.evaluation import evaluate
     from recsys.llm.config import FinetuneConfig
-    from recsys.recommender import Recommendation, Recommender
+    from recsys.ranking.recommender import RankedItem
     from recsys.tables import Catalog, Interactions, Rankings, SemanticIds
     from recsys.tokenization.config import TokenizeConfig
     from recsys.tokenization.tokenizer import fit_rqvae
@@ -24,12 +25,13 @@ __all__ = [
     "EmbedConfig",
     "FinetuneConfig",
     "Interactions",
+    "RankedItem",
     "Rankings",
-    "Recommendation",
     "Recommender",
     "RecsysError",
     "SemanticIds",
     "TokenizeConfig",
+    "evaluate",
     "fit_rqvae",
     "load_dataset",
     "text_vectors",
@@ -40,8 +42,9 @@ _HOMES = {
     "embeddings.config": ("EmbedConfig",),
     "embeddings.text": ("text_vectors",),
     "errors": ("RecsysError",),
+    "evaluation.evaluation": ("evaluate",),
     "llm.config": ("FinetuneConfig",),
-    "recommender": ("Recommendation", "Recommender"),
+    "ranking.recommender": ("RankedItem",),
     "tables": ("Catalog", "Interactions", "Rankings", "SemanticIds"),
     "tokenization.config": ("TokenizeConfig",),
     "tokenization.tokenizer": ("fit_rqvae",),
@@ -49,6 +52,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Recommender":  # the one name that runs the stages; by its path, since no module here imports them
+        return import_module("pipelines.estimator").Recommender
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"recsys.{home}"), name)

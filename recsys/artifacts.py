@@ -1,9 +1,9 @@
-"""The run directory: stages publish their folders whole, and nothing is read that is not what was written.
+"""The run directory: stages publish their folders atomically, and every file is verified before it is read.
 
-Reads and writes `RUN/NN_name/` (one folder a stage, with `stage.json`, its record), `RUN/manifest.json` (all records,
-derived from the stage.json files), `RUN/.NN_name.partial` (a stage being written) and `RUN/.work/NN_name` (what a
-stage keeps across a kill). One rename publishes a folder together with its record, so a kill at any instant leaves
-the old stage or the new one; a manifest that lags behind is rebuilt when the directory is next opened for writing.
+Reads and writes `RUN/NN_name/` (one folder a stage, with its record `stage.json`), `RUN/manifest.json` (all records,
+derived from the stage.json files), `RUN/.NN_name.partial` (a stage being written) and `RUN/.work/NN_name` (state that
+survives a kill, such as checkpoints). One rename publishes a folder together with its record, so a kill at any instant
+leaves the old stage or the new one; an outdated manifest is rebuilt when the directory is next locked for writing.
 """
 
 from __future__ import annotations
@@ -25,20 +25,16 @@ from pydantic import ValidationError
 
 from recsys.config import Config
 from recsys.errors import ArtifactError
-from recsys.files import NoSpace, file_sha256, fingerprint, read_json, sync, text_sha256, write_json, write_text
-
-__all__ = [
-    "RunDirectory",
-    "StageKey",
-    "StageRecord",
-    "StageRun",
-    "file_sha256",
-    "fingerprint",
-    "package_versions",
-    "stage_and_part",
-    "write_json",
-    "write_text",
-]
+from recsys.files import (
+    FileRecord,
+    NoSpace,
+    file_sha256,
+    publish_folder,
+    read_json,
+    sync_tree,
+    text_sha256,
+    write_json,
+)
 
 FORMAT = 1
 RECORD, MANIFEST = "stage.json", "manifest.json"
@@ -48,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class StageKey(Config):
-    """What decides a stage's result: its settings (dotted key -> value), code version, and inputs' fingerprints."""
+    """What determines a stage's result: settings (dotted key -> value), code version, fingerprints of its inputs."""
 
     settings: dict[str, Any]
     code: int
@@ -59,13 +55,8 @@ class StageKey(Config):
         return text_sha256(json.dumps(self.settings, sort_keys=True))
 
 
-class FileRecord(Config):
-    sha256: str
-    size: int
-
-
 class StageRecord(Config):
-    """What is known of a finished stage; `seconds` counts the process that finished it."""
+    """The record of a finished stage; `seconds` are those of the process that finished it."""
 
     format: int = FORMAT
     stage: str
@@ -77,22 +68,22 @@ class StageRecord(Config):
     notes: dict[str, Any]
 
     def part(self, part: str) -> dict[str, FileRecord]:
-        """The files of a part, which is a folder inside the stage's; all of them where `part` is empty."""
+        """The files of a part (a folder inside the stage's), all files where `part` is empty."""
         return {
             name: entry for name, entry in sorted(self.files.items()) if name.startswith(f"{part}/" if part else "")
         }
 
     def fingerprint(self, part: str = "") -> str:
-        """Of the contents alone: the same files give the same fingerprint wherever and whenever they were made."""
+        """Hash of the contents alone: the same files have the same fingerprint in every run directory."""
         return text_sha256(json.dumps({name: entry.sha256 for name, entry in self.part(part).items()}))
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """What a stage's `run(config, run, tracker)` is given to read from and write to.
+    """Input and output folders of one execution of a stage.
 
-    `out` is published by a rename when the stage ends. `work` survives a kill (checkpoints go there), is emptied when
-    what decides the result has changed, and removed when the stage is done.
+    `out` is published when the stage ends. `work` survives a kill (checkpoints go there), is emptied when the stage's
+    key has changed, and removed when the stage is done.
     """
 
     stage: str
@@ -116,20 +107,20 @@ class StageRun:
         return self.directory.existing_record(stage)
 
     def note(self, **values: Any) -> None:
-        """Keep JSON values in the stage's record and say them on screen."""
+        """Keep JSON values in the stage's record and log them."""
         self.notes.update(values)
-        said = {name.replace("_", " "): f"{v:.4g}" if isinstance(v, float) else v for name, v in values.items()}
-        logger.info("      %s", ", ".join(f"{name} {value}" for name, value in said.items()))
+        shown = {name.replace("_", " "): f"{v:.4g}" if isinstance(v, float) else v for name, v in values.items()}
+        logger.info("      %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
 
 
 class RunDirectory:
     """A numbered directory of stages. `folders` maps each stage's name to its folder's name, in flow order."""
 
     def __init__(self, path: Path, folders: Mapping[str, str]) -> None:
-        """Look at a directory, which may not exist yet; nothing is written.
+        """Open a directory, which may not exist yet; nothing is written.
 
         Raises:
-            ArtifactError: it is something else than a run directory, or of another version.
+            ArtifactError: it is not a run directory, or of another version.
         """
         self.path = path.absolute()
         self.folders = dict(folders)
@@ -177,19 +168,17 @@ class RunDirectory:
         return record
 
     def damage(self, stage: str) -> str | None:
-        """What is wrong with a finished stage as far as names and sizes tell (no hashing), None where nothing is."""
-        for name, entry in self.existing_record(stage).files.items():
-            path = self.folder(stage) / name
-            if not path.is_file():
-                return f"{path} is missing"
-            if path.stat().st_size != entry.size:
-                return f"{path} has {path.stat().st_size} bytes, {entry.size} were written"
-        return None
+        """What is wrong with a finished stage by names and sizes alone (no hashing), or None."""
+        return self._damage(stage, self.existing_record(stage).files, hashed=False)
+
+    def _damage(self, stage: str, files: Mapping[str, FileRecord], *, hashed: bool) -> str | None:
+        found = (entry.damage(self.folder(stage) / name, hashed=hashed) for name, entry in files.items())
+        return next(filter(None, found), None)
 
     def verified(self, name: str) -> Path:
-        """The folder of a finished stage, or of a part of it ("stage/part"), after comparing every file's sha256.
+        """The folder of a finished stage, or of a part of it ("stage/part"), after verifying every file's sha256.
 
-        A file is hashed once a process.
+        An unchanged file is hashed once a process.
 
         Raises:
             ArtifactError: the stage or the part is missing, or a file in it is not what was written.
@@ -198,18 +187,14 @@ class RunDirectory:
         files = self.existing_record(stage).part(part)
         if part and not files:
             raise ArtifactError(f"{self.folder(stage) / part} is missing; the run's configuration leaves it out")
-        wrong = self.damage(stage)
-        for file, entry in files.items() if wrong is None else ():
-            if file_sha256(self.folder(stage) / file) != entry.sha256:
-                wrong = f"{self.folder(stage) / file} is corrupted: its sha256 is not the one written"
-                break
+        wrong = self.damage(stage) or self._damage(stage, files, hashed=True)
         if wrong is not None:
             raise ArtifactError(f"{wrong}; delete {self.folder(stage)} to have the stage run again")
         return self.folder(stage) / part
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Create the directory where needed, hold it against other writers, and finish what a kill interrupted.
+        """Create the directory if needed, lock it against other writers, and finish publications that a kill cut short.
 
         Raises:
             ArtifactError: another process is writing it.
@@ -223,12 +208,12 @@ class RunDirectory:
                     raise ArtifactError(
                         f"another process is writing {self.path}; wait for it or choose another directory"
                     ) from error
-                self._heal()
+                self._repair()
                 yield
 
     @contextmanager
     def stage(self, stage: str, key: StageKey, reads: tuple[str, ...]) -> Iterator[StageRun]:
-        """Write a stage: what lies in `run.out` when the block ends without an error is published, whole."""
+        """Write a stage: `run.out` is published atomically when the block ends without an error."""
         partial, work = self._partial(stage), self.path / ".work" / self.folders[stage]
         shutil.rmtree(partial, ignore_errors=True)
         _prepare_work(work, key)
@@ -256,13 +241,12 @@ class RunDirectory:
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
-        self._partial(stage).rename(target)
-        sync(self.path)
+        publish_folder(self._partial(stage), target)
         shutil.rmtree(old, ignore_errors=True)
         self._write_manifest()
 
-    def _heal(self) -> None:
-        """A partial folder that has its record is complete: only its publication was cut short."""
+    def _repair(self) -> None:
+        """Publish partial folders that have their record: they are complete."""
         for stage, folder in self.folders.items():
             if (self._partial(stage) / RECORD).exists():
                 self._publish(stage)
@@ -279,7 +263,7 @@ class RunDirectory:
 
 
 def stage_and_part(name: str) -> tuple[str, str]:
-    """What a stage reads, "stage" or "stage/part", taken apart; the part is empty where the whole folder is meant."""
+    """Split "stage/part"; the part is empty for the whole folder of a stage."""
     stage, _, part = name.partition("/")
     return stage, part
 
@@ -297,7 +281,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _prepare_work(work: Path, key: StageKey) -> None:
-    """Keep earlier work only where it was done for the same key."""
+    """Keep earlier work only if it was done under the same key."""
     marker = work / "key.json"
     wanted = key.model_dump(mode="json")
     if work.exists() and not (marker.exists() and read_json(marker) == wanted):
@@ -308,8 +292,9 @@ def _prepare_work(work: Path, key: StageKey) -> None:
 
 
 def _describe(folder: Path) -> dict[str, FileRecord]:
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        sync(path)
-        files[path.relative_to(folder).as_posix()] = FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
-    return files
+    sync_tree(folder)  # before the record is written, which says that all of it is there
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(sha256=file_sha256(path), size=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,4 +1,4 @@
-"""A connection to Ray: to the cluster that RAY_ADDRESS names, or to one of this machine that lasts as long as it."""
+"""A connection to Ray: to the cluster at RAY_ADDRESS, or to a local one that is stopped afterwards."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ OBJECT_STORE = 100 * 2**20  # bytes; nothing large passes through Ray
 
 
 def import_ray(module: str = "ray") -> Any:
-    """A module of Ray, which is kept from telling its makers of its use.
+    """Import a module of Ray, with usage statistics disabled.
 
     Raises:
         DependencyError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A task that asks for no GPU would be hidden from all of them; Ray says that this will be the default.
+    # Tasks without num_gpus keep CUDA_VISIBLE_DEVICES; Ray announces this as its future default.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         return import_module(module)
     except ImportError as error:
-        raise DependencyError("Ray is not installed; install recsys[ray], or do without it") from error
+        raise DependencyError("Ray is not installed; install recsys[ray], or use another executor") from error
 
 
 def is_lasting() -> bool:
-    """Whether the cluster was there before and stays."""
+    """Whether the cluster outlives this process."""
     return bool(os.environ.get(ADDRESS))
 
 
 @contextmanager
 def ray_cluster(cpus: int) -> Iterator[Any]:
-    """The module `ray`, connected: to the cluster in use, to RAY_ADDRESS, or to one of so many CPUs made here.
+    """The module `ray`, connected: to the current cluster, to RAY_ADDRESS, or to a new local one of so many CPUs.
 
     Raises:
         DependencyError: Ray is not installed.

@@ -1,13 +1,13 @@
-"""Every error a user can cause or must act on. The command line prints them as one line and exits with code 2.
+"""All errors that a user can cause or must act on. The command line prints them in one line and exits with code 2.
 
 RecsysError
-├── ConfigError       a configuration key, type or value that is not allowed
-├── DataError         input data that cannot be used as it is
-├── ArtifactError     a run directory or a file in it that is missing, corrupted or of another version
-├── ModelError        a backbone that cannot do what is asked of it
-└── DependencyError   an optional package that is needed and not installed
+├── ConfigError       an invalid configuration key, type or value
+├── DataError         invalid input data
+├── ArtifactError     a run directory or file that is missing, corrupted or of another version
+├── ModelError        a model that does not support what is needed
+└── DependencyError   a missing optional package
 
-A message says what was got, what is allowed, and what to do.
+A message states what was given, what is allowed, and what to do.
 """
 
 
@@ -16,20 +16,20 @@ class RecsysError(Exception):
 
 
 class ConfigError(RecsysError):
-    """A configuration key, type or value that is not allowed."""
+    """An invalid configuration key, type or value."""
 
 
 class DataError(RecsysError):
-    """Input data that cannot be used as it is."""
+    """Invalid input data."""
 
 
 class ArtifactError(RecsysError):
-    """A run directory, or a file in it, that is missing, corrupted or of another version."""
+    """A run directory or file that is missing, corrupted or of another version."""
 
 
 class ModelError(RecsysError):
-    """A backbone that cannot do what is asked of it."""
+    """A model that does not support what is needed."""
 
 
 class DependencyError(RecsysError):
-    """An optional package that is needed and not installed."""
+    """A missing optional package."""

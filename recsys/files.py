@@ -1,6 +1,6 @@
-"""Files that are whole or not there, and known by their contents.
+"""Atomic writes of files and folders, and files verified by size and sha256.
 
-Writes by temporary name, fsync and rename; reads files to hash them.
+Writes under a temporary name, syncs and renames, so that a kill leaves the old version or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -9,16 +9,37 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from recsys.config import Config
 from recsys.errors import ArtifactError
 
 
+class FileRecord(Config):
+    """Digest and size in bytes of a file, as it was written."""
+
+    sha256: str
+    size: int
+
+    def damage(self, path: Path, *, hashed: bool = True) -> str | None:
+        """What is wrong with the file at `path`, or None; not `hashed`, only existence and size are checked."""
+        if not path.is_file():
+            return f"{path} is missing"
+        size = path.stat().st_size
+        if size != self.size:
+            return f"{path} has {size} bytes, {self.size} were written"
+        if hashed and file_sha256(path) != self.sha256:
+            return f"{path} is corrupted: its sha256 is not the one written"
+        return None
+
+
 class NoSpace:
-    """Turn 'no space left' of whichever library met it into one clear line."""
+    """Turn 'no space left' errors of any library into one clear line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,7 +52,7 @@ class NoSpace:
     ) -> None:
         if error is None or isinstance(error, ArtifactError):
             return
-        # polars and safetensors report the condition in their own exceptions, by the system's words.
+        # polars and safetensors raise their own exceptions, with the system's message.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or (isinstance(error, Exception) and "No space left on device" in str(error)):
             raise ArtifactError(
@@ -40,28 +61,40 @@ class NoSpace:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a kill leaves the old file or the new one."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves the old file or the new one."""
+    """Write a text file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path for a file that replaces `path`, synced, when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    yield temporary
+    sync(temporary)
     temporary.replace(path)
 
 
+def publish_folder(folder: Path, target: Path) -> None:
+    """Sync everything in a folder and rename it to `target`, which must not exist, or be empty."""
+    sync_tree(folder)
+    folder.rename(target)
+    sync(target.parent)
+
+
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file; computed once a process for an unchanged size and time of change."""
+    """Hex digest of a file; cached in this process by path, size and modification time."""
     status = path.stat()
     return _digest(str(path), status.st_size, status.st_mtime_ns)
 
 
 def fingerprint(path: Path) -> str:
-    """Of a file's or a folder's contents: names inside the folder and bytes count, the path does not."""
+    """Hash of a file's or a folder's contents: of bytes and of names inside the folder, not of the path."""
     if path.is_file():
         return file_sha256(path)
     names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
@@ -97,9 +130,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sync(path: Path) -> None:
-    """Have a file's or a folder's contents reach the disk."""
+    """Flush a file's or a folder's contents to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and everything in it to disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)

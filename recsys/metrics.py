@@ -1,4 +1,4 @@
-"""Ranking metrics with one relevant item a user, in numpy alone: trainers validate with what the report uses.
+"""Ranking metrics with one relevant item a user, in numpy: shared by validation during training and by the report.
 
 Reads and writes nothing.
 """
@@ -25,10 +25,10 @@ class TopK(NamedTuple):
 
 
 def target_ranks(items: IntArray, targets: IntArray) -> IntArray:
-    """The place, from 1, of each user's target in the ranking; `NOT_FOUND` where it is absent.
+    """The rank, from 1, of each user's target; `NOT_FOUND` where it is absent.
 
     Args:
-        items: `[U, K]` item indices, best first, -1 = empty place.
+        items: `[U, K]` item indices, best first, -1 = padding.
         targets: `[U]` item indices; a negative target is never found.
     """
     hits = (items == targets[:, None]) & (targets[:, None] >= 0)
@@ -41,15 +41,15 @@ def top_k_per_user(ranks: IntArray, *, k: int) -> tuple[FloatArray, FloatArray, 
     With one relevant item the ideal DCG is 1, so NDCG is 1 / log2(1 + rank) and HR is Recall.
     """
     hit = (ranks != NOT_FOUND) & (ranks <= k)
-    place = np.maximum(ranks, 1)
-    return hit.astype(np.float64), np.where(hit, 1 / np.log2(1 + place), 0.0), np.where(hit, 1 / place, 0.0)
+    safe = np.maximum(ranks, 1)
+    return hit.astype(np.float64), np.where(hit, 1 / np.log2(1 + safe), 0.0), np.where(hit, 1 / safe, 0.0)
 
 
 def top_k_metrics(items: IntArray, targets: IntArray, *, k: int) -> TopK:
-    """HR, NDCG and MRR at `k` over all users; a user whose target is absent counts as a miss.
+    """HR, NDCG and MRR at `k` over all users; a missing target is a miss.
 
     Args:
-        items: `[U, >=k]` item indices, best first, -1 = empty place.
+        items: `[U, >=k]` item indices, best first, -1 = padding.
         targets: `[U]` item indices.
     """
     if not len(targets):

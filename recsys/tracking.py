@@ -1,7 +1,7 @@
-"""What a long computation tells its caller: metrics as they come, and how far it is.
+"""Metrics and progress of long computations.
 
-`Tracker` is the protocol that every trainer takes; `NullTracker` is silent; `MlflowTracker` records in MLflow, by
-default in `mlflow.db` and `mlflow/` beside the run directories, and keeps the id of its run in the run directory.
+`Tracker` is the protocol that trainers take; `NullTracker` does nothing; `MlflowTracker` logs to MLflow, by default to
+`mlflow.db` and `mlflow/` beside the run directories, and stores its run id in the run directory.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 class Tracker(Protocol):
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Record metrics, named `part/metric`, at a step."""
+        """Log metrics, named `part/metric`, at a step."""
 
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-        """Yield from `iterable`, showing progress where there is somebody to see it."""
+        """Yield from `iterable`, with a progress display."""
 
 
 class NullTracker:
-    """Records nothing and shows nothing."""
+    """Logs nothing and shows no progress."""
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         return None
@@ -46,11 +46,11 @@ class NullTracker:
 
 
 class MlflowTracker(NullTracker):
-    """Records parameters, tags, metrics and files in one MLflow run; whatever fails there stays there.
+    """Logs parameters, tags, metrics and files to one MLflow run; errors of MLflow never stop the caller.
 
-    The same run directory with the same parameters continues its MLflow run; other parameters start a new one, since
-    MLflow's cannot be changed. Requests are made in order by one background thread. `MLFLOW_TRACKING_URI` of the
-    environment goes before the local store.
+    The same run directory with the same parameters continues its MLflow run; other parameters start a new one, as
+    MLflow's are immutable. One background thread sends requests in order. The environment variable
+    `MLFLOW_TRACKING_URI` overrides the local store.
     """
 
     def __init__(self, run_directory: Path, parameters: Mapping[str, Any], *, experiment: str = "recsys") -> None:
@@ -61,38 +61,38 @@ class MlflowTracker(NullTracker):
         self._run_id = ""
         self._failed = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-        # Imported in the caller's thread: an import beside the stages' own imports could leave half a module to them.
+        # In the caller's thread: concurrent imports could expose partially initialized modules to the stages.
         self._attempt(self._connect)
         self._submit(lambda: self._open(experiment))
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         now = int(time.time() * 1000)
-        self._pending.extend((_legal(name), float(value), now, step) for name, value in values.items())
+        self._pending.extend((_mlflow_name(name), float(value), now, step) for name, value in values.items())
         if len(self._pending) >= BATCH:
             self.flush()
 
     def flush(self) -> None:
-        """Send the metrics that are waiting."""
+        """Send pending metrics."""
         pending, self._pending = self._pending, []
         if pending:
             self._submit(lambda: self._send(pending))
 
     def tag(self, **values: str) -> None:
-        """Set tags, such as the fingerprint of the data."""
+        """Set tags, such as the data fingerprint."""
         self._submit(lambda: self._set_tags(values))
 
     def file(self, path: Path) -> None:
-        """Keep a copy of a file with the MLflow run."""
+        """Log a file as an artifact."""
         self._submit(lambda: self._client.log_artifact(self._run_id, str(path)))
 
     def close(self, status: str = "FINISHED") -> None:
-        """Send what is waiting and end the MLflow run as FINISHED, FAILED or KILLED."""
+        """Send pending metrics and end the MLflow run as FINISHED, FAILED or KILLED."""
         self.flush()
         self._submit(lambda: self._client.set_terminated(self._run_id, status))
         self._worker.shutdown()
 
     def _connect(self) -> None:
-        # Usage statistics would reach for the network.
+        # Usage statistics would need the network.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 
@@ -139,7 +139,7 @@ class MlflowTracker(NullTracker):
         self._worker.submit(self._attempt, action)
 
     def _attempt(self, action: Callable[[], object]) -> None:
-        """The one place where any error is survived: recording must not stop the run that it records."""
+        """Run an action; after the first error tracking is disabled, as it must not stop the run."""
         if self._failed:
             return
         try:
@@ -147,28 +147,28 @@ class MlflowTracker(NullTracker):
         except Exception as error:  # noqa: BLE001
             self._failed = True
             reason = (str(error).splitlines() or [""])[0]
-            logger.warning("tracking stops here, the run goes on: %s: %s", type(error).__name__, reason)
+            logger.warning("tracking is disabled by an error, the run continues: %s: %s", type(error).__name__, reason)
 
 
 def tracking_uri(given: str | None, *, home: Path) -> str:
-    """The registry to use, by an absolute URI: the one given, that of the environment, or `mlflow.db` in `home`.
+    """The absolute tracking URI: the given one, `MLFLOW_TRACKING_URI`, or `mlflow.db` in `home`.
 
     Raises:
-        ConfigError: it is no URI.
+        ConfigError: it is not a URI.
     """
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home.absolute() / STORE}"
     if uri.startswith(SQLITE):
         return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}"
     if "://" not in uri and uri != "databricks":
-        raise ConfigError(f"registry {uri!r} is no URI; give one such as sqlite:///runs/mlflow.db or https://host")
+        raise ConfigError(f"registry {uri!r} is not a URI; give one such as sqlite:///runs/mlflow.db or https://host")
     return uri
 
 
 def database(uri: str) -> Path | None:
-    """The file behind a local registry; None where it is a server."""
+    """The database file of a local registry; None for a server."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
-def _legal(name: str) -> str:
-    """MLflow's metric names know no '@': ndcg@10 becomes ndcg_at_10."""
+def _mlflow_name(name: str) -> str:
+    """MLflow does not allow '@' in metric names: ndcg@10 becomes ndcg_at_10."""
     return name.replace("@", "_at_")

@@ -1,4 +1,4 @@
-"""A run directory: whole or not at all, verified, healed after a kill, never shared by two writers."""
+"""A run directory: atomic, verified, repaired after a kill, locked against a second writer."""
 
 import errno
 import json
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from recsys.artifacts import RunDirectory, StageKey, fingerprint
+from recsys.artifacts import RunDirectory, StageKey
 from recsys.errors import ArtifactError
+from recsys.files import fingerprint
 
 Key = Callable[..., StageKey]
 
@@ -32,7 +33,7 @@ def test_a_finished_stage_is_published_with_its_record_and_the_manifest(director
     assert directory.verified("make").joinpath("sub", "file.txt").read_text() == "content"
 
 
-def test_a_part_of_a_stage_is_known_by_its_own_files(directory: RunDirectory, key: Key) -> None:
+def test_a_part_of_a_stage_has_its_own_fingerprint(directory: RunDirectory, key: Key) -> None:
     def write(other: str) -> str:
         with directory.lock(), directory.stage("make", key(a=other), ()) as run:
             for folder, text in (("sub", "same"), ("other", other)):
@@ -77,7 +78,7 @@ def test_work_survives_a_failure_and_is_dropped_when_the_key_changes(directory: 
 
 
 @pytest.mark.parametrize("change", ["truncate", "remove", "same size"])
-def test_what_is_not_what_was_written_is_refused_by_name(directory: RunDirectory, key: Key, change: str) -> None:
+def test_a_changed_file_is_refused_by_name(directory: RunDirectory, key: Key, change: str) -> None:
     make(directory, key(a=1))
     path = directory.folder("make") / "sub" / "file.txt"
     if change == "remove":
@@ -103,7 +104,7 @@ def test_a_corrupted_record_is_refused_by_name(directory: RunDirectory, key: Key
     assert "delete" in str(caught.value)
 
 
-def test_a_kill_between_the_record_and_the_rename_is_healed(directory: RunDirectory, key: Key) -> None:
+def test_a_kill_between_the_record_and_the_rename_is_repaired(directory: RunDirectory, key: Key) -> None:
     make(directory, key(a=1))
     directory.folder("make").rename(directory.path / ".01_make.partial")
     (directory.path / "manifest.json").write_text('{"format": 1, "stages": {}}')
@@ -112,7 +113,7 @@ def test_a_kill_between_the_record_and_the_rename_is_healed(directory: RunDirect
     assert "01_make" in json.loads((directory.path / "manifest.json").read_text())["stages"]
 
 
-def test_a_kill_between_the_two_renames_of_a_replacement_is_healed(directory: RunDirectory, key: Key) -> None:
+def test_a_kill_between_the_two_renames_of_a_replacement_is_repaired(directory: RunDirectory, key: Key) -> None:
     make(directory, key(a=1), "old")
     directory.folder("make").rename(directory.path / "kept")
     make(directory, key(a=2), "new")
@@ -123,7 +124,7 @@ def test_a_kill_between_the_two_renames_of_a_replacement_is_healed(directory: Ru
     assert not (directory.path / ".01_make.old").exists()
 
 
-def test_two_writers_are_kept_apart(directory: RunDirectory) -> None:
+def test_a_second_writer_is_refused(directory: RunDirectory) -> None:
     with directory.lock(), pytest.raises(ArtifactError, match="another process") as caught, directory.lock():
         pass
     assert str(directory.path) in str(caught.value)
@@ -160,7 +161,7 @@ def test_no_space_left_is_one_clear_line(directory: RunDirectory, key: Key, erro
     assert (directory.path / ".work" / "01_make" / "checkpoint").exists()
 
 
-def test_a_fingerprint_follows_contents_and_not_places(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_contents_and_not_on_paths(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "items.csv").write_text("1,2")

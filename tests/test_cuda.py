@@ -9,20 +9,21 @@ import pytest
 import torch
 
 from recsys.baselines.config import SasrecConfig
-from recsys.baselines.sasrec_training import SoftmaxLoss, fit_sasrec
+from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.decoding.beam import beam_search
 from recsys.decoding.trie import Trie
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.training import fit_preference
-from recsys.recommender import Recommender
+from recsys.ranking.recommender import Request
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import Histories
+from recsys.training.softmax import SoftmaxLoss
 from tests.decoding.backbones import BASE, SUPPORTED, backbone, pad, random_ids, random_prompts
 from tests.diffusion.conftest import Problem, small_config
 from tests.diffusion.conftest import problem as problem
 from tests.pipelines.finished import finished
-from tests.rankers.fakes import CODEBOOKS, CONFIG, NUM_ITEMS, cycle, ids
+from tests.ranking.fakes import NUM_ITEMS, cycle, finetuned, generative_recommender, ids
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,15 +48,16 @@ def test_beam_search_finds_the_same_items(name: str) -> None:
 
 def test_the_language_model_learns_the_circle(tmp_path: Path) -> None:
     dataset = cycle()
-    recommender = Recommender.fit(dataset, ids(dataset), CODEBOOKS, folder=tmp_path, config=CONFIG)
+    folder = finetuned(dataset, ids(dataset), folder=tmp_path)
+    recommender = generative_recommender(dataset, ids(dataset), folder)
     for start in range(NUM_ITEMS):
-        history = [f"item {(start + step) % NUM_ITEMS}" for step in range(4)]
-        assert recommender.recommend(history, k=1)[0].item_id == f"item {(start + 4) % NUM_ITEMS}"
+        history = tuple(f"item {(start + step) % NUM_ITEMS}" for step in range(4))
+        assert recommender.recommend([Request(history, 1)])[0].items[0].item_id == f"item {(start + 4) % NUM_ITEMS}"
 
 
 def test_samples_are_those_of_the_cpu(problem: Problem) -> None:
     model = fit_preference(problem.conditions, problem.targets, problem.latents, small_config(), seed=0)
-    assert model.denoiser.null.device.type == "cuda"
+    assert model.denoiser.null_condition.device.type == "cuda"
     here = PreferenceModel(copy.deepcopy(model.denoiser).cpu(), model.config)
     drawn, expected = (m.sample(problem.users, range(4), seed=1) for m in (model, here))
     np.testing.assert_allclose(drawn, expected, atol=1e-3)
@@ -98,7 +100,7 @@ def test_sasrec_learns_there_and_ranks_anywhere() -> None:
     histories = Histories.from_lists([f"u{user}" for user in range(len(steps))], steps)
     config = SasrecConfig(dim=32, epochs=60, max_length=8, dropout=0.0, learning_rate=5e-3)
     model = fit_sasrec(histories, 10, config, seed=0)
-    top = model.rank(histories.take(np.arange(10)), k=1, exclude_seen=False)
+    top = model.rank(histories.take(np.arange(10)), k=1)
     assert top.items[:, 0].tolist() == [(start + 8) % 10 for start in range(10)]
 
 

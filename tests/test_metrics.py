@@ -20,7 +20,7 @@ def test_values_counted_by_hand() -> None:
     assert found.mrr == pytest.approx((1 + 1 / 3) / 4)
 
 
-def test_only_the_first_k_places_count() -> None:
+def test_only_the_first_k_ranks_count() -> None:
     assert top_k_metrics(np.array([[4, 2, 9]]), np.array([9]), k=2) == (0.0, 0.0, 0.0)
 
 
@@ -28,7 +28,7 @@ def test_no_users_give_zero() -> None:
     assert top_k_metrics(np.zeros((0, 5), np.int64), np.zeros(0, np.int64), k=5) == (0.0, 0.0, 0.0)
 
 
-def test_an_empty_place_never_matches_a_missing_target() -> None:
+def test_padding_never_matches_a_missing_target() -> None:
     assert target_ranks(np.array([[-1, 3]]), np.array([-1])).tolist() == [0]
 
 
@@ -40,10 +40,10 @@ def test_an_empty_place_never_matches_a_missing_target() -> None:
 )
 def test_agrees_with_a_naive_loop(lists: list[list[int]], k: int, data: st.DataObject) -> None:
     targets = [data.draw(st.integers(0, 6)) for _ in lists]
-    places = [
+    ranks = [
         row[:k].index(target) + 1 if target in row[:k] else None for row, target in zip(lists, targets, strict=True)
     ]
     found = top_k_metrics(np.array(lists), np.array(targets), k=k)
-    assert found.hr == pytest.approx(sum(p is not None for p in places) / len(lists))
-    assert found.ndcg == pytest.approx(sum(1 / math.log2(1 + p) for p in places if p) / len(lists))
-    assert found.mrr == pytest.approx(sum(1 / p for p in places if p) / len(lists))
+    assert found.hr == pytest.approx(sum(p is not None for p in ranks) / len(lists))
+    assert found.ndcg == pytest.approx(sum(1 / math.log2(1 + p) for p in ranks if p) / len(lists))
+    assert found.mrr == pytest.approx(sum(1 / p for p in ranks if p) / len(lists))

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type is what runs."""
+"""The README's commands and code run as written, its tables are true, and its length and links are checked."""
 
 import os
 import re
@@ -9,9 +9,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from pipelines import STAGES
+from pipelines import STAGES, cli
 from pipelines.config import recipes
+
+MAX_WORDS = 1200
+PAGES = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/extending.md",
+    "docs/results.md",
+    "docs/scale.md",
+    "docs/serving.md",
+)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +49,35 @@ def test_the_table_of_stages_is_the_flow(text: str) -> None:
     assert body == [f"| {stage.name} | `{stage.folder}` | {stage.help} |" for stage in STAGES]
 
 
-def test_every_recipe_and_every_folder_of_the_library_is_named(text: str, root: Path) -> None:
+def test_it_is_short_and_names_every_recipe(text: str) -> None:
+    assert len(text.split()) <= MAX_WORDS
     assert all(f"`{name}`" in text for name in recipes())
-    (tree,) = re.findall(r"```\n(recsys/.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str, root: Path) -> None:
+    links = LINK.findall((root / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (root / page).parent.joinpath(link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_those_of_the_command_line(page: str, root: Path) -> None:
+    group = typer.main.get_command(cli.app)
+    for line in commands((root / page).read_text(encoding="utf-8")):
+        _, *arguments = shlex.split(line, comments=True)
+        context = group.make_context("recsys", arguments)
+        name, command, rest = group.resolve_command(context, arguments)
+        command.make_context(name, rest, parent=context)
+
+
+def commands(text: str) -> list[str]:
+    """The lines of code blocks that call the command line."""
+    found = re.findall(r"^(?:    |[A-Z_]+=\S+ )*((?:\.venv/bin/)?recsys .*)$", text, flags=re.MULTILINE)
+    return [line for line in found if "..." not in line]
+
+
+def test_every_folder_of_the_library_is_in_the_architecture_page(root: Path) -> None:
+    (tree,) = re.findall(r"```\n(recsys/.*?)```", (root / "docs" / "architecture.md").read_text(), flags=re.DOTALL)
     names = {p.name for p in (root / "recsys").iterdir() if p.name[0].isalpha() and p.name != "__init__.py"}
     assert [name for name in sorted(names) if name not in tree] == []
 

@@ -1,4 +1,4 @@
-"""Tracking against the real MLflow: what goes in comes back, a resumed run continues, a failure stops nothing."""
+"""Tracking with a real MLflow store: values are kept, a resumed run continues, a failure does not stop the run."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ def record(run: Path, metrics: Iterator[tuple[float, int]], parameters: dict[str
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_parameters_metrics_and_report_come_back_and_a_resumed_run_continues(tmp_path: Path) -> None:
+def test_parameters_metrics_and_report_are_stored_and_a_resumed_run_continues(tmp_path: Path) -> None:
     run = tmp_path / "beauty"
     run.mkdir()
     (run / "report.html").write_text("<p>report</p>")
@@ -51,7 +51,7 @@ def test_parameters_metrics_and_report_come_back_and_a_resumed_run_continues(tmp
     assert [p.read_text() for p in kept] == ["<p>report</p>"] * 2
 
 
-def test_a_failure_is_a_warning_and_nothing_more(
+def test_a_failure_is_only_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "unknown://nowhere")
@@ -59,7 +59,9 @@ def test_a_failure_is_a_warning_and_nothing_more(
         tracker = MlflowTracker(tmp_path / "run", {"seed": 0})
         tracker.log({"loss": 1.0}, step=0)
         tracker.close()
-    assert [r.getMessage().startswith("tracking stops here, the run goes on") for r in caplog.records] == [True]
+    assert [
+        r.getMessage().startswith("tracking is disabled after an error, the run continues") for r in caplog.records
+    ] == [True]
 
 
 def test_the_null_tracker_passes_everything_through() -> None:

@@ -10,7 +10,8 @@ from recsys.config import Config
 class SasrecConfig(Config):
     """Size and training of a SASRec.
 
-    `batch_tokens` bounds the items of a batch, padding included; `validate_every` counts epochs.
+    `batch_tokens` bounds the items of a batch, padding included; `validate_every` counts epochs. Training ends after
+    `patience` validations without a new best (none: after all `epochs`), at the latest after `epochs`.
     """
 
     dim: int = Field(default=64, ge=1)
@@ -18,7 +19,8 @@ class SasrecConfig(Config):
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     max_length: int = Field(default=50, ge=1)
-    epochs: int = Field(default=24, ge=1)
+    epochs: int = Field(default=200, ge=1)
+    patience: int | None = Field(default=5, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     batch_tokens: int = Field(default=512, ge=1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from recsys.baselines.base import ScoringBaseline, check_histories
-from recsys.tables import FloatArray, Histories
+from recsys.baselines.base import ScoringModel, check_histories
+from recsys.tables import CandidateFilter, FloatArray, Histories, IntArray, TopItems
+from recsys.tracking import Tracker
 
 
 @dataclass(frozen=True)
-class Popularity(ScoringBaseline):
+class Popularity(ScoringModel):
     """Ranks by `counts` [N], the interactions of each item."""
 
     counts: FloatArray
@@ -23,6 +25,32 @@ class Popularity(ScoringBaseline):
     def scores(self, batch: Histories) -> FloatArray:
         """The counts, for every history."""
         return np.tile(self.counts, (len(batch), 1))
+
+    def rank(
+        self,
+        histories: Histories,
+        *,
+        k: int,
+        candidates: CandidateFilter | None = None,
+        tracker: Tracker | None = None,
+    ) -> TopItems:
+        """See `ScoringModel`; the catalogue is sorted once, so that an endpoint under load can afford it."""
+        check_histories(histories, self.num_items)
+        candidates = candidates or CandidateFilter()
+        order = self._order if candidates.allowed is None else self._order[candidates.allowed[self._order]]
+        items = np.full((len(histories), k), -1, dtype=np.int64)
+        for row in range(len(histories)):
+            excluded = np.empty(0, np.int64) if candidates.excluded is None else np.unique(candidates.excluded[row])
+            head = order[: k + len(excluded)]
+            kept = head[~np.isin(head, excluded)][:k]
+            items[row, : len(kept)] = kept
+        scores: FloatArray = np.where(items >= 0, self.counts[items], -np.inf).astype(np.float32)
+        return TopItems(items, scores)
+
+    @cached_property
+    def _order(self) -> IntArray:
+        """All items, the most frequent first, equal ones by index."""
+        return np.argsort(-self.counts, kind="stable")
 
 
 def fit_popularity(histories: Histories, num_items: int) -> Popularity:

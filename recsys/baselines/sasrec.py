@@ -7,7 +7,6 @@ Kang & McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018), section 
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -15,17 +14,15 @@ from typing import Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recsys.baselines.base import ScoringBaseline
+from recsys.baselines.base import ScoringModel
 from recsys.baselines.config import SasrecConfig
-from recsys.checkpoints import prefixed, unprefixed
-from recsys.errors import ArtifactError
 from recsys.tables import FloatArray, Histories, IntArray
+from recsys.training.modules import Kind, Saved, load_module, save_module
+from recsys.training.plan import Progress
 
-_TENSORS, _FACTS = "sasrec.safetensors", "sasrec.json"
+_KIND = Kind("sasrec", SasrecConfig, "embed")
 
 
 class Block(nn.Module):
@@ -87,13 +84,14 @@ class SasrecModel(nn.Module):
 
 
 @dataclass(frozen=True, repr=False)
-class Sasrec(ScoringBaseline):
+class Sasrec(ScoringModel):
     """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are of the last epoch."""
 
     config: SasrecConfig
     model: SasrecModel
     vectors: FloatArray  # [N, D]
     counts: FloatArray  # [N] interactions of each item in training, the ranking of empty histories
+    progress: Progress | None = None  # how its training ended; None once loaded
 
     def __repr__(self) -> str:
         return f"<Sasrec ({self.vectors.shape[0]} items x {self.vectors.shape[1]}, {self.config.layers} layers)>"
@@ -136,11 +134,8 @@ class Sasrec(ScoringBaseline):
 
     def save(self, folder: Path) -> None:
         """Write the model into `folder`, which is created."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         arrays = {"vectors": torch.from_numpy(self.vectors), "counts": torch.from_numpy(self.counts)}
-        save_file(prefixed("model", tensors) | arrays, folder / _TENSORS)
-        (folder / _FACTS).write_text(self.config.model_dump_json(indent=2), encoding="utf-8")
+        save_module(folder, _KIND, self.model, Saved(self.config, tensors=arrays))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -149,14 +144,8 @@ class Sasrec(ScoringBaseline):
         Raises:
             ArtifactError: a file is missing, unreadable, or does not fit the other.
         """
-        try:
-            config = SasrecConfig.model_validate(json.loads((folder / _FACTS).read_text(encoding="utf-8")))
-            tensors = load_file(folder / _TENSORS)
-            model = SasrecModel(len(tensors["counts"]), config)
-            model.load_state_dict(unprefixed("model", tensors))
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise ArtifactError(f"no SASRec can be read from {folder} ({error}); run the embed stage again") from error
-        return cls(config, model, tensors["vectors"].numpy(), tensors["counts"].numpy())
+        model, saved = load_module(folder, _KIND, lambda s: SasrecModel(len(s.tensors["counts"]), s.config))
+        return cls(saved.config, model, saved.tensors["vectors"].numpy(), saved.tensors["counts"].numpy())
 
 
 def _borrowed(vectors: FloatArray, lenders: IntArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Raw Amazon reviews: one JSON object a line, reviews and metadata in two files.
+"""Raw Amazon reviews and metadata, two files of JSON lines.
 
 Reads the releases of 2014 (McAuley et al.; metadata as Python literals), 2018 (Ni et al.) and 2023 (Hou et al.). A
 file whose name starts with `meta` is the metadata, the other one the reviews.
@@ -19,11 +19,11 @@ from recsys.data.texts import join_texts, strip_markup
 from recsys.errors import DataError
 from recsys.tracking import Tracker
 
-BLOCK = 100_000  # lines that are turned into columns at once
+BLOCK = 100_000  # lines converted to columns at once
 
 
 class Release(NamedTuple):
-    """The keys of one release: of user, item and time in a review; of the item, and column -> keys, in metadata."""
+    """The JSON keys of one release: user, item and time of a review; in metadata the item, and column -> keys."""
 
     user: str
     item: str
@@ -55,7 +55,7 @@ def detect_release(reviews: Path) -> str:
     """The release of a file of reviews, from its first object.
 
     Raises:
-        DataError: it is none of them.
+        DataError: the file is of no known release.
     """
     first = next(read_lines(reviews, rejects=Rejects(0)), None)
     keys = first.value.keys() if first else set()
@@ -63,7 +63,7 @@ def detect_release(reviews: Path) -> str:
         if {release.user, release.item, release.time} <= keys and (name != "amazon-2018" or "verified" in keys):
             return name
     raise DataError(
-        f"{reviews}: its first line is no review of a known Amazon release (found {', '.join(keys) or 'no object'}); "
+        f"{reviews}: the first line is no review of a known Amazon release (found {', '.join(keys) or 'no object'}); "
         "set prepare.kind, or write the data as interactions.csv"
     )
 
@@ -78,7 +78,7 @@ def read_amazon(
     """
     release = RELEASES[kind]
     lines = _blocks(_reviews(reviews, release, rejects))
-    blocks = [_frame(block) for block in tracker.track(lines, f"reading {reviews.name}")]
+    blocks = [_to_frame(block) for block in tracker.track(lines, f"reading {reviews.name}")]
     if not blocks:
         raise DataError(f"{reviews} holds no usable review of {kind}; look at the file, or set prepare.kind")
     frame = pl.concat(blocks)
@@ -95,7 +95,7 @@ def read_amazon(
 def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[str, str, int]]:
     for line in read_lines(path, rejects=rejects):
         user, item, time = (line.value.get(key) for key in (release.user, release.item, release.time))
-        reason = _fault(user, item, time)
+        reason = _rejection(user, item, time)
         if reason:
             rejects.add(path, line.number, reason, f"{user},{item},{time}")
         else:
@@ -103,7 +103,7 @@ def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[s
             yield str(user), str(item), int(time)
 
 
-def _fault(user: Any, item: Any, time: Any) -> str | None:
+def _rejection(user: Any, item: Any, time: Any) -> str | None:
     if not user:
         return "missing user id"
     if not item:
@@ -122,7 +122,7 @@ def _blocks(rows: Iterator[tuple[str, str, int]]) -> Iterator[list[tuple[str, st
         yield block
 
 
-def _frame(block: list[tuple[str, str, int]]) -> pl.DataFrame:
+def _to_frame(block: list[tuple[str, str, int]]) -> pl.DataFrame:
     columns = dict(zip(RAW_SCHEMA, zip(*block, strict=True), strict=True))
     strings = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
     return pl.DataFrame(columns, schema=strings).cast(RAW_SCHEMA)

@@ -1,4 +1,4 @@
-"""The catalogue of the items that remained, and the figures of the data card.
+"""The catalogue of the items kept, and the statistics of the data card.
 
 Reads and writes nothing; the card is saved by `recsys.data.dataset`.
 """
@@ -18,28 +18,28 @@ SPLIT_NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test", UNUSED: "
 
 
 def build_catalog(items: pl.DataFrame | None, coded: Coded, *, keep_cold: bool) -> tuple[Catalog, dict[str, int]]:
-    """The catalogue in the order of the items file, and what was met: name -> number of items.
+    """The catalogue in the order of the items file, and counts for the data card.
 
-    Items with interactions but no row in the items file follow, without texts; items without interactions are left
-    out unless `keep_cold`.
+    Items with interactions but no row in the items file follow, without texts; items without interactions are dropped
+    unless `keep_cold`.
     """
-    met = coded.item_ids.gather(np.flatnonzero(np.bincount(coded.items))).to_frame("item_id")
-    listed = met.clear() if items is None else items
-    known = listed.join(met, on="item_id", how="semi", maintain_order="left")
-    added = met.join(listed, on="item_id", how="anti", maintain_order="left")
+    interacted = coded.item_ids.gather(np.flatnonzero(np.bincount(coded.items))).to_frame("item_id")
+    listed = interacted.clear() if items is None else items
+    known = listed.join(interacted, on="item_id", how="semi", maintain_order="left")
+    added = interacted.join(listed, on="item_id", how="anti", maintain_order="left")
     frame = pl.concat([listed if keep_cold else known, added], how="diagonal")
     texts = [name for name in frame.columns if name != "item_id"]
-    untold = frame.filter(pl.all_horizontal(pl.col(name).is_null() for name in texts)).height if texts else len(frame)
+    textless = frame.filter(pl.all_horizontal(pl.col(name).is_null() for name in texts)).height if texts else len(frame)
     counts = {
         "items_without_interactions": listed.height - known.height,
         "items_not_listed": added.height if items is not None else 0,
-        "items_without_texts": untold,
+        "items_without_texts": textless,
     }
     return Catalog(frame), counts
 
 
 def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
-    """Sizes, times, ties, repeats and splits of clean interactions."""
+    """Sizes, time range, ties, repeats and splits of clean interactions."""
     pairs = coded.users.astype(np.uint64) * np.uint64(len(coded.item_ids)) + coded.items
     sizes = np.bincount(splits, minlength=len(SPLIT_NAMES))
     return {
@@ -57,7 +57,7 @@ def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
 
 
 def _last_two_in_one_second(coded: Coded, unit: TimeUnit) -> float:
-    """Share of users of at least two interactions whose last two fall into one second; 0 for positions."""
+    """Share of users (of two or more interactions) whose last two are within one second; 0 for positions."""
     if unit == "positions":
         return 0.0
     seconds = coded.times // PER_SECOND[unit]

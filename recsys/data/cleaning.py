@@ -1,7 +1,6 @@
-"""From raw interactions to clean ones: exact duplicates out, users' rows in order, k-core, the order check.
+"""Cleaning of interactions: exact duplicates, order within users, k-core, and a check of that order.
 
-Works on integer codes (20 million rows fit in a few hundred MB) and turns them back into ids at the very end.
-Reads and writes nothing.
+Works on integer codes: 20 million rows fit in a few hundred MB. Reads and writes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ORDER_USERS, ORDER_LENGTH, ORDER_SHARE = 20, 4, 0.9
 
 
 class Coded(NamedTuple):
-    """Interactions [R] with users and items as codes, both numbered as they are first seen."""
+    """Interactions [R] with users and items as codes, numbered in order of first appearance."""
 
     users: Codes
     items: Codes
@@ -34,7 +33,7 @@ class Coded(NamedTuple):
     item_ids: pl.Series
 
     def take(self, rows: npt.NDArray[np.int64] | Mask) -> Coded:
-        """The given rows; codes keep their meaning."""
+        """The given rows, with the same codes."""
         return self._replace(users=self.users[rows], items=self.items[rows], times=self.times[rows])
 
 
@@ -46,18 +45,18 @@ def encode(frame: pl.DataFrame) -> Coded:
 
 
 def sort(coded: Coded) -> Coded:
-    """Users in the order of their codes, each one's rows oldest first, ties as they were."""
+    """Sort by user code, then by time; stable."""
     oldest = int(coded.times.min())
     bits = (int(coded.times.max()) - oldest).bit_length()
     if bits + len(coded.user_ids).bit_length() > 63:
         return coded.take(np.lexsort((coded.times, coded.users)))
-    # One key is sorted three times as fast as two.
+    # Sorting one key is three times as fast as two.
     keys = (coded.users.astype(np.int64) << bits) | (coded.times - oldest)
     return coded.take(np.argsort(keys, kind="stable"))
 
 
 def without_repeats(coded: Coded) -> tuple[Coded, int]:
-    """Sorted interactions without those that repeat an earlier one - same user, item and time - and their number."""
+    """Drop sorted interactions with the user, item and time of an earlier one; also returns their number."""
     tied = np.flatnonzero(ties(coded))
     order = tied[np.lexsort((coded.items[tied], coded.times[tied], coded.users[tied]))]  # stable: the first stays first
     same = [values[order[1:]] == values[order[:-1]] for values in (coded.users, coded.times, coded.items)]
@@ -74,10 +73,10 @@ def ties(coded: Coded) -> Mask:
 
 
 def k_core(coded: Coded, minimum: int) -> Coded:
-    """The largest part in which every user and every item has at least `minimum` interactions.
+    """The k-core: the largest part in which every user and every item has at least `minimum` interactions.
 
     Raises:
-        DataError: nothing is left.
+        DataError: it is empty.
     """
     while len(coded.users):
         enough_users = np.bincount(coded.users) >= minimum
@@ -93,7 +92,7 @@ def k_core(coded: Coded, minimum: int) -> Coded:
 
 
 def time_unit(coded: Coded) -> TimeUnit:
-    """What the times of sorted interactions count, judged by their size; 0, 1, 2, ... in every user are positions."""
+    """The unit of the times of sorted interactions, by their magnitude; 0, 1, 2, ... in every user are positions."""
     starts = np.flatnonzero(np.diff(coded.users, prepend=np.uint32(len(coded.user_ids))))
     first = np.repeat(coded.times[starts], np.diff(starts, append=len(coded.users)))
     steps = np.arange(len(coded.users)) - np.repeat(starts, np.diff(starts, append=len(coded.users)))
@@ -104,10 +103,10 @@ def time_unit(coded: Coded) -> TimeUnit:
 
 
 def check_order(coded: Coded) -> None:
-    """Refuse sorted interactions whose order within users is, for nearly all of them, the order of item ids.
+    """Refuse sorted interactions that are, within nearly all users, in the order of item ids.
 
     Raises:
-        DataError: it is; then the times say nothing about what came first.
+        DataError: they are; such times are not real.
     """
     num_users = len(coded.user_ids)
     ranks = _id_ranks(coded.item_ids)[coded.items]
@@ -121,9 +120,9 @@ def check_order(coded: Coded) -> None:
     share = float(np.mean(((rising == 0) | (falling == 0))[judged]))
     if share >= ORDER_SHARE:
         raise DataError(
-            f"{share:.0%} of the users have their interactions sorted by item id: the order of this dataset is not the "
-            "order in which things happened, and no sequence can be learned from it; get a release with real times, "
-            "or set prepare.check_order=false if items are numbered as they appear"
+            f"{share:.0%} of the users have their interactions sorted by item id, so the order is not chronological "
+            "and no sequence can be learned; get a release with real times, or set prepare.check_order=false if "
+            "items are numbered in the order of their appearance"
         )
 
 
@@ -133,7 +132,7 @@ def _first_seen(column: pl.Series) -> tuple[Codes, pl.Series]:
     known = column.unique()
     present = known.to_physical().to_numpy()
     first = np.empty(int(present.max()) + 1, dtype=np.int64)
-    first[physical[::-1]] = np.arange(len(physical))[::-1]  # of repeated places the last assignment stays
+    first[physical[::-1]] = np.arange(len(physical))[::-1]  # the last assignment to an index wins
     order = np.argsort(first[present])
     codes = np.empty(len(first), dtype=np.uint32)
     codes[present[order]] = np.arange(len(present), dtype=np.uint32)
@@ -141,6 +140,6 @@ def _first_seen(column: pl.Series) -> tuple[Codes, pl.Series]:
 
 
 def _id_ranks(ids: pl.Series) -> npt.NDArray[np.int64]:
-    """Place of each id in the sorted order, by number where all are numbers."""
+    """Rank of each id in sorted order, by number where all are numbers."""
     numbers = ids.cast(pl.Int64, strict=False)
     return (ids if numbers.has_nulls() else numbers).rank("ordinal").cast(pl.Int64).to_numpy()

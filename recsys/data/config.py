@@ -1,4 +1,4 @@
-"""What the prepare stage can be told: where the data are, how to read, clean and split them."""
+"""Configuration of the prepare stage: where the data are, how to read, clean and split them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from pydantic import Field, model_validator
 
 from recsys.config import Config
 
-Kind = Literal["auto", "table", "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "synthetic"]
-SYNTHETIC = "synthetic"
+AUTO, SYNTHETIC = "auto", "synthetic"
 
 
 class SyntheticConfig(Config):
-    """Size of the generated dataset; `interactions` is what it aims at, the seed is the run's."""
+    """Size of the generated dataset; `num_interactions` is approximate, the seed is the run's."""
 
-    users: int = Field(default=2000, ge=1)
-    items: int = Field(default=600, ge=60)
-    interactions: int = Field(default=25_000, ge=1)
+    num_users: int = Field(default=2000, ge=1)
+    num_items: int = Field(default=600, ge=60)
+    num_interactions: int = Field(default=25_000, ge=1)
 
 
 class Download(Config):
@@ -31,15 +30,16 @@ class Download(Config):
 class PrepareConfig(Config):
     """Source, cleaning and splits.
 
-    `source` is a folder or a file, or "synthetic"; `downloads` are fetched instead, into `download_folder` (kept) or
-    into a temporary place. Columns apply to kind `table`. At most `max_bad_share` of a file's rows may be unusable;
-    the first `reported_rows` of them are written down. `keep_cold_items` keeps items of the items file that no
-    remaining interaction names. `validation_share` and `test_share` (of all interactions) bound the windows of the
-    time split. `history` is how many items an evaluation shows to a model.
+    `source` is a folder or a file, or "synthetic"; `kind` names its format, a key of `recsys.data.sources.SOURCES`, or
+    `auto`. `downloads` are fetched instead, into `download_folder` (kept) or a temporary folder. Columns apply to kind
+    `table`. At most `max_bad_share` of a file's rows may be unusable; the first `reported_rows` of them are written to
+    a file. `keep_cold_items` keeps items without interactions. `validation_share` and `test_share` (of all
+    interactions) bound the windows of the time split. `max_history` is the number of newest items of a history that
+    models read; training cuts longer histories into windows of this length.
     """
 
     source: str | None = None
-    kind: Kind = "auto"
+    kind: str = AUTO
     downloads: tuple[Download, ...] = ()
     download_folder: Path | None = None
     user_column: str = "user_id"
@@ -53,7 +53,7 @@ class PrepareConfig(Config):
     split: Literal["leave-one-out", "time"] = "leave-one-out"
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     test_share: float = Field(default=0.1, gt=0, lt=1)
-    history: int = Field(default=20, ge=1)
+    max_history: int = Field(default=50, ge=2)
     synthetic: SyntheticConfig = SyntheticConfig()
 
     @model_validator(mode="after")

@@ -1,7 +1,6 @@
-"""Interactions and a catalogue that belong together: imported from a source, or loaded from a run's 01_dataset.
+"""A dataset: split interactions and their catalogue, imported from a source or loaded from a run's 01_dataset.
 
-Reads whatever `recsys.data.sources` reads; writes interactions.parquet, items.parquet, data_card.json and, where rows
-could not be used, rejected.jsonl.
+Reads whatever `recsys.data.sources` reads; writes interactions.parquet, items.parquet, data_card.json.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from recsys.tracking import NullTracker, Tracker
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """Split interactions, the catalogue they are about, and the data card: what was read, kept and left out."""
+    """Split interactions, the catalogue, and the data card: what was read, kept and dropped."""
 
     interactions: Interactions
     catalog: Catalog
@@ -70,7 +69,7 @@ def load_dataset(source: str | Path, *, seed: int = 0, tracker: Tracker | None =
 def import_dataset(
     config: PrepareConfig, *, seed: int, work: Path, rejects: Rejects, tracker: Tracker | None = None
 ) -> Dataset:
-    """Read, clean and split a source. Rows that cannot be used go to `rejects`; downloads go to `work`.
+    """Read, clean and split a source. Unusable rows go to `rejects`, downloads to `work`.
 
     Raises:
         ConfigError: no source is given.
@@ -79,7 +78,7 @@ def import_dataset(
     raw = read_source(config, seed=seed, work=work, rejects=rejects, tracker=tracker or NullTracker())
     coded, items, notes = encode(raw.interactions), raw.items, {"source": config.source, **raw.notes}
     num_rows = len(coded.users)
-    del raw  # with 20 million rows each copy counts
+    del raw  # frees memory: there may be 20 million rows
     coded, repeats = without_repeats(sort(coded))
     unit = time_unit(coded)
     if config.check_order:

@@ -1,6 +1,6 @@
-"""Reads a damaged csv row by row, keeping what can be read and naming what cannot.
+"""Reads a damaged csv row by row; unreadable rows are rejected one by one.
 
-Slower than polars by far; used only for files that polars refuses.
+Much slower than polars; used only for files that polars refuses.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def salvage_csv(path: Path, row_column: str, *, rejects: Rejects) -> pl.DataFram
         columns: list[list[str | None]] = [[] for _ in header]
         lines: list[int] = []
         for line, fields in _records(path, reader):
-            reason = _fault(fields, len(header))
+            reason = _rejection(fields, len(header))
             if reason:
                 rejects.add(path, line, reason, _printable(",".join(fields)))
                 continue
@@ -43,7 +43,7 @@ def salvage_csv(path: Path, row_column: str, *, rejects: Rejects) -> pl.DataFram
 
 
 def _records(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Line number at which each record starts, and its fields; empty lines are skipped."""
+    """Starting line number and fields of each record; empty lines are skipped."""
     line = 2
     try:
         for fields in reader:
@@ -51,10 +51,10 @@ def _records(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, lis
                 yield line, fields
             line = reader.line_num + 1  # type: ignore[attr-defined]
     except csv.Error as error:
-        raise DataError(f"{path}, line {line}: no csv ({error}); correct the quotes there") from error
+        raise DataError(f"{path}, line {line}: not valid csv ({error}); correct the quotes there") from error
 
 
-def _fault(fields: list[str], width: int) -> str | None:
+def _rejection(fields: list[str], width: int) -> str | None:
     if len(fields) > width:
         return "too many fields"
     if any("\udc80" <= character <= "\udcff" for field in fields for character in field):

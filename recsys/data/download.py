@@ -1,4 +1,4 @@
-"""Fetches files over http: resumed where it broke off, tried again with growing pauses, verified, renamed when whole.
+"""Downloads over http: resumed, retried with exponential backoff, verified, and renamed when complete.
 
 Writes FOLDER/NAME, and FOLDER/.NAME.part while it is incomplete.
 """
@@ -20,34 +20,34 @@ from recsys.errors import DataError
 from recsys.tracking import NullTracker, Tracker
 
 CHUNK = 1 << 18
-PARTIAL, TOO_FAR = 206, 416
+PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 
 logger = logging.getLogger(__name__)
 
 
 class Retry(NamedTuple):
-    """How often a transfer is tried, seconds of the first pause (each next is twice as long), seconds of silence."""
+    """Number of attempts, seconds of the first pause (doubled each time), and read timeout in seconds."""
 
     attempts: int = 5
     pause: float = 1.0
     timeout: float = 30.0
 
 
-PATIENT = Retry()
+DEFAULT_RETRY = Retry()
 
 
 def download(
-    url: str, folder: Path, *, sha256: str | None = None, retry: Retry = PATIENT, tracker: Tracker | None = None
+    url: str, folder: Path, *, sha256: str | None = None, retry: Retry = DEFAULT_RETRY, tracker: Tracker | None = None
 ) -> Path:
-    """Fetch a file into `folder` and return its path; one that is there already is only verified.
+    """Download a file into `folder` and return its path; an existing file is only verified.
 
     Raises:
-        DataError: it cannot be fetched, or its sha256 is another one.
+        DataError: the download fails, or its sha256 differs.
     """
     name = unquote(Path(urlparse(url).path).name)
     if not name:
-        raise DataError(f"{url} names no file; give the address of a file")
+        raise DataError(f"{url} names no file; give the URL of a file")
     target, part = folder / name, folder / f".{name}.part"
     if target.exists():
         _verify(target, url, sha256)
@@ -58,10 +58,10 @@ def download(
             _transfer(url, part, timeout=retry.timeout, tracker=tracker or NullTracker())
             break
         except (OSError, http.client.HTTPException) as error:
-            if not _passing(error) or attempt == retry.attempts:
+            if not _is_transient(error) or attempt == retry.attempts:
                 raise DataError(
-                    f"{url} cannot be fetched ({error}; attempt {attempt}); try again later - what has come is kept - "
-                    "or fetch it otherwise and set prepare.source"
+                    f"{url} cannot be downloaded ({error}; attempt {attempt}); run again later to resume, "
+                    "or download it otherwise and set prepare.source"
                 ) from error
             pause = retry.pause * 2 ** (attempt - 1)
             logger.warning("%s: %s; attempt %d of %d in %g s", url, error, attempt + 1, retry.attempts, pause)
@@ -69,31 +69,31 @@ def download(
     try:
         _verify(part, url, sha256)
     except DataError:
-        part.unlink()  # a part that is whole but wrong must not be resumed
+        part.unlink()  # a complete but wrong file must not be resumed
         raise
     part.replace(target)
     return target
 
 
 def _transfer(url: str, part: Path, *, timeout: float, tracker: Tracker) -> None:
-    """Append what is missing to `part`; a server that cannot resume sends everything again."""
+    """Append the missing bytes to `part`, or start over if the server does not support ranges."""
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            resumed = response.status == PARTIAL
+            resumed = response.status == PARTIAL_CONTENT
             length = int(response.headers.get("Content-Length") or -1)
             total = -(-length // CHUNK) if length >= 0 else None
             received = 0
             with part.open("ab" if resumed else "wb") as file:
-                for chunk in tracker.track(_chunks(response), f"fetching {part.name[1:-5]}", total):
+                for chunk in tracker.track(_chunks(response), f"downloading {part.name[1:-5]}", total):
                     received += file.write(chunk)
     except urllib.error.HTTPError as error:
-        if error.code == TOO_FAR:
-            part.unlink()  # the file at the server is not the one that this part began
+        if error.code == RANGE_NOT_SATISFIABLE:
+            part.unlink()  # the file on the server has changed
         raise
     if 0 <= received < length:
-        raise ConnectionError(f"the connection broke off after {received} of {length} bytes")
+        raise ConnectionError(f"the connection closed after {received} of {length} bytes")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -101,9 +101,9 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
-def _passing(error: Exception) -> bool:
-    """Whether trying again may help."""
-    return not isinstance(error, urllib.error.HTTPError) or error.code in (*RETRIED, TOO_FAR)
+def _is_transient(error: Exception) -> bool:
+    """Whether a retry may help."""
+    return not isinstance(error, urllib.error.HTTPError) or error.code in (*RETRIED, RANGE_NOT_SATISFIABLE)
 
 
 def _verify(path: Path, url: str, sha256: str | None) -> None:
@@ -114,5 +114,5 @@ def _verify(path: Path, url: str, sha256: str | None) -> None:
     if found != sha256.lower():
         raise DataError(
             f"{path}, from {url}: sha256 is {found}, expected {sha256.lower()}; "
-            "correct the sha256 or the address, remove the file and run again"
+            "correct the sha256 or the URL, remove the file and run again"
         )

@@ -1,11 +1,12 @@
-"""Sequences of item indices from split interactions: what models train on, and what an evaluation asks.
+"""Histories of item indices from split interactions: training sequences, and evaluation queries.
 
-Reads the nouns of `recsys.tables`, writes nothing. Rows of one user lie together, oldest first.
+Reads the types of `recsys.tables`, writes nothing. Rows of one user lie together, oldest first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Histories, IntArray,
 
 
 def training_histories(interactions: Interactions, catalog: Catalog) -> Histories:
-    """Each user's TRAIN items, oldest first; users without any are left out.
+    """Each user's TRAIN items, oldest first; users without any are omitted.
 
     Raises:
         DataError: an item is not in the catalogue.
@@ -28,10 +29,10 @@ def training_histories(interactions: Interactions, catalog: Catalog) -> Historie
     return Histories(user_ids, np.append(starts, len(rows)), _item_indices(interactions, catalog)[rows])
 
 
-def queries(interactions: Interactions, catalog: Catalog, *, split: int, history: int) -> Queries:
-    """Every user's target in `split` and the newest `history` items before it.
+def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_history: int) -> Queries:
+    """Every user's target in `split` and the newest `max_history` items before it.
 
-    A VALIDATION target is asked from TRAIN items alone, a TEST target from everything that user did before it.
+    The history of a VALIDATION target holds TRAIN items alone, that of a TEST target all earlier items of its user.
 
     Raises:
         DataError: an item is not in the catalogue, or `split` is neither VALIDATION nor TEST.
@@ -42,9 +43,9 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, history
     users, items = _user_numbers(interactions), _item_indices(interactions, catalog)
     targets = np.flatnonzero(splits == split)
     usable = np.flatnonzero(splits == TRAIN) if split == VALIDATION else np.arange(len(splits))
-    # Positions within `usable`: a user's first row, and the first row that is not before the target.
+    # Positions within `usable`: the user's first row, and the first row at or after the target.
     ends = np.searchsorted(usable, targets)
-    starts = np.maximum(np.searchsorted(users[usable], users[targets]), ends - history)
+    starts = np.maximum(np.searchsorted(users[usable], users[targets]), ends - max_history)
     lengths = ends - starts
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     offsets = np.arange(indptr[-1]) - np.repeat(indptr[:-1] - starts, lengths)
@@ -53,7 +54,7 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, history
 
 
 def windows(histories: Histories, window: int) -> Iterator[IntArray]:
-    """Training sequences: histories cut from their newest end into at most `window` items, of two or more."""
+    """Training sequences of 2 to `window` items: histories cut into windows from their newest end."""
     for user in range(len(histories)):
         items = histories[user]
         for stop in range(len(items), 0, -window):
@@ -63,12 +64,28 @@ def windows(histories: Histories, window: int) -> Iterator[IntArray]:
 
 
 def has_repeats(interactions: Interactions) -> bool:
-    """Whether any user met the same item twice; then seen items must stay recommendable."""
+    """Whether any user interacted with an item twice, so that seen items must stay recommendable."""
     return interactions.frame.select("user_id", "item_id").n_unique() < len(interactions)
 
 
+def excludes_seen(policy: Literal["auto", "always", "never"], interactions: Interactions) -> bool:
+    """Whether the items of a history are left out of its ranking: under `auto`, unless the data has repeats."""
+    return policy == "always" or (policy == "auto" and not has_repeats(interactions))
+
+
+def sampled_users(queries: Queries, *, users: int, seed: int) -> Queries:
+    """At most `users` of the queries, drawn at random, in their original order."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(queries))[:users])
+    return Queries(queries.histories.take(chosen), queries.targets[chosen])
+
+
+def interaction_counts(items: IntArray, num_items: int) -> IntArray:
+    """Number of interactions of each item [N], from the items of all interactions."""
+    return np.bincount(items, minlength=num_items).astype(np.int64)
+
+
 def _user_numbers(interactions: Interactions) -> IntArray:
-    """Row -> number of its user, counted in the order of the rows."""
+    """The number of each row's user, in order of appearance."""
     ids = interactions.frame["user_id"]
     changed: npt.NDArray[np.bool_] = (ids != ids.shift()).fill_null(True).to_numpy()
     return np.cumsum(changed, dtype=np.int64) - 1

@@ -1,6 +1,6 @@
-"""Lines of JSON objects from plain or gzipped files, with the bad ones named.
+"""JSON lines from plain or gzipped files; malformed lines are rejected one by one.
 
-Reads *.json, *.jsonl and their .gz; some releases write Python literals instead of JSON, which are read too.
+Reads *.json, *.jsonl and their .gz; also lines of Python literals, which some releases use instead of JSON.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 class Line(NamedTuple):
-    """An object and the number of its line, from 1."""
+    """An object and its line number, from 1."""
 
     number: int
     value: dict[str, Any]
 
 
 def read_lines(path: Path, *, rejects: Rejects) -> Iterator[Line]:
-    """Yield the objects of a file; lines that hold none go to `rejects`, empty ones are skipped.
+    """Yield the objects of a file; other lines go to `rejects`, empty ones are skipped.
 
     Raises:
-        DataError: the file is cut off or no gzip file in spite of its name.
+        DataError: the file is truncated, or not gzipped in spite of its name.
     """
     number = 0
     try:
@@ -45,7 +45,7 @@ def read_lines(path: Path, *, rejects: Rejects) -> Iterator[Line]:
                 else:
                     yield Line(number, value)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} breaks off after line {number} ({error}); fetch it again") from error
+        raise DataError(f"{path} is truncated after line {number} ({error}); download it again") from error
 
 
 def parse_object(raw: bytes) -> dict[str, Any] | None:

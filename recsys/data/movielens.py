@@ -1,6 +1,6 @@
 """MovieLens releases: ratings.dat and movies.dat (`::`, latin-1), or ratings.csv and movies.csv.
 
-Every rating is an interaction, whatever its stars; movies give `title` and `genres`.
+Every rating is an interaction, whatever its value; movies have `title` and `genres`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def read_movielens(folder: Path, *, rejects: Rejects, max_bad_share: float) -> R
 
 
 def _old_ratings(path: Path, rejects: Rejects) -> pl.DataFrame:
-    """`user::item::stars::time` read as fields between single colons, every second of them empty."""
+    """`user::item::stars::time` split at single colons, so that every second field is empty."""
     names = ["user", "_1", "item", "_2", "stars", "_3", "time"]
     try:
         rows = pl.scan_csv(
@@ -52,7 +52,7 @@ def _old_ratings(path: Path, rejects: Rejects) -> pl.DataFrame:
         raise DataError(f"{path} is empty; ratings are needed, one a line: user::item::stars::time") from error
     except (pl.exceptions.ComputeError, pl.exceptions.ShapeError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is not written as user::item::stars::time ({reason}); fetch it again") from error
+        raise DataError(f"{path} is not written as user::item::stars::time ({reason}); download it again") from error
 
 
 def _old_movies(path: Path, rejects: Rejects) -> pl.DataFrame:
@@ -70,5 +70,5 @@ def _csv_movies(path: Path, rejects: Rejects) -> pl.DataFrame:
     rows = read_rows(path, rejects=rejects)
     missing = [name for name in ("movieId", "title", "genres") if name not in rows.columns]
     if missing:
-        raise DataError(f"{path}: column '{missing[0]}' is missing; found {', '.join(rows.columns)}; fetch it again")
+        raise DataError(f"{path}: column '{missing[0]}' is missing; found {', '.join(rows.columns)}; download it again")
     return rows.select(pl.col("movieId").alias("item_id"), "title", "genres").drop_nulls("item_id")

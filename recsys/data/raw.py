@@ -1,4 +1,4 @@
-"""What every source gives: interactions in file order, an items table, and the rows that could not be used.
+"""The output of every reader: interactions in file order, an items table, and rejected rows.
 
 Reads nothing itself; `Rejects.save` writes rejected.jsonl.
 """
@@ -21,7 +21,7 @@ RAW_SCHEMA = pl.Schema({"user_id": pl.Categorical(), "item_id": pl.Categorical()
 
 @dataclass
 class Rejects:
-    """Rows that could not be used: all of them counted by file and reason, the first `limit` kept."""
+    """Rejected rows: all of them counted by file and reason, the first `limit` kept."""
 
     limit: int
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -69,10 +69,10 @@ class Rejects:
 
 
 class RawData(NamedTuple):
-    """A source as it was read.
+    """A source as read, before cleaning.
 
     `interactions` has `RAW_SCHEMA`, no nulls, file order; `items` has a unique item_id and text columns (String), or
-    is None where the source has no items; `notes` goes to the data card.
+    is None where the source has no items table; `notes` go to the data card.
     """
 
     interactions: pl.DataFrame

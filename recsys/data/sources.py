@@ -1,16 +1,19 @@
-"""Finds out what a source is, fetches it where it must be fetched, and reads it.
+"""The formats of raw data, by name; finds out which one a source has, downloads it if needed, and reads it.
 
-Reads local files, folders and zip archives, or addresses; writes downloads and unpacked archives into a work folder.
+Reads local files, folders and zip archives, or URLs; writes downloads and unpacked archives into a work folder.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple
 
-from recsys.data.amazon import detect_release, read_amazon
-from recsys.data.config import SYNTHETIC, Kind, PrepareConfig
+from recsys.config import lookup
+from recsys.data.amazon import RELEASES, detect_release, read_amazon
+from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
 from recsys.data.download import download
 from recsys.data.jsonlines import SUFFIXES as JSON_SUFFIXES
 from recsys.data.movielens import read_movielens
@@ -21,59 +24,62 @@ from recsys.data.table import Columns, find_table, read_table
 from recsys.errors import ConfigError, DataError
 from recsys.tracking import Tracker
 
-ACCEPTED = (
-    "interactions.csv or .parquet (and items.csv or .parquet), raw Amazon reviews (*.json.gz, *.jsonl.gz), "
-    "or MovieLens (ratings.dat or ratings.csv)"
-)
+
+class Reading(NamedTuple):
+    """Arguments of a reader: the settings, where unusable rows go, and where progress goes."""
+
+    config: PrepareConfig
+    rejects: Rejects
+    tracker: Tracker
+
+
+class SourceFormat(NamedTuple):
+    """A format of raw data.
+
+    `accepts` names its files in error messages. `matches` decides whether a file or folder has this format
+    (`prepare.kind=auto` takes the first that does). `read` raises `DataError` where the data cannot be used.
+    """
+
+    accepts: str
+    matches: Callable[[Path], bool]
+    read: Callable[[Path, Reading], RawData]
 
 
 def read_source(config: PrepareConfig, *, seed: int, work: Path, rejects: Rejects, tracker: Tracker) -> RawData:
-    """Read what `config` names; downloads go to its `download_folder`, or into `work`.
+    """Read the source that `config` names; downloads go to its `download_folder`, or into `work`.
 
     Raises:
-        ConfigError: no source is given.
-        DataError: it is missing, empty, of an unknown kind, or has too many bad rows.
+        ConfigError: no source is given, or its format is unknown.
+        DataError: it is missing, empty, in no known format, or has too many bad rows.
     """
     if SYNTHETIC in (config.source, config.kind):
         return generate(config.synthetic, seed=seed)
     path = _locate(config, work, tracker)
-    kind = config.kind if config.kind != "auto" else _detect(path)
-    share = config.max_bad_share
-    if kind == "table":
-        columns = Columns(config.user_column, config.item_column, config.time_column)
-        interactions = path if path.is_file() else find_table(path, "interactions")
-        if interactions is None:
-            raise _unknown(path)
-        items = None if path.is_file() else find_table(path, "items")
-        raw = read_table(interactions, items, columns=columns, rejects=rejects, max_bad_share=share)
-    elif kind == "movielens":
-        raw = read_movielens(path.parent if path.is_file() else path, rejects=rejects, max_bad_share=share)
-    else:
-        reviews, metadata = _amazon_files(path)
-        raw = read_amazon(reviews, metadata, kind=kind, rejects=rejects, max_bad_share=share, tracker=tracker)
+    kind = config.kind if config.kind != AUTO else _detect(path)
+    raw = lookup(SOURCES, kind, key="prepare.kind").read(path, Reading(config, rejects, tracker))
     return raw._replace(notes={"kind": kind, **raw.notes})
 
 
 def _locate(config: PrepareConfig, work: Path, tracker: Tracker) -> Path:
-    """The file or folder to read, fetched and unpacked."""
+    """The file or folder to read, downloaded and unpacked."""
     if config.downloads:
         folder = config.download_folder or work / "downloads"
-        fetched = [download(d.url, folder, sha256=d.sha256, tracker=tracker) for d in config.downloads]
-        archives = [path for path in fetched if zipfile.is_zipfile(path)]
+        downloaded = [download(d.url, folder, sha256=d.sha256, tracker=tracker) for d in config.downloads]
+        archives = [path for path in downloaded if zipfile.is_zipfile(path)]
         return _unpack(archives, work / "unpacked") if archives else folder
     if not config.source:
         raise ConfigError(
-            f"prepare.source is not set; name a folder or file with {ACCEPTED}, or '{SYNTHETIC}', "
+            f"prepare.source is not set; name a folder or file with {accepted()}, or '{SYNTHETIC}', "
             "or list addresses in prepare.downloads"
         )
     path = Path(config.source).expanduser()
     if not path.exists():
-        raise DataError(f"prepare.source={config.source} does not exist; name a folder or file with {ACCEPTED}")
+        raise DataError(f"prepare.source={config.source} does not exist; name a folder or file with {accepted()}")
     return _unpack([path], work / "unpacked") if path.suffix == ".zip" else path
 
 
 def _unpack(archives: list[Path], folder: Path) -> Path:
-    """The files of all archives in one folder, without the archives' own folders."""
+    """Extract the files of all archives into one folder, flattened."""
     folder.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         try:
@@ -82,22 +88,62 @@ def _unpack(archives: list[Path], folder: Path) -> Path:
                     if not entry.is_dir():
                         (folder / Path(entry.filename).name).write_bytes(content.read(entry))
         except zipfile.BadZipFile as error:
-            raise DataError(f"{archive} cannot be unpacked ({error}); fetch it again") from error
+            raise DataError(f"{archive} cannot be unpacked ({error}); download it again") from error
     return folder
 
 
-def _detect(path: Path) -> Kind:
-    files = [path] if path.is_file() else _files(path)
-    names = {file.name for file in files}
-    if path.is_dir() and find_table(path, "interactions"):
-        return "table"
-    if names & {"ratings.dat", "ratings.csv"}:
-        return "movielens"
-    if path.is_file() and path.suffix in TABLE_SUFFIXES:
-        return "table"
-    if any(name.endswith(JSON_SUFFIXES) for name in names):
-        return next(kind for kind in get_args(Kind) if kind == detect_release(_amazon_files(path)[0]))
+def accepted() -> str:
+    """All formats that are read, for error messages."""
+    return "; ".join(dict.fromkeys(known.accepts for known in SOURCES.values()))
+
+
+def _detect(path: Path) -> str:
+    for name, known in SOURCES.items():
+        if known.matches(path):
+            return name
     raise _unknown(path)
+
+
+def _is_table(path: Path) -> bool:
+    if path.is_dir():
+        return find_table(path, "interactions") is not None
+    return path.suffix in TABLE_SUFFIXES and not _is_movielens(path)
+
+
+def _read_table(path: Path, reading: Reading) -> RawData:
+    config = reading.config
+    interactions = path if path.is_file() else find_table(path, "interactions")
+    if interactions is None:
+        raise _unknown(path)
+    return read_table(
+        interactions,
+        None if path.is_file() else find_table(path, "items"),
+        columns=Columns(config.user_column, config.item_column, config.time_column),
+        rejects=reading.rejects,
+        max_bad_share=config.max_bad_share,
+    )
+
+
+def _is_movielens(path: Path) -> bool:
+    return bool({"ratings.dat", "ratings.csv"} & {file.name for file in _files(path)})
+
+
+def _read_movielens(path: Path, reading: Reading) -> RawData:
+    folder = path.parent if path.is_file() else path
+    return read_movielens(folder, rejects=reading.rejects, max_bad_share=reading.config.max_bad_share)
+
+
+def _is_amazon(release: str, path: Path) -> bool:
+    if not any(file.name.endswith(JSON_SUFFIXES) for file in _files(path)):
+        return False
+    return detect_release(_amazon_files(path)[0]) == release
+
+
+def _read_amazon(release: str, path: Path, reading: Reading) -> RawData:
+    reviews, metadata = _amazon_files(path)
+    _, rejects, tracker = reading
+    share = reading.config.max_bad_share
+    return read_amazon(reviews, metadata, kind=release, rejects=rejects, max_bad_share=share, tracker=tracker)
 
 
 def _amazon_files(path: Path) -> tuple[Path, Path | None]:
@@ -114,10 +160,25 @@ def _amazon_files(path: Path) -> tuple[Path, Path | None]:
     return reviews[0], metadata[0] if metadata else None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+def _files(path: Path) -> list[Path]:
+    """A file itself, or the visible files of a folder."""
+    files = [path] if path.is_file() else path.iterdir()
+    return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
 
 
 def _unknown(path: Path) -> DataError:
     found = path.name if path.is_file() else ", ".join(file.name for file in _files(path)) or "an empty folder"
-    return DataError(f"{path} holds no data that can be read (found {found}); needed: {ACCEPTED}")
+    return DataError(f"{path} is in no known format (found {found}); needed: {accepted()}")
+
+
+SOURCES: dict[str, SourceFormat] = {
+    "table": SourceFormat("interactions.csv or .parquet (and items.csv or .parquet)", _is_table, _read_table),
+    "movielens": SourceFormat("MovieLens (ratings.dat or ratings.csv)", _is_movielens, _read_movielens),
+    **{
+        name: SourceFormat(
+            "raw Amazon reviews (*.json.gz, *.jsonl.gz)", partial(_is_amazon, name), partial(_read_amazon, name)
+        )
+        for name in RELEASES
+    },
+}
+"""Every format of raw data by its name in `prepare.kind`; `auto` tries them in this order."""

@@ -1,4 +1,4 @@
-"""Which interactions are trained on, validated with and tested with.
+"""Train, validation and test splits of interactions.
 
 Works on sorted integer columns; reads and writes nothing.
 """
@@ -20,8 +20,8 @@ def leave_one_out(users: Integers) -> Splits:
 
     Two interactions give TRAIN and TEST, a single one TRAIN.
     """
-    place, length = _places(users)
-    from_end = length - 1 - place
+    position, length = _positions(users)
+    from_end = length - 1 - position
     splits = np.full(len(users), TRAIN, dtype=np.int8)
     splits[(from_end == 0) & (length >= 2)] = TEST
     splits[(from_end == 1) & (length >= 3)] = VALIDATION
@@ -32,21 +32,21 @@ def by_time(users: Integers, times: Integers, *, validation_share: float, test_s
     """Split [R] of sorted rows at two moments, the same for all users.
 
     The newest `test_share` of the interactions form the test window, `validation_share` before it the validation
-    window. A user's target in a window is the first interaction there, the others are UNUSED; so is the first one of a
-    user who had none before, since there is no history to ask from.
+    window. A user's target in a window is the first interaction in it, the others are UNUSED; so is a first interaction
+    without a history before it.
 
     Raises:
-        DataError: no training rows or no targets come out.
+        DataError: a split is empty.
     """
     ordered = np.sort(times)
     moments = [ordered[int(len(times) * share)] for share in (1 - validation_share - test_share, 1 - test_share)]
     windows = np.searchsorted(moments, times, side="right")
-    place, _ = _places(users)
+    position, _ = _positions(users)
     enters = np.diff(windows, prepend=0) != 0
     splits = np.full(len(users), UNUSED, dtype=np.int8)
     splits[windows == 0] = TRAIN
     for window, split in ((1, VALIDATION), (2, TEST)):
-        splits[(windows == window) & enters & (place > 0)] = split
+        splits[(windows == window) & enters & (position > 0)] = split
     for split, name in ((TRAIN, "training rows"), (VALIDATION, "validation targets"), (TEST, "test targets")):
         if not (splits == split).any():
             raise DataError(
@@ -56,9 +56,9 @@ def by_time(users: Integers, times: Integers, *, validation_share: float, test_s
     return splits
 
 
-def _places(users: Integers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Each row's place in its user's sequence, and the length of that sequence."""
+def _positions(users: Integers) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Each row's position in its user's sequence, and the length of that sequence."""
     starts = np.flatnonzero(np.append(True, users[1:] != users[:-1]))
     lengths = np.diff(starts, append=len(users))
-    place: npt.NDArray[np.int64] = np.arange(len(users)) - np.repeat(starts, lengths)
-    return place, np.repeat(lengths, lengths)
+    position: npt.NDArray[np.int64] = np.arange(len(users)) - np.repeat(starts, lengths)
+    return position, np.repeat(lengths, lengths)

@@ -1,10 +1,9 @@
 """A generated dataset for demonstrations and tests: no download, no licence, and a known order of models.
 
-Items form lines (a brand's products that belong together, a series of books), each a chain: an accessory after the
-main item, the next volume. Users have latent tastes that drift from one set of groups to another; what is bought next
-is often the next kind of product in the chain, rather of the same line than of another, else something popular that
-fits the taste. So popularity knows something, item-kNN knows tastes, and only a model of sequences knows what follows
-what. Reads and writes nothing.
+Items form product lines (of a brand, or a series of books), each a chain: an accessory after the main item, the next
+volume. Users have latent tastes that drift from one set of groups to another. The next purchase often continues the
+chain, preferably in the same line; otherwise it is a popular item that fits the taste. So popularity has some signal,
+item-kNN captures tastes, and only sequence models learn the chains. Reads and writes nothing.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from recsys.tables import FloatArray, IntArray
 
 CHAIN = len(GROUPS[0].products)
 POPULARITY_EXPONENT = 0.7
-TASTE_CONCENTRATION = 0.12  # small: a user likes few groups
+TASTE_CONCENTRATION = 0.12  # small: a user's taste covers few groups
 FOLLOW, FOLLOW_OLDER = 0.5, 0.1  # the next purchase continues the newest item, or the one before it
-LINE_BOOST = 5.0  # how much rather a chain is continued in its own line than in another
-ELSEWHERE = 1e-4  # weight of the taste where a chain is continued: for chains that are used up
+LINE_BOOST = 5.0  # preference for continuing a chain in its own line
+ELSEWHERE = 1e-4  # weight of the taste when a chain is continued, for exhausted chains
 MISSING_DESCRIPTION = 0.03
 SHORTEST = 5
 BLOCK = 4_000_000  # users x items that are drawn at once
@@ -44,24 +43,24 @@ START, SPAN, DAY = 1_640_995_200, 700, 86_400  # 2022-01-01; days over which use
 
 
 class World(NamedTuple):
-    """Items by their place: group [N], line within the group [N], place in the chain [N]; popularity [N]."""
+    """Structure of the items: group [N], line within the group [N], position in the chain [N]; popularity [N]."""
 
     groups: IntArray
     lines: IntArray
-    places: IntArray
+    positions: IntArray
     popularity: FloatArray
 
     @property
     def kinds(self) -> IntArray:
-        """[N] the chain of all kinds of products: group after group, place after place."""
-        return self.groups * CHAIN + self.places
+        """[N] product kinds, numbered by group, then by position in the chain."""
+        return self.groups * CHAIN + self.positions
 
 
 def generate(config: SyntheticConfig, *, seed: int) -> RawData:
     """The dataset of a seed: interactions ordered by time, items with title, brand, categories and description."""
-    rng = np.random.default_rng([seed, config.users, config.items, config.interactions])
-    world = _world(config.items, rng)
-    item_ids = np.array([f"P{number:05d}" for number in rng.permutation(config.items)])
+    rng = np.random.default_rng([seed, config.num_users, config.num_items, config.num_interactions])
+    world = _world(config.num_items, rng)
+    item_ids = np.array([f"P{number:05d}" for number in rng.permutation(config.num_items)])
     items = _catalogue(world, item_ids, rng)
     users, sequence, times = _purchases(config, world, rng)
     order = np.lexsort((users, times))
@@ -76,19 +75,19 @@ def generate(config: SyntheticConfig, *, seed: int) -> RawData:
 
 def _world(num_items: int, rng: np.random.Generator) -> World:
     number = np.arange(num_items)
-    places, column = number % CHAIN, number // CHAIN
+    positions, column = number % CHAIN, number // CHAIN
     groups, lines = column % len(GROUPS), column // len(GROUPS)
     ranks = rng.permutation(num_items) + 1
-    return World(groups, lines, places, (ranks**-POPULARITY_EXPONENT).astype(np.float32))
+    return World(groups, lines, positions, (ranks**-POPULARITY_EXPONENT).astype(np.float32))
 
 
 def _purchases(config: SyntheticConfig, world: World, rng: np.random.Generator) -> tuple[IntArray, IntArray, IntArray]:
     """Users, items and times [R], user by user."""
     lengths = _lengths(config, rng)
-    size = max(1, BLOCK // config.items)
-    parts = [_sequences(lengths[start : start + size], world, rng) for start in range(0, config.users, size)]
-    users = np.repeat(np.arange(config.users), lengths)
-    arrivals = START + rng.integers(0, SPAN * DAY, config.users)
+    size = max(1, BLOCK // config.num_items)
+    parts = [_sequences(lengths[start : start + size], world, rng) for start in range(0, config.num_users, size)]
+    users = np.repeat(np.arange(config.num_users), lengths)
+    arrivals = START + rng.integers(0, SPAN * DAY, config.num_users)
     gaps = 60 + (rng.exponential(9 * DAY, len(users))).astype(np.int64)
     passed = np.cumsum(gaps)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -96,15 +95,15 @@ def _purchases(config: SyntheticConfig, world: World, rng: np.random.Generator) 
 
 
 def _lengths(config: SyntheticConfig, rng: np.random.Generator) -> IntArray:
-    """Items a user [U]: a few users have many; nobody has more than half the catalogue."""
-    least = max(1, min(SHORTEST, config.interactions // config.users))
-    weights = rng.lognormal(0, 0.8, config.users)
-    spare = max(0, config.interactions - least * config.users)
-    return np.minimum(least + rng.multinomial(spare, weights / weights.sum()), config.items // 2)
+    """Items a user [U]: log-normal, at most half the catalogue."""
+    least = max(1, min(SHORTEST, config.num_interactions // config.num_users))
+    weights = rng.lognormal(0, 0.8, config.num_users)
+    spare = max(0, config.num_interactions - least * config.num_users)
+    return np.minimum(least + rng.multinomial(spare, weights / weights.sum()), config.num_items // 2)
 
 
 def _sequences(lengths: IntArray, world: World, rng: np.random.Generator) -> IntArray:
-    """The items of some users, user after user; nobody buys an item twice."""
+    """The items of some users, user by user, each item at most once."""
     num_users, num_items = len(lengths), len(world.groups)
     concentration = np.full(len(GROUPS), TASTE_CONCENTRATION)
     early, late = (rng.dirichlet(concentration, num_users).astype(np.float32) for _ in range(2))
@@ -127,7 +126,7 @@ def _sequences(lengths: IntArray, world: World, rng: np.random.Generator) -> Int
 
 
 def _continued(weights: FloatArray, past: IntArray, world: World, rng: np.random.Generator) -> FloatArray:
-    """Weights [B, N] of those who continue a chain of their `past` [B, t] become those of its next kind of product."""
+    """Weights [B, N], where users who continue a chain of their `past` [B, t] get those of its next kind of product."""
     draw = rng.random(len(past))
     origin = np.where(draw < FOLLOW, past[:, -1], past[:, max(0, past.shape[1] - 2)])
     kind = (world.kinds[origin] + 1) % (len(GROUPS) * CHAIN)
@@ -141,10 +140,10 @@ def _catalogue(world: World, item_ids: npt.NDArray[np.str_], rng: np.random.Gene
     """item_id, title, brand, categories, description; a few descriptions are missing."""
     names = _line_names(int(world.lines.max()) + 1, rng)
     rows = []
-    for item, (group, line, place) in enumerate(zip(world.groups, world.lines, world.places, strict=True)):
+    for item, (group, line, position) in enumerate(zip(world.groups, world.lines, world.positions, strict=True)):
         at = GROUPS[group]
         brand, name = names[group, line]
-        product = at.products[place]
+        product = at.products[position]
         title = f"{name}, {product}" if at.department == SERIES_DEPARTMENT else f"{brand} {name} {product}"
         text = None if rng.random() < MISSING_DESCRIPTION else _description(at.department, at.name, product, rng)
         path = " > ".join((at.department, at.name, *(() if at.department == SERIES_DEPARTMENT else (f"{product}s",))))

@@ -1,4 +1,4 @@
-"""Interactions and items from csv or parquet files: the format for data of one's own.
+"""Interactions and items from csv or parquet files: the format for user-provided data.
 
 Reads FOLDER/interactions.csv or .parquet and, where there is one, FOLDER/items.csv or .parquet. A csv that polars
 refuses (a row of too many fields, a stray quote, bytes that are no UTF-8) is read again row by row, so that the bad
@@ -33,10 +33,10 @@ class Columns(NamedTuple):
 
 
 def find_table(folder: Path, name: str) -> Path | None:
-    """FOLDER/name.parquet or FOLDER/name.csv, None where there is neither.
+    """FOLDER/name.parquet or FOLDER/name.csv, or None.
 
     Raises:
-        DataError: there are both.
+        DataError: both exist.
     """
     found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
     if len(found) > 1:
@@ -47,7 +47,7 @@ def find_table(folder: Path, name: str) -> Path | None:
 def read_table(
     interactions: Path, items: Path | None, *, columns: Columns, rejects: Rejects, max_bad_share: float
 ) -> RawData:
-    """Read own data; see the module's docstring.
+    """Read user-provided data; see the module's docstring.
 
     Raises:
         DataError: a file is empty or unreadable, a column is missing, or too many rows are bad.
@@ -69,7 +69,7 @@ def read_interactions(path: Path, *, columns: Columns, rejects: Rejects) -> pl.D
     try:
         return usable_rows(_scan(path), path, columns=columns, rejects=rejects)
     except pl.exceptions.ComputeError as error:
-        rows = _salvaged(path, error, rejects)
+        rows = _salvage(path, error, rejects)
         return usable_rows(rows.lazy(), path, columns=columns, rejects=rejects)
 
 
@@ -82,7 +82,7 @@ def read_rows(path: Path, *, rejects: Rejects) -> pl.DataFrame:
     try:
         return _scan(path).collect()
     except pl.exceptions.ComputeError as error:
-        return _salvaged(path, error, rejects)
+        return _salvage(path, error, rejects)
 
 
 def usable_rows(rows: pl.LazyFrame, path: Path, *, columns: Columns, rejects: Rejects) -> pl.DataFrame:
@@ -119,7 +119,7 @@ def usable_rows(rows: pl.LazyFrame, path: Path, *, columns: Columns, rejects: Re
 
 
 def _scan(path: Path) -> pl.LazyFrame:
-    """A lazy table with its row numbers; csv columns are all strings, so that what they hold is judged here."""
+    """A lazy table with its row numbers; csv columns are read as strings and parsed here."""
     if path.suffix == ".parquet":
         return pl.scan_parquet(path).with_row_index(ROW, offset=1)
     try:
@@ -130,7 +130,7 @@ def _scan(path: Path) -> pl.LazyFrame:
     return rows
 
 
-def _salvaged(path: Path, error: Exception, rejects: Rejects) -> pl.DataFrame:
+def _salvage(path: Path, error: Exception, rejects: Rejects) -> pl.DataFrame:
     if path.suffix == ".parquet":
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as parquet ({reason}); write it again") from error
@@ -170,7 +170,7 @@ def _time(rows: pl.LazyFrame, column: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _report(rows: pl.LazyFrame, bad: pl.DataFrame, path: Path, *, columns: Columns, rejects: Rejects) -> None:
-    """Count the bad rows and fetch the contents of those that will be written down."""
+    """Count the bad rows and collect the contents of those that are kept."""
     shown = bad.head(max(0, rejects.limit - len(rejects.rows)))
     contents = rows.select(ROW, pl.concat_str(pl.col(*columns).cast(pl.String), separator=",", ignore_nulls=True))
     wanted = contents.join(shown.lazy().select(ROW), on=ROW, how="semi").collect()
@@ -182,6 +182,6 @@ def _report(rows: pl.LazyFrame, bad: pl.DataFrame, path: Path, *, columns: Colum
 def _missing(path: Path, column: str, schema: pl.Schema) -> DataError:
     found = ", ".join(name for name in schema if name != ROW)
     return DataError(
-        f"{path}: column '{column}' is missing; found {found or 'no columns'}; rename it, or name yours with "
+        f"{path}: column '{column}' is missing; found {found or 'no columns'}; rename it, or set "
         "prepare.user_column, prepare.item_column, prepare.time_column"
     )

@@ -1,4 +1,4 @@
-"""Columns of items as text: lists are joined, paths are written `A > B > C`, markup goes, what is empty is null.
+"""Item columns as text: lists are joined, paths written `A > B > C`, markup removed, empty texts null.
 
 Several paths of one item are separated by "; ". Reads and writes nothing.
 """
@@ -15,15 +15,15 @@ import polars as pl
 PATH, PATHS, LIST = " > ", "; ", ", "
 PATH_COLUMNS = ("category", "categories")
 _SPACES = r"[\p{Z}\t\r\n]+"
-# Control, private and unassigned characters, and of the format ones all but the joiners that scripts and emoji need.
-_UNSEEN = (
+# Control, private-use and unassigned characters, and format characters but joiners, which scripts and emoji need.
+_INVISIBLE = (
     r"[\p{Cc}\p{Co}\p{Cn}\x{61c}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{206f}\x{feff}\x{e0000}-\x{e007f}]"
 )
 _MARKUP = re.compile(r"<[^>]*>")
 
 
 class TextTable(NamedTuple):
-    """Items with text columns only, one row an item_id; the names of the columns left out; repeated rows left out."""
+    """Items with text columns, one row an item_id; names of the ignored columns; number of repeated rows dropped."""
 
     frame: pl.DataFrame
     ignored: list[str]
@@ -31,10 +31,9 @@ class TextTable(NamedTuple):
 
 
 def text_table(frame: pl.DataFrame, item_column: str) -> TextTable:
-    """Turn a table of any columns into a catalogue's: ids and texts as strings, the first row of each id.
+    """Convert a table to catalogue columns: ids and texts as strings, the first row of each id.
 
-    Numbers and dates become text; structs, vectors and binary columns are left out and named. Rows without id must
-    have been removed before.
+    Numbers and dates become text; structs, vectors and binary columns are ignored. Rows must have an id.
     """
     others = [name for name in frame.columns if name != item_column]
     kept = [name for name in others if _is_text(frame.schema[name])]
@@ -46,14 +45,14 @@ def text_table(frame: pl.DataFrame, item_column: str) -> TextTable:
 
 
 def identifier(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column of ids as strings; null where there is none. Whole floats (a missing integer's neighbours) lose '.0'."""
+    """A column of ids as strings; null where empty. Floats (from integers with missing values) become integers."""
     if dtype.is_float():
         return pl.col(column).cast(pl.Int64, strict=False).cast(pl.String)
     return _filled(pl.col(column).cast(pl.String))
 
 
 def join_texts(value: Any, *, path: bool) -> str | None:
-    """A JSON value as text: a list of lists as paths, a list as one path or an enumeration, a number as it is."""
+    """A JSON value as text: a list of lists as paths, a list as one path or an enumeration."""
     if isinstance(value, list):
         if any(isinstance(part, list) for part in value):
             joined = PATHS.join(filter(None, (join_texts(part, path=path) for part in value)))
@@ -66,18 +65,18 @@ def join_texts(value: Any, *, path: bool) -> str | None:
 
 
 def strip_markup(text: str | None) -> str | None:
-    """Text without HTML tags and entities, its white space folded; None where nothing is left."""
+    """Text without HTML tags and entities, whitespace collapsed; None if empty."""
     if text is None:
         return None
     return " ".join(html.unescape(_MARKUP.sub(" ", text)).split()) or None
 
 
 def clean(text: pl.Expr, *, longest: int) -> pl.Expr:
-    """Text that is safe to show: NFKC, no control or direction characters, white space folded, cut; null if empty.
+    """Text that is safe to display: NFKC, no control or bidirectional characters, whitespace collapsed, truncated.
 
-    For what leaves through an endpoint; the characters taken out can make a page or a log read as something else.
+    For texts in responses of an endpoint: such characters can spoof a page or a log. Null if empty.
     """
-    kept = text.str.normalize("NFKC").str.replace_all(_SPACES, " ").str.replace_all(_UNSEEN, "")
+    kept = text.str.normalize("NFKC").str.replace_all(_SPACES, " ").str.replace_all(_INVISIBLE, "")
     return _filled(kept.str.slice(0, longest))
 
 
@@ -110,5 +109,5 @@ def _filled(text: pl.Expr) -> pl.Expr:
 
 
 def _free(name: str) -> str:
-    """A column of texts cannot be called item_id where the ids lie in another column."""
+    """Rename a text column `item_id` where another column holds the ids."""
     return "item_id_text" if name == "item_id" else name

@@ -1,13 +1,13 @@
 """Word lists of the synthetic catalogue: departments, groups with a chain of products each, brands, lines, texts.
 
-In a group's chain every product is what people buy after the one before it. The last department is told in volumes.
+In a group's chain every product is typically bought after the one before it. Books are series of volumes.
 """
 
 from typing import NamedTuple
 
 
 class Group(NamedTuple):
-    """A place in the category tree and the chain of products sold there."""
+    """A category and its chain of products."""
 
     department: str
     name: str

@@ -1,1 +1,1 @@
-"""Semantic ids out of a language model: the trie of legal ids and exact, constrained beam search over it."""
+"""Constrained decoding of semantic ids: the trie of valid ids, and beam search over it."""

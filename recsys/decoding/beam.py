@@ -1,12 +1,12 @@
-"""Constrained beam search: the most probable items of a catalogue, straight from a language model.
+"""Constrained beam search: the most probable items of a catalogue under a language model.
 
-Reads a causal LM, prompts as token_ids and the `Trie`; gives item indices with their log-probabilities. Only ids in the
-trie are ever followed, and a filter only removes items: it never changes the score of another.
+Reads a causal LM, prompts as token_ids and the `Trie`; returns item indices with log-probabilities. Only ids in the
+trie are generated, and a filter removes items without changing the scores of others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,22 +15,19 @@ from torch import Tensor
 
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
-from recsys.errors import ModelError
-from recsys.tables import IntArray
+from recsys.tables import CandidateFilter, FloatArray, TopItems
 from recsys.tracking import NullTracker, Tracker
-
-Filter = Callable[[IntArray], Tensor]
 
 
 class BeamResult(NamedTuple):
-    """Items of every prompt, best first; ties in the order of their semantic ids."""
+    """Items of every prompt, best first, ties by semantic id."""
 
-    items: Tensor  # int64 [B, k] item indices, -1 where there are no more
-    scores: Tensor  # float32 [B, k] log-probabilities, -inf where there are no more
+    items: Tensor  # int64 [B, k] item indices, padded with -1
+    scores: Tensor  # float32 [B, k] log-probabilities, padded with -inf
 
 
 class _Beams(NamedTuple):
-    """The survivors of a level; all [B, M]. A dead beam has score -inf and some valid node."""
+    """The beams of a level; all [B, M]. A dead beam has score -inf and an arbitrary node."""
 
     nodes: Tensor
     scores: Tensor
@@ -63,14 +60,12 @@ def beam_search(
     Raises:
         ModelError: the model is in training mode.
     """
-    if model.training:
-        raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval() first")
     return search_tree(Tree(model, prompts, lengths), trie=trie, base=base, beams=beams, allowed=allowed)
 
 
 @torch.inference_mode()
 def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tensor | None = None) -> BeamResult:
-    """`beam_search` from prompts that have been read already; the tree cannot be searched again."""
+    """`beam_search` on prefilled prompts; a tree can be searched once."""
     root, size = tree.root, trie.num_codes
     batch = len(root)
     bitmaps = None if allowed is None else [live.expand(batch, -1) for live in trie.live(allowed)]
@@ -94,10 +89,10 @@ def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tenso
 
 def _step(trie: Trie, level: int, found: _Beams, log_probs: Tensor, *, live: Tensor | None, beams: int) -> _Beams:
     """The best children of the beams, [B, min(beams, nodes of the next depth)]."""
-    nodes, codes, legal = trie.children(level, found.nodes)
+    nodes, codes, valid = trie.children(level, found.nodes)
     if live is not None:
-        legal = legal & live.gather(1, nodes.flatten(1)).view_as(nodes)
-    scores = (found.scores.unsqueeze(-1) + log_probs.gather(-1, codes)).masked_fill(~legal, -torch.inf)
+        valid = valid & live.gather(1, nodes.flatten(1)).view_as(nodes)
+    scores = (found.scores.unsqueeze(-1) + log_probs.gather(-1, codes)).masked_fill(~valid, -torch.inf)
     width = min(beams, trie.num_nodes(level + 1))
     best = _ordering(scores, nodes).flatten(1).topk(width).indices
     return _Beams(
@@ -109,24 +104,20 @@ def _step(trie: Trie, level: int, found: _Beams, log_probs: Tensor, *, live: Ten
 
 
 def _ordering(scores: Tensor, nodes: Tensor) -> Tensor:
-    """int64 keys whose order is: higher score, then smaller node - which is the smaller semantic id."""
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
-    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE 754: negative floats order backwards
+    """int64 keys that order by higher score, then by smaller node, which is the smaller semantic id."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 maps -0.0 to 0.0
+    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # negative floats have their bits in reverse order
     return (ascending.long() << 32) - nodes
 
 
-def all_but(excluded: Sequence[IntArray], num_items: int) -> Filter:
-    """A filter for `decode_all`: prompt i may get every item but `excluded[i]`."""
+class Decoded(NamedTuple):
+    """Rows in the prompts' order, on the CPU."""
 
-    def allowed(positions: IntArray) -> Tensor:
-        mask = torch.ones(len(positions), num_items, dtype=torch.bool)
-        for row, position in enumerate(positions):
-            mask[row, torch.as_tensor(excluded[int(position)])] = False
-        return mask
-
-    return allowed
+    top: TopItems
+    states: FloatArray  # [U, D] the hidden state behind each prompt
 
 
+@torch.inference_mode()
 def decode_all(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -135,36 +126,40 @@ def decode_all(
     base: int,
     beams: int,
     batch_size: int,
-    allowed: Tensor | Filter | None = None,
+    candidates: CandidateFilter | None = None,
     tracker: Tracker | None = None,
-) -> BeamResult:
-    """`beam_search` of any number of prompts, batched by length; rows come back in the prompts' order, on the CPU.
+) -> Decoded:
+    """`beam_search` of any number of prompts, batched by length.
 
     Args:
         prompts: U non-empty lists of token_ids.
-        allowed: bool [N] for all prompts, or a function of the positions [n] of a batch's prompts that gives [n, N].
+        candidates: what may be returned for each.
+
+    Raises:
+        ModelError: the model is in training mode.
     """
     device = model.device
-    trie = trie.to(device)
+    trie, candidates = trie.to(device), candidates or CandidateFilter()
     lengths = np.fromiter((len(p) for p in prompts), dtype=np.int64, count=len(prompts))
-    order = np.argsort(-lengths, kind="stable")  # the longest first: what does not fit fails at once
+    order = np.argsort(-lengths, kind="stable")  # longest first, so that running out of memory shows at once
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    items = torch.full((len(prompts), beams), -1, dtype=torch.int64)
-    scores = torch.full((len(prompts), beams), -torch.inf)
-    for batch in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
-        padded = torch.zeros(len(batch), int(lengths[batch[0]]), dtype=torch.int64)
-        for row, position in enumerate(batch):
-            padded[row, : lengths[position]] = torch.as_tensor(prompts[position])
-        mask = allowed(batch) if callable(allowed) else allowed
-        result = beam_search(
-            model,
-            padded.to(device),
-            torch.from_numpy(lengths[batch]).to(device),
-            trie=trie,
-            base=base,
-            beams=beams,
-            allowed=None if mask is None else mask.to(device),
-        )
-        rows = torch.from_numpy(batch)
-        items[rows], scores[rows] = result.items.cpu(), result.scores.cpu()
-    return BeamResult(items, scores)
+    items = np.full((len(prompts), beams), -1, dtype=np.int64)
+    scores = np.full((len(prompts), beams), -np.inf, dtype=np.float32)
+    states = np.zeros((len(prompts), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
+    for rows in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
+        tree = Tree(model, *_padded([prompts[row] for row in rows], device))
+        states[rows] = tree.states()
+        mask = candidates.take(rows).mask(len(rows), trie.num_items)
+        allowed = None if mask is None else torch.from_numpy(mask).to(device)
+        found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=allowed)
+        items[rows], scores[rows] = found.items.cpu().numpy(), found.scores.cpu().numpy()
+    return Decoded(TopItems(items, scores), states)
+
+
+def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids [B, P] padded on the right, and lengths [B]."""
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        padded[row, : len(prompt)] = torch.as_tensor(prompt)
+    return padded.to(device), lengths.to(device)

@@ -1,4 +1,4 @@
-"""Whether a backbone can be decoded as a tree: asked once, when it is loaded, by comparing with a full forward."""
+"""Checks that a backbone supports tree attention, by comparing it with plain forward passes when it is loaded."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from recsys.errors import ModelError
 from recsys.llm.attention import layer_windows
 
 _SUPPORTED = {"full_attention", "sliding_attention"}
-_LONGEST_PROBE = 1024  # a wider sliding window is not crossed by the probe
+_LONGEST_PROBE = 1024  # the probe does not exceed wider sliding windows
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _COARSE_TOLERANCE = 0.15  # bf16 and fp16
 
 
 def check_backbone(model: Any) -> None:
-    """Accept a model whose logits along a tree are those of plain sequences.
+    """Check that a model's logits along a tree equal those of plain sequences.
 
     Raises:
-        ModelError: it has a recurrent state, ALiBi, an attention without masks, or a head that is not understood; the
-            message names the model's type.
+        ModelError: it has a recurrent state, ALiBi, attention without masks, or an unsupported head; the message names
+            the model's type.
     """
     kind = model.config.model_type
     advice = "use a decoder with full or sliding-window attention, such as Llama, Qwen3, Gemma, Mistral, Phi or GPT-2"
-    foreign = sorted(set(layer_windows(model.config)) - _SUPPORTED)
-    if foreign:
+    unsupported = sorted(set(layer_windows(model.config)) - _SUPPORTED)
+    if unsupported:
         raise ModelError(
-            f"a '{kind}' model has layers of type {', '.join(foreign)}, which cannot be decoded as a tree; {advice}"
+            f"a '{kind}' model has layers of type {', '.join(unsupported)}, which cannot be decoded as a tree; {advice}"
         )
     was_training = model.training
     model.eval()
@@ -43,7 +43,7 @@ def check_backbone(model: Any) -> None:
     if not error <= tolerance:
         raise ModelError(
             f"a '{kind}' model gives other logits along a tree than along a sequence "
-            f"(off by {error:.2g} of their spread, {tolerance:g} is allowed); {advice}"
+            f"(difference {error:.2g} standard deviations, {tolerance:g} is allowed); {advice}"
         )
 
 
@@ -66,7 +66,7 @@ def _deviation(model: Any) -> float:
 
 
 def _plain(model: Any, prompt: Tensor, tokens: Tensor, parents: Tensor) -> Tensor:
-    """Logits [M, V] behind prompt, parent and token [2, M], each path as a sequence of its own."""
+    """Logits [M, V] after prompt, parent and token [2, M], each path as a separate sequence."""
     paths = torch.stack([tokens[0, parents], tokens[1]], dim=1)
     rows = torch.cat([prompt.expand(len(paths), -1), paths], dim=1)
     logits: Tensor = model(input_ids=rows, use_cache=False).logits[:, -1].float()

@@ -1,7 +1,7 @@
-"""A causal language model read along the branches of a tree: one prefill a prompt, one shared cache, no copy a beam.
+"""Tree attention over a causal language model: one prefill a prompt, one shared KV cache, no copy a beam.
 
-The beams of a prompt are fed as query positions of the same sequence, all at the position they would have alone, and
-an attention mask lets each see the prompt and its own ancestors only (tree attention: SpecInfer, arXiv 2305.09781).
+The beams of a prompt are query positions of the same sequence, with the position ids they would have alone, and an
+attention mask restricts each to the prompt and its own ancestors (SpecInfer, arXiv 2305.09781).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from recsys.errors import ModelError
 from recsys.llm.attention import layer_windows
 from recsys.tables import FloatArray
 
@@ -23,12 +24,17 @@ class Tree:
         model: a transformers causal LM in evaluation mode.
         prompts: token_ids [B, P], padded on the right with any valid id.
         lengths: int64 [B], each from 1 to P.
+
+    Raises:
+        ModelError: the model is in training mode.
     """
 
     def __init__(self, model: Any, prompts: Tensor, lengths: Tensor) -> None:
+        if model.training:
+            raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval()")
         self.model = model
         self.lengths = lengths
-        self.cache = DynamicCache()  # with a configuration it would drop what lies outside a sliding window
+        self.cache = DynamicCache()  # without the model's config, which would drop keys outside a sliding window
         self.windows = layer_windows(model.config)
         positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
         self._key_positions = positions  # [B, keys]
@@ -36,34 +42,34 @@ class Tree:
         self._depth = 0
         hidden = self._forward(prompts, positions, None)
         rows = torch.arange(len(prompts), device=prompts.device)
-        self.root = hidden[rows, lengths - 1].unsqueeze(1)  # hidden state [B, 1, D] behind the whole prompt
+        self.root = hidden[rows, lengths - 1].unsqueeze(1)  # hidden state [B, 1, D] after the prompt
 
     def states(self) -> FloatArray:
-        """The hidden state [B, D] behind each whole prompt, float32."""
+        """The hidden state [B, D] after each prompt, float32."""
         found: FloatArray = self.root[:, 0].float().cpu().numpy()
         return found
 
     def grow(self, token_ids: Tensor, parents: Tensor) -> Tensor:
-        """Feed a level of the tree.
+        """Append a level to the tree.
 
         Args:
             token_ids: [B, M], the token of each beam.
             parents: int64 [B, M], which beam of the level before each one continues; zeros for the first level.
 
         Returns:
-            Hidden states [B, M, D] behind each beam's token.
+            Hidden states [B, M, D] after each beam's token.
         """
         batch, beams = token_ids.shape
         inherited = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, self._visible.shape[2]))
-        itself = torch.eye(beams, dtype=torch.bool, device=token_ids.device).expand(batch, -1, -1)
-        self._visible = torch.cat([inherited, itself], dim=2)
+        own = torch.eye(beams, dtype=torch.bool, device=token_ids.device).expand(batch, -1, -1)
+        self._visible = torch.cat([inherited, own], dim=2)
         positions = (self.lengths + self._depth).unsqueeze(1).expand(batch, beams)
         self._key_positions = torch.cat([self._key_positions, positions], dim=1)
         self._depth += 1
         return self._forward(token_ids, positions, self._masks(positions))
 
     def logits(self, hidden: Tensor, first: int, count: int) -> Tensor:
-        """Logits [..., count], float32, of the token_ids first..first+count-1: these rows of the head alone."""
+        """Logits [..., count], float32, of the token_ids first..first+count-1; computes only these rows of the head."""
         head, config = self.model.get_output_embeddings(), self.model.config
         bias = getattr(head, "bias", None)
         rows = slice(first, first + count)
@@ -86,7 +92,7 @@ class Tree:
         return hidden
 
     def _masks(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
-        """Additive masks [B, 1, M, keys]: one for all layers, or one a type where the model mixes types."""
+        """Additive masks [B, 1, M, keys]: one for all layers, or one per layer type."""
         masks = {name: self._mask(positions, window) for name, window in self.windows.items()}
         return next(iter(masks.values())) if len(masks) == 1 else masks
 

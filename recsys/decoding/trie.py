@@ -1,8 +1,8 @@
-"""The trie over a catalogue's semantic ids: which codes may follow a prefix, and which item an id names.
+"""The trie over a catalogue's semantic ids: valid next codes of a prefix, and the item of a complete id.
 
-Built from codes [N, L]. Nodes of a depth are numbered in the order of their prefixes, so the children of a node are a
-run of consecutive nodes, a smaller node is the smaller prefix, and no child table is needed. Everything is a flat
-tensor: lookups are gathers of a fixed shape per level, on whatever device the trie is.
+Built from codes [N, L]. Nodes of a depth are numbered in the order of their prefixes, so that the children of a node
+are consecutive, a smaller node is a smaller prefix, and no child table is needed. Everything is a flat tensor: lookups
+are gathers of a fixed shape per level, on the trie's device.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from recsys.tables import IntArray
 class Children(NamedTuple):
     """The children of some nodes, padded to the widest node of the level; all [..., C]."""
 
-    nodes: Tensor  # int64, a valid node also where not legal
+    nodes: Tensor  # int64, a valid node also in padding
     codes: Tensor  # int64
-    legal: Tensor  # bool, False on padding
+    valid: Tensor  # bool, False in padding
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +71,7 @@ class Trie:
             raise DataError(f"trie: codes in {codes.min()}..{codes.max()}; they must lie in 0..{num_codes - 1}")
         order = np.lexsort(codes.T[::-1])
         ids = codes[order].astype(np.int32)
-        opens = np.zeros(len(ids), dtype=bool)  # rows that open a new node of the depth at hand
+        opens = np.zeros(len(ids), dtype=bool)  # rows that open a new node at the current depth
         opens[0] = True
         starts = np.zeros(1, dtype=np.int64)  # the first row of every node
         indptr, level_codes, widths = [], [], []
@@ -84,7 +84,7 @@ class Trie:
             level_codes.append(torch.from_numpy(ids[starts, level]))
             widths.append(int(np.diff(rows).max()))
         if len(starts) != len(ids):
-            raise DataError(f"trie: {len(ids)} items have only {len(starts)} different ids; ids must be unique")
+            raise DataError(f"trie: {len(ids)} items have only {len(starts)} distinct ids; ids must be unique")
         items = torch.from_numpy(order.astype(np.int32))
         return cls(num_codes, tuple(indptr), tuple(level_codes), items, tuple(widths))
 
@@ -102,12 +102,12 @@ class Trie:
         rows = self.indptr[level]
         steps = torch.arange(self.widths[level], device=nodes.device)
         found = rows[nodes].unsqueeze(-1) + steps
-        legal = found < rows[nodes + 1].unsqueeze(-1)
+        valid = found < rows[nodes + 1].unsqueeze(-1)
         found = found.clamp_max(self.num_nodes(level + 1) - 1)
-        return Children(found, self.codes[level][found].long(), legal)
+        return Children(found, self.codes[level][found].long(), valid)
 
     def live(self, allowed: Tensor) -> tuple[Tensor, ...]:
-        """Which nodes lead to an allowed item: one bool bitmap [..., nodes] a depth from 1 to L.
+        """Nodes that lead to an allowed item: one bool bitmap [..., nodes] for each depth from 1 to L.
 
         Args:
             allowed: bool [N] or [B, N] over item indices.

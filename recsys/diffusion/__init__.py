@@ -1,4 +1,4 @@
-"""Conditions -> preference: a diffusion head that draws item latents, and the plain heads it is measured against.
+"""A diffusion head that samples item latents for conditions, and the plain heads it is compared with.
 
-Takes arrays (conditions [P, d_h], targets [P], latents [N, D]); writes what it trained as safetensors and JSON.
+Takes arrays (conditions [P, d_h], targets [P], latents [N, D]); writes trained heads as safetensors and JSON.
 """

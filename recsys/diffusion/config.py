@@ -1,4 +1,4 @@
-"""What the diffuse stage can be told: the denoiser, its losses and training, and how preferences are sampled."""
+"""Configuration of the diffuse stage: the denoiser, its losses and training, and how latents are sampled."""
 
 from typing import Literal, Self
 
@@ -6,65 +6,50 @@ from pydantic import Field, model_validator
 
 from recsys.config import Config
 
-DEFAULT_STEPS = {"ddim": 20, "ancestral": 50}
-
-Prediction = Literal["v", "eps", "x0"]
-
 
 class DiffuseConfig(Config):
     """Dispersive diffusion head (ContRec, arXiv 2504.12007) with AdaLN blocks (MAR, arXiv 2406.11838).
 
     `joint` lets the diffusion loss reach the language model; without it the conditions are those of the frozen model.
-    `warmup` is a share of all steps. `steps` of none means 20 for ddim and 50 for ancestral.
     """
 
     joint: bool = False
     condition: Literal["discrete", "continuous"] = "discrete"
     titles: bool = Field(default=False, description="continuous prompts name an item's title before its latents")
-    text_first: bool = Field(default=False, description="<pref> stands behind a text of the model's own")
     answers: Literal["category", "title", "none"] = Field(
-        default="category", description="what the language model says of the next item behind a continuous prompt"
+        default="category", description="text about the next item that the language model learns on continuous prompts"
     )
-    prediction: Prediction = "v"
     timesteps: int = Field(default=1000, ge=2)
-    width: int = Field(default=512, ge=8)
-    blocks: int = Field(default=3, ge=1)
-    draws: int = Field(default=4, ge=1, description="timesteps a row at every step")
+    hidden_size: int = Field(default=512, ge=8)
+    num_layers: int = Field(default=3, ge=1)
+    timesteps_per_row: int = Field(default=4, ge=1)
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     dispersive_weight: float = Field(default=0.25, ge=0)
     dispersive_temperature: float = Field(default=1.0, gt=0)
-    language_model_weight: float = Field(default=0.1, ge=0, description="of the text loss, where `joint` is set")
+    language_model_weight: float = Field(default=0.1, ge=0, description="of the text loss in joint training")
     epochs: int = Field(default=12, ge=1)
-    batch: int = Field(default=512, ge=1)
+    batch_size: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
-    warmup: float = Field(default=0.05, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     validate_every: int = Field(default=2, ge=1, description="epochs between validations")
-    validation_users: int = Field(default=1000, ge=1, description="users that a validation ranks for")
+    validation_users: int = Field(default=1000, ge=1, description="number of users in a validation")
     seed: int | None = Field(default=None, description="of this training alone; none: the run's")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    sampler: Literal["ddim", "ancestral"] = "ddim"
-    steps: int | None = Field(default=None, ge=1)
-    guidance: float = Field(default=1.0, ge=0)
-    samples: int = Field(default=32, ge=1, description="latents drawn for a user")
-
-    @property
-    def sampling_steps(self) -> int:
-        """How many times the denoiser runs for one sample."""
-        return min(self.steps or DEFAULT_STEPS[self.sampler], self.timesteps)
+    sampling_steps: int = Field(default=20, ge=1)
+    guidance_scale: float = Field(default=1.0, ge=0)
+    num_samples: int = Field(default=32, ge=1, description="latents drawn for a user")
 
     @model_validator(mode="after")
-    def _continuous_needs_joint(self) -> Self:
+    def _check(self) -> Self:
         if self.condition == "continuous" and not self.joint:
             raise ValueError(
-                "condition=continuous needs joint=true: the connector and <pref> are trained with the head; "
+                "condition=continuous needs joint=true, because the connector is trained with the head; "
                 "set joint=true or condition=discrete"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _steps_fit_timesteps(self) -> Self:
-        if self.steps is not None and self.steps > self.timesteps:
-            raise ValueError(f"steps={self.steps} is more than timesteps={self.timesteps}; choose at most as many")
+        if self.sampling_steps > self.timesteps:
+            raise ValueError(
+                f"sampling_steps={self.sampling_steps} is more than timesteps={self.timesteps}; choose at most as many"
+            )
         return self

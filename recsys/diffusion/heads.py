@@ -1,13 +1,13 @@
-"""The plain heads that the diffusion head must beat: one query a user, by regression or by cross-entropy.
+"""The plain heads that the diffusion head is compared with: one query a user, by regression or by cross-entropy.
 
-Both are the denoiser's residual blocks without noise, time and modulation, trained by the same loop on the same
-conditions. Writes and reads `regression` or `cross_entropy` `.safetensors` and `.json`.
+Both are the denoiser's residual blocks without noise, time and modulation, trained on the same conditions. Writes and
+reads `regression` or `cross_entropy` `.safetensors` and `.json`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self
@@ -17,36 +17,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.baselines.sasrec_training import SoftmaxLoss
-from recsys.checkpoints import seeded
 from recsys.diffusion.config import DiffuseConfig
-from recsys.diffusion.denoiser import block_layers, normalised
+from recsys.diffusion.denoiser import layer_norm, two_layers
 from recsys.diffusion.loss import Losses
-from recsys.diffusion.preference import default_device
-from recsys.diffusion.storage import load_module, save_module
-from recsys.diffusion.training import Run, checked_rows, fit
+from recsys.diffusion.training import fit, training_rows
 from recsys.tables import FloatArray, IntArray
+from recsys.training.devices import default_device
+from recsys.training.ema import MovingAverage
+from recsys.training.modules import Kind as ModuleKind
+from recsys.training.modules import Saved, load_module, save_module
+from recsys.training.plan import Progress, Run
+from recsys.training.seeding import seeded
+from recsys.training.softmax import SoftmaxLoss
 
 Kind = Literal["regression", "cross_entropy"]
 KINDS: tuple[Kind, ...] = ("regression", "cross_entropy")
-_CHUNK = 4096
+_BATCH_SIZE = 4096  # of prediction
 
 
-class Trunk(nn.Module):
-    """Conditions [B, d_h] -> queries [B, D]."""
+class QueryMlp(nn.Module):
+    """A residual MLP: conditions [B, d_h] -> queries [B, D]."""
 
-    def __init__(self, condition_dim: int, latent_dim: int, *, width: int, blocks: int) -> None:
+    def __init__(self, condition_dim: int, latent_dim: int, *, hidden_size: int, num_layers: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(condition_dim, eps=1e-6)
-        self.enter = nn.Linear(condition_dim, width)
-        self.blocks = nn.ModuleList(block_layers(width) for _ in range(blocks))
-        self.leave = nn.Linear(width, latent_dim)
+        self.condition_norm = nn.RMSNorm(condition_dim, eps=1e-6)
+        self.input_projection = nn.Linear(condition_dim, hidden_size)
+        self.blocks = nn.ModuleList(two_layers(hidden_size, hidden_size) for _ in range(num_layers))
+        self.output_projection = nn.Linear(hidden_size, latent_dim)
+
+    @property
+    def condition_dim(self) -> int:
+        return self.input_projection.in_features
+
+    @property
+    def latent_dim(self) -> int:
+        return self.output_projection.out_features
 
     def forward(self, conditions: Tensor) -> Tensor:
-        x = self.enter(self.norm(conditions))
-        for layers in self.blocks:
-            x = x + layers(normalised(x))
-        queries: Tensor = self.leave(normalised(x))
+        x = self.input_projection(self.condition_norm(conditions))
+        for branch in self.blocks:
+            x = x + branch(layer_norm(x))
+        queries: Tensor = self.output_projection(layer_norm(x))
         return queries
 
 
@@ -55,13 +66,13 @@ class RegressionLoss(nn.Module):
 
     latents: Tensor
 
-    def __init__(self, trunk: Trunk, latents: Tensor) -> None:
+    def __init__(self, model: QueryMlp, latents: Tensor) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.model = model
         self.register_buffer("latents", latents, persistent=False)
 
     def forward(self, conditions: Tensor, targets: Tensor) -> Losses:
-        error = F.mse_loss(self.trunk(conditions).float(), self.latents[targets])
+        error = F.mse_loss(self.model(conditions).float(), self.latents[targets])
         return Losses(error, error.new_zeros(()))
 
 
@@ -69,31 +80,32 @@ class CrossEntropyLoss(RegressionLoss):
     """Softmax over all items of inner products with their latents, over sqrt(D) (SETRec-like, arXiv 2502.10833)."""
 
     def forward(self, conditions: Tensor, targets: Tensor) -> Losses:
-        queries = self.trunk(conditions).float() / self.latents.shape[1] ** 0.5
+        queries = self.model(conditions).float() / self.latents.shape[1] ** 0.5
         with torch.autocast(queries.device.type, enabled=False):
             loss: Tensor = SoftmaxLoss.apply(queries, self.latents, targets)  # type: ignore[no-untyped-call]
         return Losses(loss, loss.new_zeros(()))
 
 
-_LOSSES: dict[Kind, type[RegressionLoss]] = {"regression": RegressionLoss, "cross_entropy": CrossEntropyLoss}
+LOSSES: dict[Kind, type[RegressionLoss]] = {"regression": RegressionLoss, "cross_entropy": CrossEntropyLoss}
 
 
 @dataclass(frozen=True, repr=False)
 class QueryHead:
-    """A trained plain head; `kind` says how its queries rank: by nearness, or by inner product."""
+    """A trained plain head, which ranks items by distance (`regression`) or by inner product (`cross_entropy`)."""
 
-    trunk: Trunk
+    model: QueryMlp
     kind: Kind
     config: DiffuseConfig
+    progress: Progress | None = None  # how its training ended; None once loaded
 
     def __repr__(self) -> str:
-        return f"<QueryHead ({self.kind}, {self.trunk.enter.in_features} -> {self.trunk.leave.out_features})>"
+        return f"<QueryHead ({self.kind}, {self.model.condition_dim} -> {self.model.latent_dim})>"
 
     @torch.inference_mode()
     def predict(self, conditions: FloatArray) -> FloatArray:
         """Queries [B, D] of conditions [B, d_h]."""
-        parts = torch.split(torch.from_numpy(conditions).to(self.trunk.enter.weight.device), _CHUNK)
-        queries: FloatArray = torch.cat([self.trunk(part) for part in parts]).cpu().numpy()
+        batches = torch.split(torch.from_numpy(conditions).to(self.model.input_projection.weight.device), _BATCH_SIZE)
+        queries: FloatArray = torch.cat([self.model(batch) for batch in batches]).cpu().numpy()
         return queries
 
     def scores(self, conditions: FloatArray, latents: FloatArray) -> FloatArray:
@@ -107,22 +119,26 @@ class QueryHead:
 
     def save(self, folder: Path) -> None:
         """Write `KIND.safetensors` and `KIND.json` into `folder`, which is created."""
-        shape = {"condition_dim": self.trunk.enter.in_features, "latent_dim": self.trunk.leave.out_features}
-        save_module(folder, self.kind, self.trunk, shape=shape, config=self.config)
+        shape = {"condition_dim": self.model.condition_dim, "latent_dim": self.model.latent_dim}
+        save_module(folder, _module_kind(self.kind), self.model, Saved(self.config, shape))
 
     @classmethod
     def load(cls, folder: Path, kind: Kind) -> Self:
-        """What `save` wrote, on the GPU where there is one.
+        """Read what `save` wrote, onto the GPU if there is one.
 
         Raises:
-            ArtifactError: a file is missing, damaged or of another version, or the two do not fit.
+            ArtifactError: a file is missing, damaged or of another version, or they do not match.
         """
 
-        def build(shape: dict[str, int], config: DiffuseConfig) -> Trunk:
-            return Trunk(**shape, width=config.width, blocks=config.blocks)
+        def build(saved: Saved[DiffuseConfig]) -> QueryMlp:
+            return QueryMlp(**saved.shape, hidden_size=saved.config.hidden_size, num_layers=saved.config.num_layers)
 
-        trunk, config = load_module(folder, kind, build)
-        return cls(trunk.to(default_device()), kind, config)
+        model, saved = load_module(folder, _module_kind(kind), build)
+        return cls(model.to(default_device()), kind, saved.config)
+
+
+def _module_kind(kind: Kind) -> ModuleKind[DiffuseConfig]:
+    return ModuleKind(kind, DiffuseConfig, "diffuse")
 
 
 def fit_head(
@@ -135,16 +151,19 @@ def fit_head(
     run: Run,
     validate: Callable[[QueryHead], float] | None = None,
 ) -> QueryHead:
-    """A plain head on the same conditions; arguments and errors as `fit_preference` has them.
+    """Train a plain head on the same conditions; other arguments and errors as in `fit_preference`.
 
     Args:
-        kind: `regression` predicts the mean of the next item's latent, `cross_entropy` classifies over item latents.
+        kind: `regression` predicts the mean of the next item's latent, `cross_entropy` is a softmax over item latents.
         run: the name of its metrics, the seed, and where checkpoints and metrics go.
     """
-    rows = checked_rows(conditions, targets, latents)
+    rows = training_rows(conditions, targets, latents)
     with seeded(run.seed, 0):
-        trunk = Trunk(*rows.widths, width=config.width, blocks=config.blocks)
-    head = QueryHead(trunk, kind, config)
-    module = _LOSSES[kind](trunk, torch.from_numpy(rows.latents)).to(default_device())
-    fit(module, rows, config, run=run, validate=None if validate is None else partial(validate, head))
-    return head
+        model = QueryMlp(*rows.widths, hidden_size=config.hidden_size, num_layers=config.num_layers)
+    module = LOSSES[kind](model, torch.from_numpy(rows.latents)).to(default_device())
+    average = MovingAverage(model, config.ema_decay)
+    head = QueryHead(average.module, kind, config)
+    progress = fit(
+        module, rows, config, run=run, average=average, validate=None if validate is None else partial(validate, head)
+    )
+    return replace(head, progress=progress)

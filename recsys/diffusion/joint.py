@@ -1,60 +1,58 @@
-"""The language model's adapter and the diffusion head trained together: the head's gradients reach the LoRA weights.
+"""Joint training of the language model's adapter and the diffusion head, whose gradients reach the LoRA weights.
 
-Reads the folder of a finetuned model, goes on training its adapter, and writes a folder that owns what serves both
-rankings: `adapter/`, `tokenizer/`, `language_model.json` (see `recsys.llm.storage`; the backbone stays where it is),
-the averaged head (`preference.*`), for continuous prompts `connector.safetensors`, and `joint.json`, how it was asked.
+Reads the folder of a finetuned model, trains its adapter further, and writes a folder that serves both rankings:
+`adapter/`, `tokenizer/`, `language_model.json` (see `recsys.llm.storage`; the backbone stays where it is), the averaged
+head (`preference.*`), for continuous prompts `connector.safetensors`, and `joint.json`, the form of the prompts.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.checkpoints import seeded
 from recsys.data.histories import windows
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
-from recsys.diffusion.joint_batches import EpochBatches, JointData
-from recsys.diffusion.joint_model import JointModel, MovingAverage
+from recsys.diffusion.joint_batches import JointData, joint_batches
+from recsys.diffusion.joint_model import JointModel
 from recsys.diffusion.loss import PreferenceLoss
-from recsys.diffusion.preference import PreferenceModel, default_device, uses_bf16
+from recsys.diffusion.preference import PreferenceModel
 from recsys.errors import ArtifactError
-from recsys.files import read_json, write_json
-from recsys.llm.conditions import (
-    Conditions,
-    DiscreteConditions,
-    query_conditions,
-    training_conditions,
-)
-from recsys.llm.config import LoraConfig, TrainingConfig
+from recsys.files import fingerprint, read_json, write_json
+from recsys.llm.conditions import Conditions, DiscreteConditions, query_conditions, training_conditions
+from recsys.llm.config import TrainingConfig
 from recsys.llm.connector import Connector
 from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts
-from recsys.llm.continuous_conditions import (
-    ContinuousConditions,
-    TextFirstConditions,
-    continuous_query_conditions,
-)
+from recsys.llm.continuous_conditions import ContinuousConditions, continuous_query_conditions
+from recsys.llm.dropout import residual_dropout
+from recsys.llm.finetuning import training_plan
 from recsys.llm.lora import merge
 from recsys.llm.storage import LanguageModel, load_adapted, load_language_model, save_adapter
-from recsys.llm.training import Settings, Trainer
 from recsys.tables import FloatArray, Histories, SemanticIds
-from recsys.tracking import NullTracker, Tracker
+from recsys.tracking import Tracker
+from recsys.training.checkpoints import Fingerprint
+from recsys.training.devices import default_device, uses_bf16
+from recsys.training.ema import MovingAverage
+from recsys.training.plan import Plan, Run
+from recsys.training.seeding import seeded
+from recsys.training.trainer import Trainer
 
-_FACTS = "joint.json"
+_PARAMS = "joint.json"
 
 
 class JointFolders(NamedTuple):
-    """Where a joint training reads and writes.
+    """The folders of a joint training.
 
-    finetuned: the folder of the language model that it starts from.
-    out: where the results go.
-    work: for checkpoints; a killed run given the same folder continues and ends bit-equal.
+    finetuned: the language model that it starts from.
+    out: receives the results.
+    work: for checkpoints; a killed run resumes from the same folder and ends bit-equal.
     """
 
     finetuned: Path
@@ -62,8 +60,8 @@ class JointFolders(NamedTuple):
     work: Path | None = None
 
 
-class Continuous(NamedTuple):
-    """What asks continuous prompts."""
+class ContinuousEncoder(NamedTuple):
+    """Turns histories into conditions by continuous prompts."""
 
     conditions: ContinuousConditions
     prompts: ContinuousPrompts
@@ -76,35 +74,38 @@ class JointPreference:
     language_model: LanguageModel
     preference: PreferenceModel
     semantic_ids: SemanticIds
-    continuous: Continuous | None
+    continuous: ContinuousEncoder | None
 
     def query_conditions(self, histories: Histories, *, window: int, tracker: Tracker | None = None) -> Tensor:
-        """The condition [U, d_h], float32, behind the newest `window` items of each history."""
+        """The condition [U, d_h], float32, after the newest `window` items of each history."""
         if self.continuous is None:
             return query_conditions(self.language_model, self.semantic_ids, histories, window=window, tracker=tracker)
         return continuous_query_conditions(*self.continuous, histories, window=window, tracker=tracker)
 
     def training_conditions(self, histories: Histories, *, window: int, tracker: Tracker | None = None) -> Conditions:
-        """The condition before every item of every training sequence, as `query_conditions` would give it."""
+        """The condition before every item of every training sequence, equal to its prefix's `query_conditions`."""
         if self.continuous is None:
             return training_conditions(
                 self.language_model, self.semantic_ids, histories, window=window, tracker=tracker
             )
-        asked = [(items[:place], items[place]) for items in windows(histories, window) for place in range(len(items))]
-        prefixes = Histories.from_lists([""] * len(asked), [prefix for prefix, _ in asked])
-        states = self.query_conditions(prefixes, window=window, tracker=tracker)
-        return Conditions(states, torch.tensor([int(item) for _, item in asked], dtype=torch.int64))
+        sequences = list(windows(histories, window))
+        prefixes = [items[:position] for items in sequences for position in range(len(items))]
+        queries = Histories.from_lists([""] * len(prefixes), prefixes)
+        states = self.query_conditions(queries, window=window, tracker=tracker)
+        return Conditions(states, torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *sequences])))
 
-    def over(self, semantic_ids: SemanticIds, latents: FloatArray, titles: Sequence[str]) -> JointPreference:
-        """The same, sharing its weights, for a catalogue that has grown behind the items it was loaded with."""
+    def with_catalog(self, semantic_ids: SemanticIds, latents: FloatArray, titles: Sequence[str]) -> JointPreference:
+        """The same model, sharing its weights, for a catalogue with items appended to those it was loaded with."""
         if self.continuous is None:
             return replace(self, semantic_ids=semantic_ids)
         conditions, prompts = self.continuous
-        parts = latents.reshape(len(latents), prompts.layout.num_latents, -1)
+        tokens = latents.reshape(len(latents), prompts.layout.num_latents, -1)
         texts = prompts.texts._replace(titles=None if prompts.texts.titles is None else titles)
-        made = type(conditions)(self.language_model, conditions.connector.over(parts))
-        asked = Continuous(made, ContinuousPrompts(self.language_model, prompts.layout, texts))
-        return replace(self, semantic_ids=semantic_ids, continuous=asked)
+        encoder = ContinuousEncoder(
+            ContinuousConditions(self.language_model, conditions.connector.with_latents(tokens)),
+            ContinuousPrompts(self.language_model, prompts.layout, texts),
+        )
+        return replace(self, semantic_ids=semantic_ids, continuous=encoder)
 
     @classmethod
     def load(
@@ -116,35 +117,35 @@ class JointPreference:
         finetuned: Path,
         titles: Sequence[str] | None = None,
     ) -> JointPreference:
-        """What `fit_joint` wrote.
+        """Read what `fit_joint` wrote.
 
         Args:
-            latents: [N, D], those it was trained with.
-            finetuned: the folder of the language model that it started from.
-            titles: the items' titles, where continuous prompts were trained with them.
+            latents: [N, D], those of the training.
+            finetuned: the folder of the language model that the training started from.
+            titles: the items' titles, if the continuous prompts were trained with them.
 
         Raises:
-            ArtifactError: a file is missing or damaged, or titles are missing or not wanted.
+            ArtifactError: a file is missing or damaged, or titles are missing or superfluous.
         """
-        facts = read_json(folder / _FACTS)
+        params = read_json(folder / _PARAMS)
         language_model = load_language_model(folder, backbone=finetuned)
         preference = PreferenceModel.load(folder)
-        if facts.get("condition") != "continuous":
+        if params.get("condition") != "continuous":
             return cls(language_model, preference, semantic_ids, None)
-        if bool(facts["titles"]) != (titles is not None):
-            wanted = "with titles" if facts["titles"] else "without titles"
-            raise ArtifactError(f"{folder / _FACTS}: the prompts were trained {wanted}; give them the same way")
-        parts = latents.reshape(len(latents), int(facts["num_latents"]), -1)
-        layout = ContinuousLayout(language_model.layout.size, parts.shape[1])
-        connector = Connector.load(folder, layout, parts).to(language_model.model.device)
+        if bool(params["titles"]) != (titles is not None):
+            trained = "with titles" if params["titles"] else "without titles"
+            raise ArtifactError(f"{folder / _PARAMS}: the prompts were trained {trained}; load the model {trained}")
+        tokens = latents.reshape(len(latents), int(params["num_latents"]), -1)
+        layout = ContinuousLayout(language_model.layout.size, tokens.shape[1])
+        connector = Connector.load(folder, layout, tokens).to(language_model.model.device)
         prompts = ContinuousPrompts(language_model, layout, ContinuousTexts(titles))
-        conditions = _conditions(language_model, connector, text_first=bool(facts["text_first"]))
-        return cls(language_model, preference, semantic_ids, Continuous(conditions, prompts))
+        encoder = ContinuousEncoder(ContinuousConditions(language_model, connector), prompts)
+        return cls(language_model, preference, semantic_ids, encoder)
 
 
 def is_joint(folder: Path) -> bool:
     """Whether a folder is what `fit_joint` wrote, and not a head alone."""
-    return (folder / _FACTS).exists()
+    return (folder / _PARAMS).exists()
 
 
 def fit_joint(
@@ -156,18 +157,18 @@ def fit_joint(
     validate: Callable[[JointPreference], float] | None = None,
     tracker: Tracker | None = None,
 ) -> JointPreference:
-    """Train adapter, connector and head on .1 language-model + diffusion + .25 dispersive loss, and write all of it.
+    """Train adapter, connector and head on .1 language-model + diffusion + .25 dispersive loss, and write them.
 
-    It starts from the finetuned adapter, not from a fresh one on the merged model: so the backbone of `finetuned` and
-    the new adapter alone make the model, ranks do not add up, and what was learned about codes is not learned again.
-    The adapter keeps the learning rate and batch of its finetuning; head and connector have those of `config`.
+    Training starts from the finetuned adapter, not from a fresh one on the merged model: the model stays the backbone
+    of `finetuned` and one adapter, ranks do not add up, and the codes need not be learned again. The adapter keeps the
+    learning rate and batch size of its finetuning; head and connector have the learning rate of `config`.
 
     Args:
         validate: the score (higher is better) that chooses among epochs; without it the last one is kept.
 
     Raises:
         ArtifactError: the finetuned model or a checkpoint cannot be read.
-        ModelError: the pretrained backbone cannot be loaded any more.
+        ModelError: the pretrained backbone can no longer be loaded.
     """
     adapted = load_adapted(folders.finetuned, trainable=True)
     adapted.model.to(default_device()).eval()
@@ -178,40 +179,30 @@ def fit_joint(
 
     def present() -> JointPreference:
         merged = adapted._replace(model=merge(copy.deepcopy(adapted.model)).eval())
-        asked = None
+        encoder = None
         if connector is not None:
-            conditions = _conditions(merged, connector, text_first=data.text_first)
-            asked = Continuous(conditions, data.prompts(merged))
-        return JointPreference(merged, PreferenceModel(average.module, config), data.semantic_ids, asked)
+            encoder = ContinuousEncoder(ContinuousConditions(merged, connector), data.prompts(merged))
+        return JointPreference(merged, PreferenceModel(average.module, config), data.semantic_ids, encoder)
 
     def score() -> float:
         assert validate is not None
         return validate(present())
 
-    Trainer(
+    plan = _plan(config, adapted)
+    trainer = Trainer(
         joint,
-        EpochBatches(adapted, data, continuous=connector is not None, batch_tokens=lora.batch_tokens, seed=seed),
-        _training(config, lora),
-        settings=Settings(
-            "joint",
-            seed,
-            uses_bf16(config, adapted.model.device),
-            adapted.config.checkpoint_steps,
-            folders.work,
-            _rates(config, lora),
-        ),
+        joint_batches(adapted, data, continuous=connector is not None, batch_tokens=lora.batch_tokens, seed=seed),
+        plan,
+        run=Run("joint", seed, folders.work, tracker),
+        fingerprint=Fingerprint.of("joint", seed, config, fingerprint(folders.finetuned), *_contents(data), plan.bf16),
         validate=None if validate is None else score,
-        tracker=tracker or NullTracker(),
-        companion=average,
-    ).run()
+        average=average,
+    )
+    with residual_dropout(adapted.model, adapted.config.residual_dropout):
+        trainer.train()
     done = present()
-    _save(done, adapted, folders.out, facts=_facts(config.condition, data))
+    _save(done, adapted, folders.out, params=_params(config.condition, data))
     return done
-
-
-def _conditions(language_model: LanguageModel, connector: Connector, *, text_first: bool) -> ContinuousConditions:
-    """The module that asks continuous prompts in the chosen order."""
-    return (TextFirstConditions if text_first else ContinuousConditions)(language_model, connector)
 
 
 def _untrained(adapted: LanguageModel, data: JointData, config: DiffuseConfig, *, seed: int) -> JointModel:
@@ -220,47 +211,48 @@ def _untrained(adapted: LanguageModel, data: JointData, config: DiffuseConfig, *
     if config.condition == "discrete":
         conditions = DiscreteConditions(adapted.model, adapted.layout)
     else:
-        connector = Connector.for_model(adapted, data.parts, seed=seed)
-        conditions = _conditions(adapted, connector, text_first=data.text_first)
+        conditions = ContinuousConditions(adapted, Connector.for_model(adapted, data.latent_tokens, seed=seed))
     latents = torch.from_numpy(data.latents)
     hidden = adapted.model.get_input_embeddings().weight.shape[1]
     with seeded(seed, 0):
-        denoiser = Denoiser(hidden, latents.shape[1], width=config.width, blocks=config.blocks)
+        denoiser = Denoiser(hidden, latents.shape[1], hidden_size=config.hidden_size, num_layers=config.num_layers)
     return JointModel(conditions, PreferenceLoss(denoiser, latents, config), config).to(device)
 
 
-def _training(config: DiffuseConfig, lora: LoraConfig) -> TrainingConfig:
-    return TrainingConfig(
+def _plan(config: DiffuseConfig, adapted: LanguageModel) -> Plan:
+    """The adapter's learning rate and batch; the head's epochs, weight decay and warm-up."""
+    lora = adapted.config.lora
+    training = TrainingConfig(
         epochs=config.epochs,
         lr=lora.lr,
         weight_decay=config.weight_decay,
-        warmup=config.warmup,
-        batch_tokens=lora.batch_tokens,
+        warmup=config.warmup_ratio,
         clip=lora.clip,
         validate_every=config.validate_every,
     )
+    bf16 = uses_bf16(config.precision, adapted.model.device)
+    plan = training_plan(training, bf16=bf16, checkpoint_steps=adapted.config.checkpoint_steps)
+    # Parts that start from random weights learn at the head's rate.
+    factors = dict.fromkeys(("head.", "conditions.connector."), config.learning_rate / lora.lr)
+    return plan._replace(rate_factors=factors)
 
 
-def _rates(config: DiffuseConfig, lora: LoraConfig) -> Mapping[str, float]:
-    """Parts that start from nothing learn at the head's rate."""
-    return dict.fromkeys(("head.", "conditions.connector."), config.learning_rate / lora.lr)
+def _contents(data: JointData) -> list[Any]:
+    """What decides the weights besides the language model; see `Fingerprint.of`."""
+    arrays = [data.histories.indptr, data.histories.items, data.semantic_ids.codes, data.latents]
+    return [*arrays, data.texts, data.window, data.num_latents]
 
 
-def _save(done: JointPreference, adapted: LanguageModel, out: Path, *, facts: dict[str, Any]) -> None:
+def _save(done: JointPreference, adapted: LanguageModel, out: Path, *, params: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_adapter(out, adapted.model, adapted)
     done.preference.save(out)
     if done.continuous is not None:
         done.continuous.conditions.connector.save(out)
-    write_json(out / _FACTS, facts)
+    write_json(out / _PARAMS, params)
 
 
-def _facts(condition: str, data: JointData) -> dict[str, Any]:
+def _params(condition: str, data: JointData) -> dict[str, Any]:
     if condition == "discrete":
         return {"condition": condition}
-    return {
-        "condition": condition,
-        "num_latents": data.num_latents,
-        "titles": data.texts.titles is not None,
-        "text_first": data.text_first,
-    }
+    return {"condition": condition, "num_latents": data.num_latents, "titles": data.texts.titles is not None}

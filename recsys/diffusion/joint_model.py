@@ -1,17 +1,14 @@
-"""One step of a joint training: the language model's states condition the head, and both losses are one sum."""
+"""One step of joint training: the language model's states condition the head, and the losses are added."""
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from recsys.diffusion.config import DiffuseConfig
-from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.loss import PreferenceLoss
-from recsys.llm.conditions import Conditioned
+from recsys.llm.conditions import ConditionedBatch
 
 
 class JointLosses(NamedTuple):
@@ -23,11 +20,15 @@ class JointLosses(NamedTuple):
     dispersive: Tensor
 
     def mean(self) -> Tensor:
-        """What is minimised."""
+        """The loss to minimise."""
         return self.total
 
-    def parts(self) -> dict[str, float]:
-        return {name: float(value.detach()) for name, value in self._asdict().items() if name != "total"}
+    def parts(self) -> dict[str, Tensor]:
+        return {"loss" if name == "total" else name: value for name, value in self._asdict().items()}
+
+    @property
+    def num_examples(self) -> int:
+        return 1
 
 
 class JointModel(nn.Module):
@@ -38,27 +39,9 @@ class JointModel(nn.Module):
         self.conditions, self.head, self.config = conditions, head, config
 
     def forward(self, *batch: Tensor) -> JointLosses:
-        """The weighted sum of ContRec, section 3.3, of a batch of whatever `conditions` takes."""
-        found: Conditioned = self.conditions(*batch)
-        language = found.language_model.mean()
-        head = self.head(found.states.float(), found.targets)
+        """Losses of a batch, whose tensors `conditions` takes; the weighted sum of ContRec, section 3.3."""
+        conditioned: ConditionedBatch = self.conditions(*batch)
+        language = conditioned.language_model.mean()
+        head = self.head(conditioned.states.float(), conditioned.targets)
         total = self.config.language_model_weight * language + head.total(self.config.dispersive_weight)
         return JointLosses(total, language, head.diffusion, head.dispersive)
-
-
-class MovingAverage:
-    """The exponential moving average of a denoiser's weights, with warm-up; a `Companion` of the trainer."""
-
-    def __init__(self, source: Denoiser, decay: float) -> None:
-        self._source, self._decay = source, decay
-        self._named = dict(source.named_parameters())
-        self.module = copy.deepcopy(source).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self, steps: int) -> None:
-        decay = min(self._decay, steps / (9 + steps))
-        for name, average in self.module.named_parameters():
-            average.lerp_(self._named[name].detach().to(average.device), 1 - decay)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return dict(self.module.named_parameters())

@@ -1,4 +1,4 @@
-"""What the embed stage can be told: how texts become vectors, and whether behaviour adds a second set."""
+"""Configuration of the embed stage: the text encoder, and the SASRec that gives collaborative vectors."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ from recsys.config import Config
 
 
 class EmbedConfig(Config):
-    """Text vectors from an encoder or from one's own file, and the collaborative vectors of a SASRec.
+    """Text vectors from an encoder or a user-provided file, and the collaborative vectors of a SASRec.
 
     `vectors` (parquet: item_id, embedding) replaces the encoder; `model` names or locates a sentence-transformers
     model; `dimensions` applies to tfidf; `fields` are the text columns to read, all of them when empty.
@@ -20,7 +20,7 @@ class EmbedConfig(Config):
     vectors: Path | None = None
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
     dimensions: int = Field(default=128, ge=1)
-    batch: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     fields: tuple[str, ...] = ()
     collaborative: bool = True
     sasrec: SasrecConfig = SasrecConfig()

@@ -1,4 +1,4 @@
-"""Text encoders that outlive their fitting: what turned the catalogue's texts into vectors turns new texts into more.
+"""Text encoders that can be saved, so that the texts of later items are encoded as those of the catalogue were.
 
 Writes and reads a folder of `text_encoder.json` (kind, fields, vocabulary) and, for TF-IDF, `text_encoder.safetensors`
 (inverse document frequencies, projection) or, for a transformer that is a folder, that model in `model/`.
@@ -28,13 +28,13 @@ TFIDF, TRANSFORMER = "tfidf", "sentence-transformers"
 
 
 class TextEncoder(Protocol):
-    """Texts -> vectors as the catalogue's own were made; `fields` are the text columns that a text is joined of."""
+    """Texts -> vectors; `fields` are the text columns that are joined to one text."""
 
     @property
     def fields(self) -> tuple[str, ...]: ...
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
-        """float32 [N, D], unit rows; a text without anything known gets a zero row."""
+        """float32 [N, D], unit rows; a text without known words gets a zero row."""
 
     def save(self, folder: Path) -> None:
         """Write the encoder into `folder`, which is created."""
@@ -51,10 +51,10 @@ class TfidfEncoder:
     """TF-IDF over words and word pairs, reduced by truncated SVD (latent semantic analysis).
 
     Args:
-        terms: the vocabulary, in column order; none where the texts had no words, and every vector is then [0].
+        terms: the vocabulary, in column order; empty where the texts had no words, and every vector is then [0].
         idf: float32 [F], of each term.
-        projection: float32 [F, D]; None where the features are the vectors.
-        fields: the text columns that a text is joined of.
+        projection: float32 [F, D]; None where the TF-IDF features are the vectors.
+        fields: the text columns that are joined to one text.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class TfidfEncoder:
 
     @classmethod
     def fit(cls, texts: Sequence[str], *, dimensions: int, seed: int, fields: Sequence[str] = ()) -> FittedTfidf:
-        """Fit to texts, D = `dimensions` or the number of features where those are fewer; `seed` is of the SVD."""
+        """Fit to texts, D = `dimensions` or the number of features where those are fewer; `seed` is the SVD's."""
         vectorizer = _vectorizer(min_df=2 if len(texts) > 100 else 1)
         try:
             features = csr_matrix(vectorizer.fit_transform(texts))
-        except ValueError:  # scikit-learn's word for texts without a single word
+        except ValueError:  # raised by scikit-learn for texts without a single word
             wordless = cls([], np.zeros(0, dtype=np.float32), None, fields=fields)
             return FittedTfidf(wordless, wordless.encode(texts))
         terms, idf = vectorizer.get_feature_names_out().tolist(), np.asarray(vectorizer.idf_, dtype=np.float32)
@@ -103,16 +103,16 @@ class TfidfEncoder:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"idf": self.idf} | ({} if self.projection is None else {"projection": self.projection})
         save_file(tensors, folder / _WEIGHTS)
-        write_json(folder / _DESCRIPTION, _described(TFIDF, self.fields) | {"terms": self.terms})
+        write_json(folder / _DESCRIPTION, _description(TFIDF, self.fields) | {"terms": self.terms})
 
     @classmethod
-    def load(cls, folder: Path, described: dict[str, Any]) -> TfidfEncoder:
-        """What `save` wrote, its description read already; see `load_text_encoder`."""
+    def load(cls, folder: Path, description: dict[str, Any]) -> TfidfEncoder:
+        """What `save` wrote, given the contents of its JSON file; see `load_text_encoder`."""
         tensors = load_file(folder / _WEIGHTS)
-        terms, idf, projection = described["terms"], tensors["idf"], tensors.get("projection")
+        terms, idf, projection = description["terms"], tensors["idf"], tensors.get("projection")
         if len(terms) != len(idf) or (projection is not None and len(projection) != len(idf)):
             raise ValueError(f"{len(terms)} terms do not fit {len(idf)} weights")
-        return cls(terms, idf, projection, fields=described["fields"])
+        return cls(terms, idf, projection, fields=description["fields"])
 
     @cached_property
     def _vectorizer(self) -> TfidfVectorizer:
@@ -122,10 +122,10 @@ class TfidfEncoder:
 
 
 class TransformerEncoder:
-    """A sentence-transformers model, by name or folder; it is loaded when it is first needed."""
+    """A sentence-transformers model, by name or folder; loaded when first used."""
 
-    def __init__(self, model: str, *, batch: int, fields: Sequence[str] = ()) -> None:
-        self.model, self.batch, self._fields = model, batch, tuple(fields)
+    def __init__(self, model: str, *, batch_size: int, fields: Sequence[str] = ()) -> None:
+        self.model, self.batch_size, self._fields = model, batch_size, tuple(fields)
 
     def __repr__(self) -> str:
         return f"<TransformerEncoder ({self.model})>"
@@ -142,24 +142,25 @@ class TransformerEncoder:
             ConfigError: no such model can be loaded.
         """
         vectors = self._loaded.encode(
-            list(texts), batch_size=self.batch, normalize_embeddings=True, convert_to_numpy=True
+            list(texts), batch_size=self.batch_size, normalize_embeddings=True, convert_to_numpy=True
         )
         return np.asarray(vectors, dtype=np.float32)
 
     def save(self, folder: Path) -> None:
-        """Write `text_encoder.json`; a model that is a folder comes along, one with a name is fetched by its name."""
+        """Write `text_encoder.json`; a model in a local folder is copied, one with a name is downloaded when loaded."""
         folder.mkdir(parents=True, exist_ok=True)
         name: str | None = self.model
         if Path(self.model).is_dir():
             name = None
             self._loaded.save_pretrained(str(folder / _MODEL), create_model_card=False, safe_serialization=True)
-        write_json(folder / _DESCRIPTION, _described(TRANSFORMER, self.fields) | {"model": name, "batch": self.batch})
+        extra = {"model": name, "batch_size": self.batch_size}
+        write_json(folder / _DESCRIPTION, _description(TRANSFORMER, self.fields) | extra)
 
     @classmethod
-    def load(cls, folder: Path, described: dict[str, Any]) -> TransformerEncoder:
-        """What `save` wrote, its description read already; see `load_text_encoder`."""
-        model = described["model"] or str(folder / _MODEL)
-        return cls(model, batch=int(described["batch"]), fields=described["fields"])
+    def load(cls, folder: Path, description: dict[str, Any]) -> TransformerEncoder:
+        """What `save` wrote, given the contents of its JSON file; see `load_text_encoder`."""
+        model = description["model"] or str(folder / _MODEL)
+        return cls(model, batch_size=int(description["batch_size"]), fields=description["fields"])
 
     @cached_property
     def _loaded(self) -> Any:
@@ -167,13 +168,13 @@ class TransformerEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise DependencyError(
-                "embed.encoder=sentence-transformers needs a package that is not installed: pip install recsys[text]"
+                "embed.encoder=sentence-transformers needs a package that is not installed; pip install recsys[text]"
             ) from error
         try:
             return SentenceTransformer(self.model, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"embed.model: {self.model!r} is neither a folder nor a model that can be fetched"
+                f"embed.model: {self.model!r} is neither a folder nor a model that can be downloaded; check the name"
             ) from error
 
 
@@ -189,19 +190,19 @@ def load_text_encoder(folder: Path) -> TextEncoder:
     Raises:
         ArtifactError: a file is missing, damaged or of another version.
     """
-    described = read_json(folder / _DESCRIPTION)
-    if described.get("version") != _VERSION or described.get("kind") not in _KINDS:
+    description = read_json(folder / _DESCRIPTION)
+    if description.get("version") != _VERSION or description.get("kind") not in _KINDS:
         raise ArtifactError(
             f"{folder / _DESCRIPTION} is no text encoder of version {_VERSION} (kinds are {', '.join(_KINDS)}); "
             "run `embed` again"
         )
     try:
-        return _KINDS[described["kind"]](folder, described)
+        return _KINDS[description["kind"]](folder, description)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ArtifactError(f"the text encoder in {folder} cannot be read ({error}); run `embed` again") from error
 
 
-def _described(kind: str, fields: Sequence[str]) -> dict[str, Any]:
+def _description(kind: str, fields: Sequence[str]) -> dict[str, Any]:
     return {"kind": kind, "version": _VERSION, "fields": list(fields)}
 
 

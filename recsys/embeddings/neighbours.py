@@ -1,6 +1,6 @@
-"""Items that nobody has met, placed by their texts: each is taken to behave as the item it reads like.
+"""Collaborative vectors of cold-start items: each gets that of its proxy, the known item whose text is nearest.
 
-Writes and reads `text_neighbours.safetensors`, which is mapped into memory and read when something is looked for.
+Writes and reads `text_neighbours.safetensors`, which is memory-mapped.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ TEXT_NEIGHBOURS = "text_neighbours.safetensors"  # in a run and in a bundle
 _QUERIES, _ITEMS = 1024, 65_536  # compared at once
 
 
-class Borrowed(NamedTuple):
-    """Collaborative vectors float32 [M, C], and whose they are [M]: an item's index, or -1 for the mean of all."""
+class Proxies(NamedTuple):
+    """Collaborative vectors float32 [M, C], and the proxy items [M] they are of: an item index, or -1 = mean of all."""
 
     vectors: FloatArray
-    lenders: IntArray
+    items: IntArray
 
 
 class TextNeighbours:
-    """The items that somebody has met, found by the cosine of text vectors; all are compared.
+    """Items with training interactions, searched exactly by the cosine of their text vectors.
 
-    One neighbour lends its vector as it is. The mean of several lies nearer to the middle of all vectors, so that its
-    item is near to everything: with ten new items among a hundred, three neighbours make them a quarter of what is
-    found, and ten nearly a third (`python -m tests.benchmarks.newcomers`).
+    A proxy is one item, not the mean of several: a mean lies nearer to the centre of all vectors, hence near to
+    everything. With a tenth of the items new, the mean of three makes them a quarter of all recommendations, and that
+    of ten nearly a third (`python -m tests.benchmarks.cold_start`).
 
     Args:
         items: [N] indices in the catalogue.
@@ -49,19 +49,19 @@ class TextNeighbours:
         return f"<TextNeighbours ({len(self.items)} items, {self.text.shape[1]} text dimensions)>"
 
     @classmethod
-    def of(cls, text: ItemVectors, collaborative: ItemVectors, met: BoolArray) -> Self:
-        """The items of a catalogue that are `met` [N].
+    def of(cls, text: ItemVectors, collaborative: ItemVectors, known: BoolArray) -> Self:
+        """The items of a catalogue that are `known` [N], that is, have training interactions.
 
         Raises:
             DataError: no item is.
         """
-        items = np.flatnonzero(met)
+        items = np.flatnonzero(known)
         if not len(items):
-            raise DataError("nobody has met any item in training; there is no behaviour to give vectors by")
+            raise DataError("no item has training interactions, so no collaborative vectors exist; add interactions")
         return cls(items, unit_rows(text.vectors[items]).astype(np.float16), collaborative.vectors[items])
 
-    def lend(self, text: FloatArray) -> Borrowed:
-        """Behaviour for items with text vectors [M, D]; one whose text is like no other's gets the mean.
+    def proxies(self, text: FloatArray) -> Proxies:
+        """Proxies of items with text vectors [M, D]; without any positive cosine, the mean of all known items.
 
         Raises:
             DataError: the vectors are of another width.
@@ -69,12 +69,12 @@ class TextNeighbours:
         if text.shape[1:] != self.text.shape[1:]:
             raise DataError(f"text neighbours: got vectors {text.shape}, expected [M, {self.text.shape[1]}]")
         rows = np.concatenate([self._nearest(unit_rows(text[part])) for part in _chunks(len(text), _QUERIES)])
-        alike = rows >= 0
+        similar = rows >= 0
         vectors = np.empty((len(text), self.collaborative.shape[1]), dtype=np.float32)
-        vectors[alike] = self.collaborative[rows[alike]]
-        if not alike.all():
-            vectors[~alike] = self.collaborative.mean(axis=0, dtype=np.float64)
-        return Borrowed(vectors, np.where(alike, self.items[rows], -1))
+        vectors[similar] = self.collaborative[rows[similar]]
+        if not similar.all():
+            vectors[~similar] = self.collaborative.mean(axis=0, dtype=np.float64)
+        return Proxies(vectors, np.where(similar, self.items[rows], -1))
 
     def _nearest(self, text: FloatArray) -> IntArray:
         """Row of the most similar item, the first of equals, or -1 where none has a positive cosine."""
@@ -103,11 +103,11 @@ class TextNeighbours:
             tensors = load_file(path)
             items, text, collaborative = (tensors[name].numpy() for name in ("items", "text", "collaborative"))
             if (items.ndim, text.ndim, collaborative.ndim) != (1, 2, 2) or items.dtype != np.int64:
-                raise ValueError("no indices with two vectors each")
+                raise ValueError("items, text or collaborative of another shape or type")
             if not len(items) == len(text) == len(collaborative):
                 raise ValueError(f"{len(items)} indices, {len(text)} and {len(collaborative)} vectors do not fit")
         except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise ArtifactError(f"no text neighbours can be read from {path} ({error}); make it again") from error
+            raise ArtifactError(f"no text neighbours can be read from {path} ({error}); run `embed` again") from error
         return cls(items, text, collaborative)
 
 

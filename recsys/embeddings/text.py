@@ -1,6 +1,6 @@
-"""Item texts -> vectors: TF-IDF with truncated SVD, a sentence-transformers model, or vectors of one's own.
+"""Item texts -> vectors: TF-IDF with truncated SVD, a sentence-transformers model, or user-provided vectors.
 
-Reads a `Catalog`, and a parquet file (item_id, embedding) for one's own vectors.
+Reads a `Catalog`, and a parquet file (item_id, embedding) of user-provided vectors.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import polars as pl
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.encoder import TFIDF, TextEncoder, TfidfEncoder, TransformerEncoder
 from recsys.errors import ConfigError, DataError
-from recsys.tables import Catalog, FloatArray, ItemVectors
+from recsys.tables import Catalog, ItemVectors
 
 
 class FittedTexts(NamedTuple):
-    """The vectors of every item, and what encodes further texts alike; None where the vectors are one's own."""
+    """The vectors of all items, and the encoder for further texts; None where the vectors are user-provided."""
 
     vectors: ItemVectors
     encoder: TextEncoder | None
 
 
 def fit_texts(catalog: Catalog, config: EmbedConfig, *, seed: int) -> FittedTexts:
-    """The text vectors of every item, as the configuration says: one's own file, or an encoder over its texts.
+    """The text vectors of all items: from the configured file, or from an encoder fitted on the catalogue.
 
     Raises:
         ConfigError: `fields` names something that is no text column, or there is no such model.
@@ -39,7 +39,7 @@ def fit_texts(catalog: Catalog, config: EmbedConfig, *, seed: int) -> FittedText
     if config.encoder == TFIDF:
         encoder, vectors = TfidfEncoder.fit(texts, dimensions=config.dimensions, seed=seed, fields=fields)
         return FittedTexts(ItemVectors(catalog.item_ids, vectors), encoder)
-    transformer = TransformerEncoder(config.model, batch=config.batch, fields=fields)
+    transformer = TransformerEncoder(config.model, batch_size=config.batch_size, fields=fields)
     return FittedTexts(ItemVectors(catalog.item_ids, transformer.encode(texts)), transformer)
 
 
@@ -65,18 +65,8 @@ def item_texts(catalog: Catalog, fields: Sequence[str] = ()) -> list[str]:
     return catalog.frame.select(joined).to_series().to_list()
 
 
-def tfidf_vectors(texts: Sequence[str], *, dimensions: int, seed: int) -> FloatArray:
-    """TF-IDF over words and word pairs, reduced by truncated SVD; see `recsys.embeddings.encoder.TfidfEncoder`.
-
-    Returns:
-        float32 [N, D], unit rows, D = `dimensions` or the number of features where those are fewer; an item without
-        known words gets a zero row.
-    """
-    return TfidfEncoder.fit(texts, dimensions=dimensions, seed=seed).vectors
-
-
 def read_vectors(path: Path, catalog: Catalog) -> ItemVectors:
-    """One's own vectors from parquet (item_id, embedding), in catalogue order; other items in it are left out.
+    """User-provided vectors from parquet (item_id, embedding), in catalogue order; other items are ignored.
 
     Raises:
         DataError: the file is missing or no such table, or items of the catalogue are not in it.
@@ -85,14 +75,14 @@ def read_vectors(path: Path, catalog: Catalog) -> ItemVectors:
         raise DataError(f"embed.vectors: {path} does not exist; give a parquet file of item_id and embedding")
     try:
         given = ItemVectors.load(path)
-    except (OSError, ValueError) as error:  # pyarrow's words for what is no parquet
+    except (OSError, ValueError) as error:  # raised by pyarrow for other formats
         raise DataError(f"embed.vectors: {path} is no parquet table of item_id and embedding") from error
     positions = {item_id: row for row, item_id in enumerate(given.item_ids)}
     missing = [item_id for item_id in catalog.item_ids if item_id not in positions]
     if missing:
         raise DataError(
             f"embed.vectors: {path.name} has no vector for {len(missing)} of {len(catalog)} items, the first is "
-            f"{missing[0]!r}; give every item of the catalogue one"
+            f"{missing[0]!r}; add one for every item of the catalogue"
         )
     rows = np.array([positions[item_id] for item_id in catalog.item_ids], dtype=np.int64)
     return ItemVectors(catalog.item_ids, given.vectors[rows])

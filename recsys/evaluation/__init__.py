@@ -1,1 +1,1 @@
-"""Rankings against truth: metrics, slices, significance, and the page that shows them. Sees no model."""
+"""Evaluation of rankings: metrics, slices, significance, and the report. Reads rankings, never a model."""

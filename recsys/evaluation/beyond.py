@@ -1,4 +1,4 @@
-"""What a system recommends besides being right: how much of the catalogue, how popular, how varied.
+"""Beyond-accuracy measures of recommendation lists: coverage, popularity, novelty, diversity, calibration.
 
 Reads and writes nothing.
 """
@@ -17,17 +17,18 @@ SMOOTHING = 0.01  # share of the history's distribution mixed into the list's, s
 
 
 class Beyond(NamedTuple):
-    """Figures of one system's lists; None where there is nothing to compute them from.
+    """Measures of one system's lists; None where there is nothing to compute them from.
 
-    coverage: share of the catalogue that is in anybody's list.
-    gini: inequality of how often items are shown, over the whole catalogue; 0 = all alike, towards 1 = one item only.
-    popularity: mean training interactions of the items shown.
-    popularity_lift: their mean over the users' own means, divided by the same of their histories; 1 = as popular.
-    novelty: mean self-information of the items shown, in bits of their (add-one smoothed) share in training.
-    diversity: mean share of a list's pairs that are of different categories.
-    miscalibration: mean Kullback-Leibler divergence, in bits, of a list's categories from its history's
-        (Steck, Calibrated recommendations, RecSys 2018, section 3); 0 = the same mixture.
-    seen: share of places given to items that are in the user's history.
+    Attributes:
+        coverage: share of the catalogue that is in at least one list.
+        gini: inequality of item exposure over the whole catalogue; 0 = equal, towards 1 = one item only.
+        popularity: mean training interactions of the recommended items.
+        popularity_lift: mean popularity of a list, averaged over users, divided by that of histories; 1 = as popular.
+        novelty: mean self-information of recommended items, in bits of their (add-one smoothed) share in training.
+        diversity: mean share of a list's pairs that are of different categories.
+        miscalibration: mean Kullback-Leibler divergence, in bits, of a list's category distribution from its history's
+            (Steck, Calibrated recommendations, RecSys 2018, section 3).
+        seen: share of recommended items that are in the user's history.
     """
 
     coverage: float
@@ -43,7 +44,7 @@ class Beyond(NamedTuple):
 def beyond_accuracy(
     items: IntArray, *, histories: Histories, popularity: IntArray, categories: Categories | None
 ) -> Beyond:
-    """Measure the lists `items [U, K]` (-1 = empty place) of the users of `histories`.
+    """Measure the lists `items [U, K]` (-1 = padding) of the users of `histories`.
 
     `popularity [N]` counts training interactions an item.
     """
@@ -82,20 +83,20 @@ def _mean(values: FloatArray | IntArray | np.ndarray[tuple[int], np.dtype[np.boo
 
 
 def _lift(items: IntArray, histories: Histories, popularity: IntArray) -> float | None:
-    counted = np.append(popularity, 0)  # index -1 is an empty place
-    places = (items >= 0).sum(axis=1)
-    both = (places > 0) & (histories.lengths > 0)
+    counted = np.append(popularity, 0)  # index -1 is padding
+    lengths = (items >= 0).sum(axis=1)
+    both = (lengths > 0) & (histories.lengths > 0)
     if not both.any():
         return None
-    listed = counted[items].sum(axis=1)[both] / places[both]
+    listed = counted[items].sum(axis=1)[both] / lengths[both]
     owner = np.repeat(np.arange(len(histories)), histories.lengths)
     sums = np.bincount(owner, weights=popularity[histories.items], minlength=len(histories))
-    lived = sums[both] / histories.lengths[both]
-    return float(listed.mean() / lived.mean()) if lived.mean() > 0 else None
+    consumed = sums[both] / histories.lengths[both]
+    return float(listed.mean() / consumed.mean()) if consumed.mean() > 0 else None
 
 
 def _category_counts(items: IntArray, categories: Categories) -> FloatArray:
-    """How many of each row's items are of each category, `[U, C]`; items without a category are left out."""
+    """How many of each row's items are of each category, `[U, C]`; items without a category do not count."""
     codes = np.append(categories.codes, -1)[items]
     rows = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
     return _count(rows[codes >= 0], codes[codes >= 0], len(items), len(categories.labels))
@@ -110,17 +111,17 @@ def _diversity(items: IntArray, categories: Categories) -> float | None:
     counts = _category_counts(items, categories)
     size = counts.sum(axis=1)
     pairs = size * (size - 1)
-    alike = (counts * (counts - 1)).sum(axis=1)
-    return _mean(1 - alike[pairs > 0] / pairs[pairs > 0])
+    same = (counts * (counts - 1)).sum(axis=1)
+    return _mean(1 - same[pairs > 0] / pairs[pairs > 0])
 
 
 def _miscalibration(items: IntArray, histories: Histories, categories: Categories) -> float | None:
     listed = _category_counts(items, categories)
     codes = categories.codes[histories.items]
     owner = np.repeat(np.arange(len(histories)), histories.lengths)
-    lived = _count(owner[codes >= 0], codes[codes >= 0], len(histories), len(categories.labels))
-    both = (listed.sum(axis=1) > 0) & (lived.sum(axis=1) > 0)
-    p = lived[both] / lived[both].sum(axis=1, keepdims=True)
+    consumed = _count(owner[codes >= 0], codes[codes >= 0], len(histories), len(categories.labels))
+    both = (listed.sum(axis=1) > 0) & (consumed.sum(axis=1) > 0)
+    p = consumed[both] / consumed[both].sum(axis=1, keepdims=True)
     q = (1 - SMOOTHING) * listed[both] / listed[both].sum(axis=1, keepdims=True) + SMOOTHING * p
     terms = np.where(p > 0, p * np.log2(np.where(p > 0, p, 1) / np.where(q > 0, q, 1)), 0.0)
     return _mean(terms.sum(axis=1))

@@ -1,4 +1,4 @@
-"""Rankings against truth: every figure that the report shows and metrics.json holds.
+"""Evaluation of rankings: every figure in the report and in metrics.json.
 
 Reads `Rankings`, `Queries` and `Catalog` in memory, never a model; writes nothing.
 """
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recsys.data.dataset import Dataset
+from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.errors import DataError
 from recsys.evaluation.beyond import Beyond, beyond_accuracy
 from recsys.evaluation.config import EvaluateConfig
@@ -26,7 +28,7 @@ from recsys.evaluation.slices import (
     categories,
 )
 from recsys.metrics import FloatArray, IntArray
-from recsys.tables import Catalog, Queries, Rankings
+from recsys.tables import TEST, Catalog, Queries, Rankings
 
 TESTED = ("hr", "ndcg")
 FORMAT = 1
@@ -42,12 +44,12 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class System:
-    """One source of rankings. `metrics` is keyed by `metric@cutoff`; `beyond` is at the slice cutoff."""
+    """One source of rankings. `metrics` is keyed by `metric@cutoff`; `beyond` is computed at the slice cutoff."""
 
     metrics: dict[str, Estimate]
     beyond: Beyond
     users_without_rows: int
-    illegal_items: int
+    out_of_catalogue_items: int
     repeated_items: int
 
 
@@ -75,7 +77,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All systems on all users. `notices` are sentences about what was left out and why."""
+    """All systems on all users. `notices` are sentences about missing or irregular data."""
 
     users: int
     items: int
@@ -93,6 +95,29 @@ class Evaluation:
 
 
 def evaluate(
+    rankings: Rankings, dataset: Dataset, config: EvaluateConfig | None = None, *, seed: int = 0
+) -> Evaluation:
+    """Measure every source of `rankings` on the test users of a dataset.
+
+    Args:
+        seed: of the bootstrap resamples and the sign flips.
+
+    Raises:
+        DataError: no users, no rankings, or two rows for one rank of a user.
+    """
+    interactions, catalog = dataset.interactions, dataset.catalog
+    return evaluate_queries(
+        rankings,
+        # Whole histories, whatever part of them the rankers saw: slices and lift are about the users.
+        queries=queries(interactions, catalog, split=TEST, max_history=len(interactions)),
+        catalog=catalog,
+        popularity=interaction_counts(training_histories(interactions, catalog).items, len(catalog)),
+        config=config or EvaluateConfig(),
+        generator=np.random.default_rng(seed),
+    )
+
+
+def evaluate_queries(
     rankings: Rankings,
     *,
     queries: Queries,
@@ -110,7 +135,7 @@ def evaluate(
         generator: draws the bootstrap resamples and the sign flips.
 
     Raises:
-        DataError: no users, no rankings, or rankings in which one place is taken twice.
+        DataError: no users, no rankings, or two rows for one rank of a user.
     """
     _check(rankings, queries, catalog, popularity)
     cutoffs = tuple(sorted({*config.cutoffs, config.slice_cutoff}))
@@ -145,7 +170,7 @@ def _check(rankings: Rankings, queries: Queries, catalog: Catalog, popularity: I
     if not len(rankings):
         raise DataError("the rankings are empty; run the stage 'recommend' with at least one system")
     if len(popularity) != len(catalog):
-        raise DataError(f"popularity has {len(popularity)} entries for {len(catalog)} items; one an item is needed")
+        raise DataError(f"popularity has {len(popularity)} entries for {len(catalog)} items; give one an item")
 
 
 def _estimates(
@@ -157,7 +182,7 @@ def _estimates(
 ) -> tuple[dict[str, dict[str, Estimate]], list[Comparison]]:
     """Intervals and comparisons of scores `[U, S, M]`, all from the same bootstrap draws."""
     means = scores.mean(axis=0)
-    samples = bootstrap_means(scores.reshape(len(scores), -1), resamples=config.resamples, generator=generator)
+    samples = bootstrap_means(scores.reshape(len(scores), -1), resamples=config.num_resamples, generator=generator)
     samples = samples.reshape(-1, *means.shape)
     low, high = percentile_interval(samples, config.confidence)
     accuracy = {
@@ -172,7 +197,9 @@ def _estimates(
                 samples[:, [better], column] - samples[:, [worse], column], config.confidence
             )
             p = sign_flip_p_value(
-                scores[:, better, column] - scores[:, worse, column], resamples=config.resamples, generator=generator
+                scores[:, better, column] - scores[:, worse, column],
+                resamples=config.num_resamples,
+                generator=generator,
             )
             difference = _estimate(means[better, column] - means[worse, column], low_d[0], high_d[0])
             rows.append((metrics[column], names[better], names[worse], difference, p))
@@ -195,7 +222,7 @@ def _system(
     beyond = beyond_accuracy(
         ranked.items[:, :cutoff], histories=queries.histories, popularity=popularity, categories=found
     )
-    return System(accuracy, beyond, ranked.users_without_rows, ranked.illegal_items, ranked.repeated_items)
+    return System(accuracy, beyond, ranked.users_without_rows, ranked.out_of_catalogue_items, ranked.repeated_items)
 
 
 def _slices(
@@ -224,24 +251,26 @@ def _notices(
     for name, r in ranked.items():
         depth = int((r.items >= 0).any(axis=0).sum())
         if depth < min(r.items.shape[1], len(popularity)):
-            notices.append(f"{name} returned at most {depth} items a user; figures at greater lengths count no more.")
+            notices.append(f"{name} returned at most {depth} items a user; metrics at larger cutoffs do not change.")
         if r.users_without_rows:
             notices.append(f"{name} returned nothing for {r.users_without_rows:,} users; they count as misses.")
-        if r.illegal_items:
-            notices.append(f"{name} returned {r.illegal_items:,} items that are not in the catalogue.")
+        if r.out_of_catalogue_items:
+            notices.append(f"{name} returned {r.out_of_catalogue_items:,} out-of-catalogue items.")
         if r.repeated_items:
             notices.append(f"{name} repeated an item within a list {r.repeated_items:,} times.")
     if found is None:
-        notices.append("No slices by category: the catalogue has no category column whose values divide it.")
+        notices.append("No slices by category: no category column divides the catalogue.")
     elif (found.codes < 0).any():
-        notices.append(f"{int((found.codes < 0).sum()):,} items have no category; slices by category leave them out.")
+        notices.append(f"{int((found.codes < 0).sum()):,} items have no category; they are in no category slice.")
     cold = int((popularity[queries.targets] == 0).sum())
-    notices.append(f"{cold:,} of {len(queries):,} users have a cold target, an item that training never saw.")
+    notices.append(
+        f"{cold:,} of {len(queries):,} users have a cold-start target, an item without training interactions."
+    )
     return notices
 
 
 def _plain(value: Any) -> Any:
-    """NamedTuples, which `asdict` keeps, as dictionaries."""
+    """Convert NamedTuples, which `asdict` keeps, to dictionaries."""
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Users to look at: what they had, what came next, and what each system would have shown them.
+"""Example users for the report: history, target, and each system's recommendations.
 
 Reads `Rankings`, `Queries` and `Catalog` in memory; writes nothing.
 """
@@ -17,24 +17,24 @@ HISTORY_SHOWN = 10
 
 
 class Shown(NamedTuple):
-    """One recommended item; `hit` where it is the truth."""
+    """One recommended item; `hit` where it is the target."""
 
     title: str
     hit: bool
 
 
 class Example(NamedTuple):
-    """One user. `history` is the newest part, oldest first; `earlier` counts what is left out of it."""
+    """One user. `history` is the newest part, oldest first; `earlier` counts the older items."""
 
     user_id: str
     history: list[str]
     earlier: int
-    truth: str
+    target: str
     lists: dict[str, list[Shown]]
 
     @property
     def finders(self) -> list[str]:
-        """The systems whose list holds the truth."""
+        """The systems whose list holds the target."""
         return [name for name, shown in self.lists.items() if any(entry.hit for entry in shown)]
 
 
@@ -49,7 +49,7 @@ def example_users(
 ) -> list[Example]:
     """Draw `count` users: half from those whose target some system found, the rest from all the others.
 
-    Hits are rare, so that users drawn from all would hardly show any; the report says so.
+    Hits are rare: a uniform draw would hardly show any. The report explains this.
     """
     ranked = {
         source: ranked_items(rankings, source=source, user_ids=queries.user_ids, catalog=catalog, depth=cutoff).items
@@ -78,6 +78,6 @@ def _example(user: int, ranked: dict[str, IntArray], queries: Queries, titles: l
         user_id=queries.user_ids[user],
         history=[titles[item] for item in history[-HISTORY_SHOWN:]],
         earlier=max(0, len(history) - HISTORY_SHOWN),
-        truth=titles[target],
+        target=titles[target],
         lists=lists,
     )

@@ -1,4 +1,4 @@
-"""How training went, from the logs that stages leave behind.
+"""Training curves, from the logs that stages write.
 
 Reads `training_log.jsonl` files: one JSON object a line, a `step` and metrics named `part/metric`.
 """
@@ -14,9 +14,9 @@ from recsys.evaluation.plots import Curve
 
 
 def training_curves(paths: Iterable[Path]) -> dict[str, Curve]:
-    """Name of a metric -> its curve, ordered by step; a step told twice, as after a resume, counts as told last.
+    """Name of a metric -> its curve, ordered by step; of a repeated step, as after a resume, the last value counts.
 
-    Files that do not exist are passed over.
+    Missing files are skipped.
 
     Raises:
         ArtifactError: a line is not a JSON object with a step.

@@ -1,4 +1,4 @@
-"""From rankings and truth to one number a user: every user counts, whatever a system returned.
+"""Per-user ranking metrics: every user counts, also where a system returned nothing.
 
 Reads `Rankings` and `Queries` in memory; writes nothing.
 """
@@ -21,13 +21,15 @@ METRICS = ("hr", "ndcg", "mrr")
 class RankedItems(NamedTuple):
     """What one system returned for the users of an evaluation.
 
-    `items` is `[U, K]` item indices, best first, -1 = empty place or illegal item. `illegal_items` counts rows whose
-    item is not in the catalogue, `repeated_items` places taken by an item that the same list already has, and
-    `users_without_rows` users for whom the system returned nothing.
+    Attributes:
+        items: `[U, K]` item indices, best first, -1 = padding or an out-of-catalogue item.
+        out_of_catalogue_items: rows whose item is not in the catalogue.
+        repeated_items: rows whose item is in the same list already.
+        users_without_rows: users for whom the system returned nothing.
     """
 
     items: IntArray
-    illegal_items: int
+    out_of_catalogue_items: int
     repeated_items: int
     users_without_rows: int
 
@@ -35,13 +37,13 @@ class RankedItems(NamedTuple):
 def ranked_items(
     rankings: Rankings, *, source: str, user_ids: Sequence[str], catalog: Catalog, depth: int
 ) -> RankedItems:
-    """The rankings of one source as a matrix `[len(user_ids), depth]`; rows of other users are left aside.
+    """The rankings of one source as a matrix `[len(user_ids), depth]`; rows of other users are ignored.
 
     Raises:
-        DataError: a rank below 1, or two rows for one place.
+        DataError: a rank below 1, or two rows for one rank of a user.
     """
-    users = _positions(user_ids, "user_id", "row")
-    items = _positions(catalog.item_ids, "item_id", "item")
+    users = _numbered(user_ids, "user_id", "row")
+    items = _numbered(catalog.item_ids, "item_id", "item")
     frame = (
         rankings.frame.lazy()
         .filter(pl.col("source") == source)
@@ -50,32 +52,32 @@ def ranked_items(
         .select("row", "rank", pl.col("item").fill_null(-1))
         .collect()
     )
-    _check_places(frame, source)
+    _check_ranks(frame, source)
     shown = frame.filter(pl.col("rank") <= depth)
     matrix = np.full((len(user_ids), depth), -1, dtype=np.int64)
     matrix[shown["row"].to_numpy(), shown["rank"].to_numpy() - 1] = shown["item"].to_numpy()
     ordered = np.sort(matrix, axis=1)
     return RankedItems(
         items=matrix,
-        illegal_items=int((frame["item"] < 0).sum()),
+        out_of_catalogue_items=int((frame["item"] < 0).sum()),
         repeated_items=int(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).sum()),
         users_without_rows=len(user_ids) - frame["row"].n_unique(),
     )
 
 
-def _positions(ids: Sequence[str], name: str, position: str) -> pl.DataFrame:
-    return pl.DataFrame({name: ids, position: np.arange(len(ids))}, schema={name: pl.String, position: pl.Int64})
+def _numbered(ids: Sequence[str], name: str, number: str) -> pl.DataFrame:
+    return pl.DataFrame({name: ids, number: np.arange(len(ids))}, schema={name: pl.String, number: pl.Int64})
 
 
-def _check_places(frame: pl.DataFrame, source: str) -> None:
+def _check_ranks(frame: pl.DataFrame, source: str) -> None:
     if not frame.height:
         return
     worst = frame.select(pl.col("rank").min()).item()
     if worst < 1:
-        raise DataError(f"rankings of '{source}': rank {worst}; ranks count from 1")
+        raise DataError(f"rankings of '{source}': rank {worst}; ranks start at 1; correct the file")
     doubled = frame.height - frame.select("row", "rank").n_unique()
     if doubled:
-        raise DataError(f"rankings of '{source}': {doubled} places are taken twice; keep one row a user and rank")
+        raise DataError(f"rankings of '{source}': {doubled} rows repeat a rank; keep one row a user and rank")
 
 
 def metric_names(cutoffs: Sequence[int]) -> list[str]:
@@ -84,7 +86,7 @@ def metric_names(cutoffs: Sequence[int]) -> list[str]:
 
 
 def per_user_metrics(items: IntArray, targets: IntArray, *, cutoffs: Sequence[int]) -> FloatArray:
-    """Every metric of every user, `[U, M]` in the order of `metric_names`; a target that is absent scores 0."""
+    """Every metric of every user, `[U, M]` in the order of `metric_names`; a missing target scores 0."""
     ranks = target_ranks(items, targets)
     at_cutoffs = [top_k_per_user(ranks, k=k) for k in cutoffs]
     columns = [values[metric] for metric in range(len(METRICS)) for values in at_cutoffs]

@@ -1,6 +1,6 @@
-"""The report's plots: SVG pictures as `data:` addresses, which follow the reader's light or dark scheme.
+"""The report's plots: SVG pictures as `data:` URLs that follow the reader's light or dark scheme.
 
-Reads results in memory; writes nothing. Legends are the page's, by `style_of`.
+Reads results in memory; writes nothing. The page draws the legends, by `style_of`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from recsys.tables import SemanticIds
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Stand-ins that the picture's own style sheet replaces, one value for each scheme.
+# Placeholders that the picture's own style sheet replaces, one value for each scheme.
 INK, GRID = "#010203", "#040506"
 SCHEMES = (
     "<style>svg{--ink:#5a6068;--grid:#e4e5e1}"
     "@media (prefers-color-scheme:dark){svg{--ink:#a3a9b1;--grid:#33373d}}</style>"
 )
-WIDTH = 3.7  # inches; a phone shows the picture at about this size, so that its letters stay readable
+WIDTH = 3.7  # inches; about the width of a phone, so that text stays readable
 SETTINGS: dict[Any, Any] = {
     "axes.edgecolor": GRID,
     "axes.labelcolor": INK,
@@ -67,15 +67,15 @@ STYLES = (
 
 
 class Curve(NamedTuple):
-    """A metric as training went on."""
+    """A metric over the steps of training."""
 
     steps: list[int]
     values: list[float]
 
 
 def style_of(systems: Sequence[str]) -> dict[str, Style]:
-    """The style of each system, by its place in the report."""
-    return {name: STYLES[place % len(STYLES)] for place, name in enumerate(systems)}
+    """The style of each system, by its position in the report."""
+    return {name: STYLES[position % len(STYLES)] for position, name in enumerate(systems)}
 
 
 def metric_by_cutoff(evaluation: Evaluation, metric: str) -> str:
@@ -84,16 +84,16 @@ def metric_by_cutoff(evaluation: Evaluation, metric: str) -> str:
         figure, axes = _canvas(2.5)
         for name, style in style_of(list(evaluation.systems)).items():
             estimates = [evaluation.systems[name].metrics[f"{metric}@{k}"] for k in evaluation.cutoffs]
-            places = range(len(estimates))
+            cutoffs = range(len(estimates))
             axes.fill_between(
-                places, [e.low for e in estimates], [e.high for e in estimates], color=style.color, alpha=0.18, lw=0
+                cutoffs, [e.low for e in estimates], [e.high for e in estimates], color=style.color, alpha=0.18, lw=0
             )
-            axes.plot(places, [e.value for e in estimates], color=style.color, marker=style.marker, ms=4.5, lw=1.6)
+            axes.plot(cutoffs, [e.value for e in estimates], color=style.color, marker=style.marker, ms=4.5, lw=1.6)
         axes.set_xticks(range(len(evaluation.cutoffs)), [str(k) for k in evaluation.cutoffs])
         axes.set_xlabel("list length k")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
-        return _address(figure)
+        return _data_url(figure)
 
 
 def slice_dots(rows: Sequence[Slice], metric: str) -> str:
@@ -110,7 +110,7 @@ def slice_dots(rows: Sequence[Slice], metric: str) -> str:
         axes.set_xlabel(metric.upper())
         axes.grid()
         axes.tick_params(length=0)
-        return _address(figure)
+        return _data_url(figure)
 
 
 def popularity_lift(evaluation: Evaluation) -> str | None:
@@ -133,11 +133,11 @@ def popularity_lift(evaluation: Evaluation) -> str | None:
         axes.set_xlabel("popularity of the lists over the histories’")
         axes.grid(axis="x")
         axes.tick_params(length=0)
-        return _address(figure)
+        return _data_url(figure)
 
 
 def token_usage(semantic_ids: SemanticIds) -> str:
-    """How many items each code of each level has, the fullest code first; level is the line's strength."""
+    """Items of each code of each level, in descending order; deeper levels are fainter."""
     with mpl.rc_context(SETTINGS):
         figure, axes = _canvas(2.5)
         for level in range(semantic_ids.num_levels):
@@ -147,22 +147,22 @@ def token_usage(semantic_ids: SemanticIds) -> str:
             axes.plot(np.arange(1, len(load) + 1), load, color=color, alpha=strength, lw=1.6, label=label)
         axes.legend(frameon=False, loc="upper right")
         axes.axhline(len(semantic_ids) / semantic_ids.num_codes, color=INK, lw=0.8, ls=(0, (4, 3)))
-        axes.set_xlabel("codes of a level, fullest first (dashed: all alike)")
+        axes.set_xlabel("codes of a level by number of items (dashed: uniform)")
         axes.set_ylabel("items")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
-        return _address(figure)
+        return _data_url(figure)
 
 
 def training_curve(curve: Curve) -> str:
-    """One metric over the steps of a training; few points are marked one by one."""
+    """One metric over the steps of a training; markers where there are few points."""
     with mpl.rc_context(SETTINGS):
         figure, axes = _canvas(2)
         marker = "o" if len(curve.steps) < 30 else ""
         axes.plot(curve.steps, curve.values, color=STYLES[2].color, lw=1.5, marker=marker, ms=3.5)
         axes.set_xlabel("step")
         axes.grid(axis="y")
-        return _address(figure)
+        return _data_url(figure)
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:
@@ -180,13 +180,13 @@ def _short(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _address(figure: Figure) -> str:
+def _data_url(figure: Figure) -> str:
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
     file = io.StringIO()
     with warnings.catch_warnings():
-        # The reader's own fonts draw the letters; matplotlib's are only measured.
+        # Text is drawn with the reader's fonts; matplotlib only measures its own.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     head, tag, rest = file.getvalue().partition("<svg")

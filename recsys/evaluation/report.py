@@ -1,6 +1,6 @@
-"""report.html: one file that shows an evaluation and how it came about, on a desk or a phone, without a network.
+"""report.html: an evaluation and the training behind it as one responsive page that needs no network.
 
-Reads results in memory and the template beside it; gives the page as a string. What is missing is left out.
+Reads results in memory and the template beside it; returns the page as a string. Sections without input are left out.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from recsys.evaluation.plots import Curve
 from recsys.tables import SemanticIds
 
 SIGNIFICANT = 0.05
-LISTED = 4  # systems whose comparisons are listed; those of more stand in a matrix
+LISTED = 4  # up to so many systems comparisons are listed; more are shown as a matrix
 VALIDATION = "validation_ndcg@10"
 METRIC_NAMES = {"hr": "HR", "ndcg": "NDCG", "mrr": "MRR"}
 BEYOND = {
-    "coverage": "share of the catalogue that anybody was shown",
-    "gini": "inequality of exposure; 0 is all items alike",
-    "popularity": "mean training interactions of the items shown",
-    "popularity_lift": "popularity over that of the user's history",
-    "novelty": "mean surprise of an item, in bits",
-    "diversity": "share of a list's pairs of unlike category",
-    "miscalibration": "bits between the categories of list and history",
-    "seen": "share of places given to items already in the history",
-    "illegal_items": "rows whose item is not in the catalogue",
+    "coverage": "share of the catalogue that was recommended at least once",
+    "gini": "inequality of item exposure; 0 is equal exposure",
+    "popularity": "mean training interactions of recommended items",
+    "popularity_lift": "popularity of a list over that of the user's history",
+    "novelty": "mean self-information of an item, in bits",
+    "diversity": "share of a list's pairs of different categories",
+    "miscalibration": "KL divergence of a list's categories from the history's, in bits",
+    "seen": "share of recommended items that are already in the history",
+    "out_of_catalogue_items": "recommended items that are not in the catalogue",
 }
 
 
@@ -60,7 +60,7 @@ class Report:
 
 
 def render_report(report: Report) -> str:
-    """The page. Every text of the data is escaped; pictures and styles are inside."""
+    """The page. Texts from the data are escaped; pictures and styles are embedded."""
     folder = files("recsys.evaluation")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -89,7 +89,7 @@ def render_report(report: Report) -> str:
         training={_words(name): plots.training_curve(curve) for name, curve in report.curves.items()},
         validation=_validation(report.curves),
         token_tables=tables,
-        token_facts={name: value for name, value in quality.items() if name not in tables},
+        token_summary={name: value for name, value in quality.items() if name not in tables},
         slowest=max(report.seconds.values(), default=0) or 1,
     )
     return page.lstrip()
@@ -100,14 +100,14 @@ def _columns(evaluation: Evaluation) -> list[str]:
 
 
 class Cell(NamedTuple):
-    """By how much a row's system is ahead of a column's, and the corrected p-value of the difference."""
+    """The metric of a row's system minus that of a column's, and the corrected p-value of the difference."""
 
     difference: float
     p_holm: float
 
 
 def _matrices(evaluation: Evaluation) -> dict[str, dict[str, list[Cell | None]]]:
-    """Metric -> system -> its difference to every system; where there are few, the list of comparisons says it all."""
+    """Metric -> system -> its difference to every system; empty where there are few, whose comparisons are listed."""
     if len(evaluation.systems) <= LISTED:
         return {}
     cells: dict[tuple[str, str, str], Cell] = {}
@@ -153,7 +153,7 @@ def _p_value(p: float) -> str:
 
 
 def _plain(value: object) -> str:
-    """A number or text as a person writes it."""
+    """A value formatted for display."""
     if value is None:
         return "–"
     if isinstance(value, bool):

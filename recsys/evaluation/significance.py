@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: bootstrap over users, sign-flip permutation, Holm's correction.
+"""Statistical significance: bootstrap over users, sign-flip permutation test, Holm's correction.
 
 Reads and writes nothing; every random draw comes from the generator that is passed in.
 """
@@ -20,8 +20,8 @@ def bootstrap_means(values: FloatArray, *, resamples: int, generator: np.random.
     Columns share their draws, so the difference of two columns is a paired bootstrap of their difference.
     """
     num_users = len(values)
-    # Users without any hit add nothing to a sum: how many draws miss them is binomial, which of the others they fall
-    # on is uniform, and so the few others are all there is to draw.
+    # Users without any hit add nothing to a sum, so only the others are drawn: their number is binomial, which of them
+    # a draw hits is uniform.
     scoring = values[values.any(axis=1)]
     if not len(scoring):
         return np.zeros((resamples, values.shape[1]))
@@ -58,17 +58,17 @@ def sign_flip_p_value(differences: FloatArray, *, resamples: int, generator: np.
     for start in range(0, resamples, block):
         signs = generator.integers(0, 2, size=(min(block, resamples - start), len(effective)), dtype=np.int8) * 2 - 1
         sums = np.abs(signs.astype(np.float64) @ effective)
-        # Sums that are equal on paper differ in their last bits.
+        # Sums that are mathematically equal differ in their last bits.
         extreme += int((sums >= observed - 1e-9 * np.abs(effective).sum()).sum())
     return (1 + extreme) / (1 + resamples)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the chance of one false discovery in the whole family stays at the level chosen."""
+    """Holm's step-down adjustment, which controls the family-wise error rate."""
     count = len(p_values)
     adjusted = [0.0] * count
     highest = 0.0
-    for place, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (count - place) * p_values[index]))
+    for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (count - rank) * p_values[index]))
         adjusted[index] = highest
     return adjusted

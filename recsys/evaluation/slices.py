@@ -1,4 +1,4 @@
-"""Groups of users in which a system may behave otherwise than on average, and the categories that some are made of.
+"""Slices: groups of users by history length, target popularity and target category.
 
 Reads `Queries` and `Catalog` in memory; writes nothing.
 """
@@ -11,19 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recsys.data.categories import first_paths
 from recsys.metrics import IntArray
 from recsys.tables import Catalog, Queries
 
-CATEGORY_COLUMNS = ("categories", "category", "genres", "genre")
-PATH_SEPARATOR = " > "
 MAX_CATEGORIES = 12
-DOMINANT = 0.9  # a level at which one value holds more of the items than this does not split the catalogue
+DOMINANT = 0.9  # a level at which one value has more than this share of the items does not divide the catalogue
 LENGTH_EDGES = (0, 1, 3, 5, 10, 20, 50)
-HEAD, TORSO = 0.1, 0.5  # shares of the items seen in training, most popular first, where head and torso end
+HEAD, TORSO = 0.1, 0.5  # shares of items with interactions, most popular first, at which head and torso end
 
 
 class Categories(NamedTuple):
-    """`codes [N]` points each item at `labels`, -1 where it has none; `level` counts from 0."""
+    """`codes [N]` are indices into `labels`, -1 for items without a category; `level` of the paths, from 0."""
 
     labels: list[str]
     codes: IntArray
@@ -31,7 +30,7 @@ class Categories(NamedTuple):
 
 
 class Slices(NamedTuple):
-    """One way to divide users: `groups [U]` points each user at `labels`, -1 where the slice does not apply."""
+    """One way to divide users: `groups [U]` are indices into `labels`, -1 for users in no group."""
 
     name: str
     labels: list[str]
@@ -39,25 +38,17 @@ class Slices(NamedTuple):
 
 
 def categories(catalog: Catalog) -> Categories | None:
-    """The first level of the catalogue's category paths at which items differ, or None where there is no such level.
+    """The first level of the catalogue's category paths at which items differ, None without such a level.
 
-    Rare values are gathered in a last label, 'other'. An item in several categories counts in the first.
+    The rarest values are merged into a last label, 'other'. Of several categories of an item the first counts.
     """
-    column = next((c for c in CATEGORY_COLUMNS if c in catalog.text_columns), None)
-    if column is None:
-        return None
-    paths = [_first_path(text) for text in catalog.frame[column].to_list()]
+    paths = first_paths(catalog) or []
     for level in range(max(map(len, paths), default=0)):
         names = [path[level] if len(path) > level else None for path in paths]
         counts = Counter(name for name in names if name is not None)
         if len(counts) > 1 and counts.most_common(1)[0][1] <= DOMINANT * counts.total():
             return _coded(names, counts, level)
     return None
-
-
-def _first_path(text: str | None) -> list[str]:
-    first = (text or "").replace("|", ";").split(";")[0]
-    return [part.strip() for part in first.split(PATH_SEPARATOR.strip()) if part.strip()]
 
 
 def _coded(names: Sequence[str | None], counts: Counter[str], level: int) -> Categories:
@@ -78,16 +69,16 @@ def by_history_length(queries: Queries) -> Slices:
 
 
 def by_target_popularity(queries: Queries, popularity: IntArray) -> Slices:
-    """Users by how popular their target was in training: the top 10 % of the items seen there, the next 40, the rest.
+    """Users by the training popularity of their target: top 10 % of the items with interactions, next 40, the rest.
 
-    A target that training never saw is cold. Equal popularity is ordered by item index.
+    A target without training interactions is a cold-start item. Equal popularity is ordered by item index.
     """
     seen = int((popularity > 0).sum())
-    place = np.empty(len(popularity), dtype=np.int64)
-    place[np.argsort(-popularity, kind="stable")] = np.arange(len(popularity))
-    group = np.digitize(place, [np.ceil(HEAD * seen), np.ceil(TORSO * seen)])
+    rank = np.empty(len(popularity), dtype=np.int64)
+    rank[np.argsort(-popularity, kind="stable")] = np.arange(len(popularity))
+    group = np.digitize(rank, [np.ceil(HEAD * seen), np.ceil(TORSO * seen)])
     group[popularity == 0] = 3
-    labels = ["head (top 10 %)", "torso (next 40 %)", "tail (last 50 %)", "cold (unseen)"]
+    labels = ["head (top 10 %)", "torso (next 40 %)", "tail (last 50 %)", "cold start (no interactions)"]
     return Slices("target popularity", labels, group[queries.targets].astype(np.int64))
 
 

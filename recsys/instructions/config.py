@@ -10,7 +10,7 @@ Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class TaskWeights(Config):
-    """How often an epoch passes over each task's examples; .5 is a fresh half of them an epoch, 0 turns a task off."""
+    """Passes over each task's examples in an epoch; .5 samples half of them anew each epoch, 0 disables a task."""
 
     sequential: Weight = 1.0
     item_to_id: Weight = 0.25
@@ -18,7 +18,6 @@ class TaskWeights(Config):
 
 
 class InstructConfig(Config):
-    """Which alignment examples are made, and how often each task is seen."""
+    """Weights of the alignment tasks; a task of weight 0 has no examples."""
 
     weights: TaskWeights = TaskWeights()
-    window: int = Field(50, ge=2, description="items of one training sequence; longer histories are cut into windows")

@@ -1,8 +1,7 @@
-"""Instruction examples: what a task gives the language model to learn from, before any wording.
+"""Instruction examples: the inputs of a task's templates, before tokenization.
 
-An example names its task and carries the facts that the task's templates refer to; words and tokens come at collation
-(`recsys.llm.collation`), so one example is seen under many templates. Written to and read from `instructions.parquet`
-with the user's own item ids.
+Templates and tokens are applied at collation (`recsys.llm.collation`), so that one example is trained under many
+templates. Written to and read from `instructions.parquet`, with item ids in place of indices.
 """
 
 from __future__ import annotations

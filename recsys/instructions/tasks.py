@@ -1,7 +1,6 @@
 """The alignment tasks: each turns training histories and the catalogue into examples (LC-Rec, section 3.3).
 
-A task is one function in `TASKS`, its templates in templates.yaml and its weight in `TaskWeights`; nothing else knows
-its name.
+A task is one function in `TASKS`, its templates in templates.yaml, and its weight in `TaskWeights`.
 """
 
 from __future__ import annotations
@@ -20,46 +19,49 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TaskSource:
-    """What tasks may look at: training interactions only, never validation or test."""
+    """The catalogue and the training histories, which are cut into windows of at most `max_history` items."""
 
     catalog: Catalog
     histories: Histories
+    max_history: int = 50
 
 
-def sequential(source: TaskSource, config: InstructConfig) -> Iterator[Example]:
+def sequential(source: TaskSource) -> Iterator[Example]:
     """Every history, cut into windows from its newest end; each window predicts all of its items."""
-    return (Example("sequential", history=tuple(items.tolist())) for items in windows(source.histories, config.window))
+    return (
+        Example("sequential", history=tuple(items.tolist())) for items in windows(source.histories, source.max_history)
+    )
 
 
-def item_to_id(source: TaskSource, config: InstructConfig) -> Iterator[Example]:
-    """An item's text -> its semantic id; an item has one example a kind of text."""
+def item_to_id(source: TaskSource) -> Iterator[Example]:
+    """An item's text -> its semantic id; one example for each of its texts (see `_texts`)."""
     return (Example("item_to_id", item=item, text=text) for item, text in _texts(source.catalog))
 
 
-def id_to_item(source: TaskSource, config: InstructConfig) -> Iterator[Example]:
-    """An item's semantic id -> its text; an item has one example a kind of text."""
+def id_to_item(source: TaskSource) -> Iterator[Example]:
+    """An item's semantic id -> its text; one example for each of its texts (see `_texts`)."""
     return (Example("id_to_item", item=item, text=text) for item, text in _texts(source.catalog))
 
 
-Task = Callable[[TaskSource, InstructConfig], Iterator[Example]]
+Task = Callable[[TaskSource], Iterator[Example]]
 TASKS: dict[str, Task] = {"sequential": sequential, "item_to_id": item_to_id, "id_to_item": id_to_item}
 
 
 def make_examples(source: TaskSource, config: InstructConfig) -> list[Example]:
-    """Examples of every task whose weight is above zero; a task whose inputs are missing is skipped with a notice."""
+    """Examples of every task whose weight is above zero; a task without inputs is skipped with a warning."""
     examples: list[Example] = []
     for name, task in TASKS.items():
         if getattr(config.weights, name) == 0:
             continue
-        made = list(task(source, config))
-        if not made:
-            logger.warning("task %s is skipped: the data has nothing to make its examples from", name)
-        examples += made
+        found = list(task(source))
+        if not found:
+            logger.warning("task %s is skipped: the data has no inputs for it", name)
+        examples += found
     return examples
 
 
 def _texts(catalog: Catalog) -> Iterator[tuple[int, str]]:
-    """(item index, text) for the title, for the other texts, and for both, where an item has them."""
+    """(item index, text) for the title, the other texts, and both together, as far as an item has them."""
     columns = catalog.text_columns
     rest = [c for c in columns if c != "title"]
     frame = catalog.frame.select(columns)

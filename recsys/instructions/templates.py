@@ -1,4 +1,4 @@
-"""The wording of every task, read from templates.yaml beside this file and checked once."""
+"""The prompt templates of every task, from templates.yaml."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""What a preference head is conditioned on: hidden states of the language model behind histories of semantic ids.
+"""What a preference head is conditioned on: hidden states of the language model after histories of semantic ids.
 
-The state before an item is the last layer's, behind the final norm, at the end of the prompt's prefix or at the last
-code of the item before: the state that the generative ranker would decode that item from. Reads a language model,
-semantic ids and histories; writes nothing.
+The condition before an item is the last layer's state, behind the final norm, at the end of the prompt's prefix or at
+the last code of the previous item: the state that the generative ranker would decode that item from. Reads a language
+model, semantic ids and histories; writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,14 +28,14 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}  # of one forward pass; on a CPU wh
 
 
 class Conditions(NamedTuple):
-    """Hidden states and what follows each."""
+    """Hidden states and the next item of each."""
 
     states: Tensor  # float32 [P, d_h]
     targets: Tensor  # int64 [P] item indices
 
 
-class Conditioned(NamedTuple):
-    """What one step of a joint training makes of a batch."""
+class ConditionedBatch(NamedTuple):
+    """The language model's side of one step of joint training."""
 
     states: Tensor  # [P, d_h], with gradients
     targets: Tensor  # int64 [P] item indices
@@ -47,28 +47,28 @@ class SequentialRow(NamedTuple):
 
     row: Row
     columns: IntArray  # [n] of the row's tokens, the last one before each item
-    items: IntArray  # [n] item indices that follow
+    items: IntArray  # [n] the next item of each
 
 
 class DiscreteBatch(NamedTuple):
     tokens: Tensor  # [B, T] token_ids
-    targets: Tensor  # [B, T] next token_id, IGNORED where nothing is asked
-    rows: Tensor  # [P] where the conditions are
-    columns: Tensor  # [P]
-    items: Tensor  # [P] what follows each
+    targets: Tensor  # [B, T] next token_id, IGNORED where there is none to predict
+    rows: Tensor  # [P] of the conditions
+    columns: Tensor  # [P] of the conditions
+    items: Tensor  # [P] the next item of each
 
 
 def sequential_rows(
     language_model: LanguageModel, semantic_ids: SemanticIds, sequences: Sequence[IntArray]
 ) -> list[SequentialRow]:
-    """Each sequence under the ranker's own prompt, that of template 0; over-long ones lose their oldest items."""
+    """Each sequence in the generative ranker's prompt, that of template 0; over-long ones lose their oldest items."""
     renderer, levels = language_model.renderer(semantic_ids), semantic_ids.num_levels
-    found = []
+    rows = []
     for items in sequences:
         row = renderer.render(Example("sequential", history=tuple(items.tolist())), 0)
         kept = (len(row.tokens) - row.answer) // levels
-        found.append(SequentialRow(row, row.answer - 1 + levels * np.arange(kept), items[-kept:]))
-    return found
+        rows.append(SequentialRow(row, row.answer - 1 + levels * np.arange(kept), items[-kept:]))
+    return rows
 
 
 def training_conditions(
@@ -77,23 +77,22 @@ def training_conditions(
     histories: Histories,
     *,
     window: int,
-    bf16: bool = False,
     tracker: Tracker | None = None,
 ) -> Conditions:
     """The condition before every item of every training sequence; one forward pass a sequence.
 
     Args:
         language_model: merged, in evaluation mode.
-        window: items of one sequence; longer histories are cut as the sequential task cuts them.
-        bf16: compute in bfloat16 where autocast does; the states are float32 in any case.
+        window: items of one sequence; longer histories are split as for the sequential task.
 
     Raises:
         ModelError: the model is in training mode.
     """
     rows = sequential_rows(language_model, semantic_ids, list(windows(histories, window)))
-    # Behind the last condition nothing is fed: the last item is not even seen.
+    # Cut behind the last condition: the last item is not even an input.
     prompts = [r.row.tokens[: int(r.columns[-1]) + 1] for r in rows]
-    states = states_at(language_model.model, prompts, [r.columns for r in rows], bf16=bf16, tracker=tracker)
+    columns = [r.columns for r in rows]
+    states = states_at(language_model.model, prompts, columns, forward=_hidden(language_model), tracker=tracker)
     items = np.concatenate([r.items for r in rows]) if rows else np.zeros(0, np.int64)
     return Conditions(states, torch.from_numpy(items))
 
@@ -104,10 +103,9 @@ def query_conditions(
     histories: Histories,
     *,
     window: int,
-    bf16: bool = False,
     tracker: Tracker | None = None,
 ) -> Tensor:
-    """The condition [U, d_h], float32, behind the newest `window` items of each history; an empty one is allowed.
+    """The condition [U, d_h], float32, after the newest `window` items of each history; an empty one is allowed.
 
     Raises:
         ModelError: the model is in training mode.
@@ -115,7 +113,13 @@ def query_conditions(
     renderer = language_model.renderer(semantic_ids)
     prompts = [renderer.prompt(histories[user][-window:].tolist()) for user in range(len(histories))]
     ends = [np.array([len(prompt) - 1]) for prompt in prompts]
-    return states_at(language_model.model, prompts, ends, bf16=bf16, tracker=tracker)
+    return states_at(language_model.model, prompts, ends, forward=_hidden(language_model), tracker=tracker)
+
+
+def _hidden(language_model: LanguageModel) -> Callable[[Tensor], Tensor]:
+    """The decoder of a merged model: token_ids [B, T] -> hidden states [B, T, d_h]."""
+    decoder = language_model.model.base_model
+    return lambda token_ids: decoder(input_ids=token_ids, use_cache=False).last_hidden_state
 
 
 @torch.no_grad()
@@ -124,10 +128,13 @@ def states_at(
     prompts: Sequence[Sequence[int]],
     columns: Sequence[IntArray],
     *,
-    bf16: bool = False,
+    forward: Callable[[Tensor], Tensor],
     tracker: Tracker | None = None,
 ) -> Tensor:
     """Hidden states [sum of n, d_h], float32 on the CPU, at the given columns [n] of each prompt, in their order.
+
+    Args:
+        forward: right-padded token_ids [B, T] -> the model's hidden states [B, T, d_h].
 
     Raises:
         ModelError: the model is in training mode.
@@ -136,49 +143,48 @@ def states_at(
         raise ModelError("the model is in training mode, where dropout makes states random; call model.eval() first")
     lengths = [len(prompt) for prompt in prompts]
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(c) for c in columns], dtype=np.int64)])
-    width = model.get_input_embeddings().weight.shape[1]
-    states = torch.empty(int(starts[-1]), width)
-    # The longest first: what does not fit fails at once.
+    states = torch.empty(int(starts[-1]), model.get_input_embeddings().weight.shape[1])
+    # The longest first, so that running out of memory happens at once.
     groups = buckets(lengths, range(len(prompts)), BATCH_TOKENS[model.device.type])[::-1]
     for group in (tracker or NullTracker()).track(groups, "hidden states", len(groups)):
         tokens = torch.zeros(len(group), max(lengths[i] for i in group), dtype=torch.int64)
         for row, i in enumerate(group):
             tokens[row, : lengths[i]] = torch.tensor(prompts[i])
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            hidden = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state
-        rows = np.repeat(np.arange(len(group)), [len(columns[i]) for i in group])
-        places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in group])
-        at = np.concatenate([columns[i] for i in group])
-        states[torch.from_numpy(places)] = hidden[torch.from_numpy(rows), torch.from_numpy(at)].float().cpu()
+        hidden = forward(tokens.to(model.device))
+        rows, at, _ = concatenate_positions([columns[i] for i in group], [columns[i] for i in group])
+        outputs = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in group])
+        states[torch.from_numpy(outputs)] = hidden[rows, at].float().cpu()
     return states
 
 
 def discrete_batches(rows: Sequence[SequentialRow], *, batch_tokens: int, seed: int, epoch: int) -> list[DiscreteBatch]:
-    """All batches of one epoch, rows of like length together, in an order of (seed, epoch)."""
+    """All batches of one epoch, rows of similar length together, in an order of (seed, epoch)."""
     generator = np.random.default_rng([seed, epoch])
     groups = random_buckets([len(r.row.tokens) for r in rows], batch_tokens, generator)
-    return [_batch([rows[i] for i in group]) for group in groups]
+    return [_collate([rows[i] for i in group]) for group in groups]
 
 
-def _batch(rows: Sequence[SequentialRow]) -> DiscreteBatch:
-    tokens, targets = pad([r.row for r in rows])
-    return DiscreteBatch(tokens, targets, *places([r.columns for r in rows], [r.items for r in rows]))
+def _collate(rows: Sequence[SequentialRow]) -> DiscreteBatch:
+    positions = concatenate_positions([r.columns for r in rows], [r.items for r in rows])
+    return DiscreteBatch(*pad([r.row for r in rows]), *positions)
 
 
-def places(columns: Sequence[IntArray], items: Sequence[IntArray]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and items [P] of a batch's conditions, given those of every row."""
+def concatenate_positions(columns: Sequence[IntArray], items: Sequence[IntArray]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and items [P] of a batch's conditions, given the columns and items of every row."""
     rows = np.repeat(np.arange(len(columns)), [len(c) for c in columns])
     return torch.from_numpy(rows), torch.from_numpy(np.concatenate(columns)), torch.from_numpy(np.concatenate(items))
 
 
 class DiscreteConditions(nn.Module):
-    """Conditions and the loss of the sequential task out of one forward pass, with gradients."""
+    """Conditions and the loss of the sequential task in one forward pass, with gradients."""
 
     def __init__(self, model: Any, layout: TokenLayout) -> None:
         super().__init__()
         self.loss = LanguageModelLoss(model, layout)
 
-    def forward(self, tokens: Tensor, targets: Tensor, rows: Tensor, columns: Tensor, items: Tensor) -> Conditioned:
+    def forward(
+        self, tokens: Tensor, targets: Tensor, rows: Tensor, columns: Tensor, items: Tensor
+    ) -> ConditionedBatch:
         """See `DiscreteBatch`."""
         hidden = self.loss.decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        return Conditioned(hidden[rows, columns], items, self.loss.losses(hidden, targets))
+        return ConditionedBatch(hidden[rows, columns], items, self.loss.losses(hidden, targets))

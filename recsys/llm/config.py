@@ -59,3 +59,8 @@ class FinetuneConfig(Config):
     )
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints")
     seed: int | None = Field(None, description="of this training alone; none: the run's")
+
+    @property
+    def residual_dropout(self) -> float:
+        """That of a model made from scratch; a pretrained one keeps its own architecture."""
+        return self.scratch.dropout if self.pretrained is None else 0.0

@@ -1,12 +1,12 @@
-"""Prompts of continuous tokens: an item is its latents between `<item>` and `</item>`, `<pref>` asks for a preference.
+"""Prompts of continuous tokens: an item is its latents between `<item>` and `</item>`, `<pref>` follows the history.
 
 (ContRec, arXiv 2504.12007, section 3.) Like codes, these tokens enter prompts as ids only: they lie beyond the language
-model's vocabulary, so no text can tokenize into one of them. Reads histories and texts; makes token_ids, which
+model's vocabulary, so no text can tokenize into one of them. Reads histories and texts; gives token_ids, which
 `recsys.llm.connector` embeds.
 
-By default `<pref>` comes before any text answer, and a training row predicts every item of a history in one pass:
-behind the trunk of all items stands one `<pref>` a prefix, each seeing its own prefix alone, at the position it would
-have there. The words of the last item follow the last `<pref>` as the language model's task; no `<pref>` sees them.
+A training row predicts every item of a history in one pass: after the trunk of all items comes one `<pref>` a prefix,
+each attending to its own prefix alone, at the position it would have there. The text about the last item follows the
+last `<pref>` as the language model's task; no `<pref>` attends to it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from recsys.instructions.templates import load_templates
 from recsys.llm.attention import PADDING
 from recsys.llm.backbone import encode_text
 from recsys.llm.collation import IGNORED, pad, random_buckets
-from recsys.llm.conditions import SequentialRow, places
+from recsys.llm.conditions import SequentialRow, concatenate_positions
 from recsys.llm.storage import LanguageModel
 from recsys.tables import IntArray
 
 
 @dataclass(frozen=True)
 class ContinuousLayout:
-    """Ids of the continuous prompt's own tokens, from `base` on: three special ones, then latent k of item i."""
+    """Token ids of continuous prompts, from `base` on: three special ones, then latent k of item i."""
 
     base: int  # the size of the language model's vocabulary
     num_latents: int
@@ -58,10 +58,10 @@ class ContinuousLayout:
 
 
 class ContinuousTexts(NamedTuple):
-    """The catalogue's words, in its order; an item without any has "".
+    """The texts of all items, in catalogue order; an item without one has "".
 
-    titles: written before an item's latents; none writes latents alone.
-    answers: what the language model is to say about the next item, such as its title or category; none asks nothing.
+    titles: written before an item's latents; None writes the latents alone.
+    answers: what the language model learns to write about the next item, such as its category; None leaves it out.
     """
 
     titles: Sequence[str] | None = None
@@ -69,24 +69,15 @@ class ContinuousTexts(NamedTuple):
 
 
 class ContinuousRow(NamedTuple):
-    """One training row: token_ids with their places in the tree, and what is asked where."""
+    """One training row: token_ids, how they attend to each other (see `Branches`), and the targets."""
 
     tokens: list[int]
     positions: list[int]
     reach: list[int]
     branch: list[int]
     targets: list[int]
-    columns: IntArray  # [n] where the `<pref>`s stand
-    items: IntArray  # [n] what follows each prefix
-
-
-class TextFirstRow(NamedTuple):
-    """One training row of the other order: a trunk of `length` tokens, and the true answer behind it."""
-
-    tokens: list[int]
-    targets: list[int]
-    length: int
-    item: int
+    columns: IntArray  # [n] of the `<pref>`s
+    items: IntArray  # [n] the item after each prefix
 
 
 class ContinuousBatch(NamedTuple):
@@ -94,20 +85,11 @@ class ContinuousBatch(NamedTuple):
     positions: Tensor  # [B, T], see `Branches`, as the next two
     reach: Tensor
     branch: Tensor
-    targets: Tensor  # [B, T] next token_id, IGNORED where nothing is asked
-    rows: Tensor  # [P] where the conditions are
-    columns: Tensor  # [P]
-    items: Tensor  # [P] what follows each
+    targets: Tensor  # [B, T] next token_id, IGNORED where there is none to predict
+    rows: Tensor  # [P] of the conditions
+    columns: Tensor  # [P] of the conditions
+    items: Tensor  # [P] the next item of each
     code_tokens: Tensor  # [B, C] the same histories under the sequential task
-    code_targets: Tensor  # [B, C]
-
-
-class TextFirstBatch(NamedTuple):
-    tokens: Tensor  # [B, T] the trunk and the true answer
-    targets: Tensor  # [B, T]
-    lengths: Tensor  # [B] of the trunks
-    items: Tensor  # [B] what follows each
-    code_tokens: Tensor  # [B, C]
     code_targets: Tensor  # [B, C]
 
 
@@ -115,23 +97,43 @@ class ContinuousPrompts:
     """Turns histories into token_ids of continuous prompts."""
 
     def __init__(self, language_model: LanguageModel, layout: ContinuousLayout, texts: ContinuousTexts) -> None:
-        self.layout = layout
+        self.layout, self.texts = layout, texts
         self._tokenizer, config = language_model.tokenizer, language_model.config
         self._max_text, self._max_tokens = config.max_text_tokens, config.max_tokens
         bos = getattr(self._tokenizer, "bos_token_id", None)
-        opening = load_templates()["sequential"][0].prompt
         self._start = [] if bos is None else [int(bos)]
-        for _, words in opening:
-            self._start += encode_text(self._tokenizer, words)
-        self.texts = texts
+        for _, text in load_templates()["sequential"][0].prompt:
+            self._start += encode_text(self._tokenizer, text)
         self._titles: dict[int, list[int]] = {}
 
-    def query(self, history: IntArray) -> list[int]:
-        """The prompt behind which `<pref>` is asked."""
-        return self._trunk(history)[0]
+    def prompt(self, history: IntArray) -> list[int]:
+        """The prompt of a history, which ends in `<pref>`."""
+        return [*self._trunk(history)[0], self.layout.preference]
+
+    def row(self, items: IntArray) -> ContinuousRow:
+        """The training row of a sequence [n]: a condition before every item, and the text about the last one."""
+        answer = self.answer(int(items[-1]))
+        trunk, ends = self._trunk(items[:-1])
+        inputs, size = answer[:-1], len(trunk)
+        last = size + len(ends) - 1  # column of the last <pref>
+        return ContinuousRow(
+            tokens=trunk + [self.layout.preference] * len(ends) + inputs,
+            positions=[*range(size), *ends, *range(size + 1, size + 1 + len(inputs))],
+            reach=[*range(1, size + 1), *ends, *[size] * len(inputs)],
+            branch=[*[0] * size, *range(1, len(ends) + 1), *[len(ends)] * len(inputs)],
+            targets=[IGNORED] * last + (answer or [IGNORED]),
+            columns=np.arange(size, last + 1),
+            items=items[-len(ends) :],
+        )
+
+    def answer(self, item: int) -> list[int]:
+        """The text about an item, with its end token; empty if it has none."""
+        text = "" if self.texts.answers is None else self.texts.answers[item]
+        end = [int(self._tokenizer.eos_token_id)]
+        return encode_text(self._tokenizer, text)[: self._max_text] + end if text else []
 
     def _trunk(self, items: IntArray) -> tuple[list[int], list[int]]:
-        """The tokens of a history and, for 0..n of its items, how many of them are its prefix.
+        """The tokens of a history and, for its first 0..n items, how many tokens they take.
 
         A history that leaves no room for `<pref>` and a text loses its oldest items.
         """
@@ -144,34 +146,6 @@ class ContinuousPrompts:
             tokens += segment
             ends.append(len(tokens))
         return tokens, ends
-
-    def row(self, items: IntArray) -> ContinuousRow:
-        """The training row of a sequence [n]: conditions before every item, and the words of the last."""
-        answer = self.answer(int(items[-1]))
-        trunk, ends = self._trunk(items[:-1])
-        asked, size = answer[:-1], len(trunk)
-        last = size + len(ends) - 1  # column of the last <pref>
-        return ContinuousRow(
-            tokens=trunk + [self.layout.preference] * len(ends) + asked,
-            positions=[*range(size), *ends, *range(size + 1, size + 1 + len(asked))],
-            reach=[*range(1, size + 1), *ends, *[size] * len(asked)],
-            branch=[*[0] * size, *range(1, len(ends) + 1), *[len(ends)] * len(asked)],
-            targets=[IGNORED] * last + (answer or [IGNORED]),
-            columns=np.arange(size, last + 1),
-            items=items[-len(ends) :],
-        )
-
-    def text_first(self, items: IntArray) -> TextFirstRow:
-        """The training row of a sequence [n] whose last item is to be said and preferred."""
-        answer, trunk = self.answer(int(items[-1])), self.query(items[:-1])
-        targets = [IGNORED] * (len(trunk) - 1) + (answer or [IGNORED])
-        return TextFirstRow(trunk + answer[:-1], targets, len(trunk), int(items[-1]))
-
-    def answer(self, item: int) -> list[int]:
-        """What to say about an item, ended; empty where there is nothing."""
-        words = "" if self.texts.answers is None else self.texts.answers[item]
-        end = [int(self._tokenizer.eos_token_id)]
-        return encode_text(self._tokenizer, words)[: self._max_text] + end if words else []
 
     def _title(self, item: int) -> list[int]:
         if self.texts.titles is None:
@@ -187,49 +161,23 @@ def continuous_batches(
     """All batches of one epoch, in an order of (seed, epoch); row i and code row i are of one sequence."""
     generator = np.random.default_rng([seed, epoch])
     groups = random_buckets([len(r.tokens) for r in rows], batch_tokens, generator)
-    return [pad_tree([rows[i] for i in group], [codes[i] for i in group]) for group in groups]
+    return [collate([rows[i] for i in group], [codes[i] for i in group]) for group in groups]
 
 
-def pad_tree(rows: Sequence[ContinuousRow], codes: Sequence[SequentialRow]) -> ContinuousBatch:
+def collate(rows: Sequence[ContinuousRow], codes: Sequence[SequentialRow]) -> ContinuousBatch:
     """Right-padded rows."""
     return ContinuousBatch(
-        _filled([r.tokens for r in rows], 0),
-        _filled([r.positions for r in rows], 0),
-        _filled([r.reach for r in rows], 0),
-        _filled([r.branch for r in rows], PADDING),
-        _filled([r.targets for r in rows], IGNORED),
-        *places([r.columns for r in rows], [r.items for r in rows]),
+        _padded([r.tokens for r in rows], 0),
+        _padded([r.positions for r in rows], 0),
+        _padded([r.reach for r in rows], 0),
+        _padded([r.branch for r in rows], PADDING),
+        _padded([r.targets for r in rows], IGNORED),
+        *concatenate_positions([r.columns for r in rows], [r.items for r in rows]),
         *pad([c.row for c in codes]),
     )
 
 
-def text_first_batches(
-    prompts: ContinuousPrompts,
-    sequences: Sequence[IntArray],
-    codes: Sequence[SequentialRow],
-    *,
-    batch_tokens: int,
-    seed: int,
-    epoch: int,
-) -> list[TextFirstBatch]:
-    """All batches of one epoch: of each sequence one item, chosen by (seed, epoch), from those before it."""
-    generator = np.random.default_rng([seed, epoch])
-    rows = [prompts.text_first(items[: int(generator.integers(len(items))) + 1]) for items in sequences]
-    groups = random_buckets([len(row.tokens) for row in rows], batch_tokens, generator)
-    return [_pad_text_first([rows[i] for i in group], [codes[i] for i in group]) for group in groups]
-
-
-def _pad_text_first(rows: Sequence[TextFirstRow], codes: Sequence[SequentialRow]) -> TextFirstBatch:
-    return TextFirstBatch(
-        _filled([r.tokens for r in rows], 0),
-        _filled([r.targets for r in rows], IGNORED),
-        torch.tensor([r.length for r in rows]),
-        torch.tensor([r.item for r in rows]),
-        *pad([c.row for c in codes]),
-    )
-
-
-def _filled(parts: Sequence[list[int]], value: int) -> Tensor:
-    """Lists as one tensor [B, T], the shorter ones ended by `value`."""
-    longest = max(len(part) for part in parts)
-    return torch.tensor([part + [value] * (longest - len(part)) for part in parts])
+def _padded(lists: Sequence[list[int]], value: int) -> Tensor:
+    """Lists as one tensor [B, T], right-padded with `value`."""
+    longest = max(map(len, lists))
+    return torch.tensor([values + [value] * (longest - len(values)) for values in lists])

@@ -5,6 +5,8 @@ Small catalogues overfit long before a small model is trained; the hooks act in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,15 +15,21 @@ from torch.nn import functional as F
 _BLOCK_OUTPUTS = ("o_proj", "down_proj")
 
 
-def add_residual_dropout(model: Any, probability: float) -> None:
-    """Drop entries of the embeddings and of every block's two outputs with `probability`, in training."""
+@contextmanager
+def residual_dropout(model: Any, probability: float) -> Iterator[None]:
+    """Drop entries of the embeddings and of every block's two outputs with `probability`, in training.
+
+    With a peft model, the hooks are on its wrappers: they see the adapter's branch too, and peft computes embeddings
+    without calling the wrapped module.
+    """
 
     def drop(module: nn.Module, _: Any, output: Tensor) -> Tensor:
         return F.dropout(output, probability, training=module.training)
 
-    if probability == 0:
-        return
-    model.get_input_embeddings().register_forward_hook(drop)
-    for name, module in model.named_modules():
-        if name.rsplit(".", 1)[-1] in _BLOCK_OUTPUTS:
-            module.register_forward_hook(drop)
+    outputs = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in _BLOCK_OUTPUTS]
+    handles = [module.register_forward_hook(drop) for module in (model.get_input_embeddings(), *outputs)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

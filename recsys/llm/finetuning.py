@@ -19,11 +19,10 @@ from recsys.instructions.examples import Example
 from recsys.llm.backbone import build_scratch, encode_text, load_pretrained, train_text_tokenizer
 from recsys.llm.collation import Batch, Renderer, epoch_batches
 from recsys.llm.config import FinetuneConfig, TrainingConfig
-from recsys.llm.dropout import add_residual_dropout
+from recsys.llm.dropout import residual_dropout
 from recsys.llm.heads import LanguageModelLoss
 from recsys.llm.lora import add_lora, merge
 from recsys.llm.storage import LanguageModel, save_adapter, save_backbone
-from recsys.llm.training import Position, Settings, Trainer, bf16_is_native
 from recsys.llm.vocabulary import (
     add_code_tokens,
     initialise_code_rows,
@@ -31,7 +30,12 @@ from recsys.llm.vocabulary import (
     starts_from_texts,
 )
 from recsys.tables import FloatArray, SemanticIds
-from recsys.tracking import NullTracker, Tracker
+from recsys.tracking import Tracker
+from recsys.training.checkpoints import Fingerprint, digest
+from recsys.training.devices import uses_bf16
+from recsys.training.plan import Plan, Progress, Run
+from recsys.training.seeding import seeded
+from recsys.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +79,17 @@ def finetune(
     Raises:
         ModelError: the pretrained backbone cannot be loaded.
     """
-    tracker = tracker or NullTracker()
     language_model = prepare_backbone(data, config, seed=seed)
-    run = _Run(data, language_model, seed=seed, work=work, tracker=tracker)
+    trainings = _Trainings(data, language_model, seed=seed, work=work, tracker=tracker)
     before: float | None = None
     if config.pretrained is None:
-        add_residual_dropout(language_model.model, config.scratch.dropout)
-        trained = run.train(language_model.model, config.training, "language_model", lambda _: validate(language_model))
+        trained = trainings.run(
+            language_model.model, config.training, "language_model", lambda _: validate(language_model)
+        )
         before = trained.first
         save_backbone(out, language_model.model)
     adapted = add_lora(language_model.model, language_model.layout, config.lora, seed=seed)
-    trained = run.train(adapted, config.lora, "lora", lambda model: validate(_merged(language_model, model)))
+    trained = trainings.run(adapted, config.lora, "lora", lambda model: validate(_merged(language_model, model)))
     save_adapter(out, adapted, language_model)
     return Finetuned(before, trained.first, trained.best)
 
@@ -99,7 +103,8 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
     else:
         # Masters stay in fp32: bf16 acts through autocast, where small LoRA updates are not rounded away.
         model, tokenizer = load_pretrained(config.pretrained, revision=config.revision, dtype=torch.float32)
-    layout = add_code_tokens(model, text_tokens=len(tokenizer), num_levels=ids.num_levels, num_codes=ids.num_codes)
+    with seeded(seed, 0):  # rows between the text tokens and the code tokens keep what they are drawn as
+        layout = add_code_tokens(model, text_tokens=len(tokenizer), num_levels=ids.num_levels, num_codes=ids.num_codes)
     if config.pretrained is None:
         starts = starts_from_codebooks(data.codebooks, config.scratch.hidden, seed=seed)
     else:
@@ -111,11 +116,39 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
     return LanguageModel(model.eval(), tokenizer, layout, config)
 
 
-class _Run:
-    """The parts that both trainings share."""
+def training_plan(config: TrainingConfig, *, bf16: bool, checkpoint_steps: int) -> Plan:
+    """How a language model is trained, in full, by an adapter, or jointly with a head."""
+    return Plan(
+        config.epochs,
+        config.lr,
+        config.weight_decay,
+        betas=(0.9, 0.98),
+        decay_vectors=False,
+        warmup_ratio=config.warmup,
+        warmup_start=0.02,
+        final_ratio=0.1,
+        max_grad_norm=config.clip,
+        bf16=bf16,
+        distributed=True,
+        validate_every=config.validate_every,
+        validate_first=True,
+        log_steps=20,
+        checkpoint_steps=checkpoint_steps,
+        checkpoint_within_epochs=True,
+    )
+
+
+class _Trainings:
+    """What the full training and LoRA share."""
 
     def __init__(
-        self, data: FinetuneData, language_model: LanguageModel, *, seed: int, work: Path | None, tracker: Tracker
+        self,
+        data: FinetuneData,
+        language_model: LanguageModel,
+        *,
+        seed: int,
+        work: Path | None,
+        tracker: Tracker | None,
     ) -> None:
         self._data, self._language_model = data, language_model
         self._seed, self._work, self._tracker = seed, work, tracker
@@ -123,22 +156,23 @@ class _Run:
         self._by_task: dict[str, list[Example]] = {}
         for example in data.examples:
             self._by_task.setdefault(example.task, []).append(example)
+        self._data_digest = digest(
+            data.examples, data.texts, data.semantic_ids.codes, data.codebooks, data.instruct.weights
+        )
 
-    def train(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Position:
+    def run(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Progress:
         settings = self._language_model.config
-        device = next(model.parameters()).device
-        bf16 = settings.precision == "bf16" or (settings.precision == "auto" and bf16_is_native(device))
+        bf16 = uses_bf16(settings.precision, next(model.parameters()).device)
         trainer = Trainer(
             LanguageModelLoss(model, self._language_model.layout),
             lambda epoch: self._batches(config, epoch),
-            config,
-            settings=Settings(
-                name, self._seed, bf16, settings.checkpoint_steps, None if self._work is None else self._work / name
-            ),
+            training_plan(config, bf16=bf16, checkpoint_steps=settings.checkpoint_steps),
+            run=Run(name, self._seed, None if self._work is None else self._work / name, self._tracker),
+            fingerprint=Fingerprint.of(name, self._seed, settings, self._data_digest, bf16),
             validate=lambda: validate(model),
-            tracker=self._tracker,
         )
-        return trainer.run()
+        with residual_dropout(model, settings.residual_dropout):
+            return trainer.train()
 
     def _batches(self, config: TrainingConfig, epoch: int) -> list[Batch]:
         return epoch_batches(

@@ -26,9 +26,12 @@ class Losses(NamedTuple):
         """One mean over all supervised positions."""
         return (self.code + self.text) / max(self.num_code + self.num_text, 1)
 
-    def parts(self) -> dict[str, float]:
-        """What a training logs besides the mean: nothing."""
-        return {}
+    def parts(self) -> dict[str, Tensor]:
+        return {"loss": self.mean()}
+
+    @property
+    def num_examples(self) -> int:
+        return self.num_code + self.num_text
 
     def plus(self, other: Losses) -> Losses:
         """Those of two sets of rows as those of one."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import peft
 
-from recsys.checkpoints import seeded
 from recsys.llm.config import LoraConfig
 from recsys.llm.vocabulary import TokenLayout
+from recsys.training.seeding import seeded
 
 
 def add_lora(model: Any, layout: TokenLayout, config: LoraConfig, *, seed: int) -> Any:
@@ -41,7 +41,7 @@ def add_lora(model: Any, layout: TokenLayout, config: LoraConfig, *, seed: int) 
 
 def load_lora(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """Put a saved adapter on a model whose vocabulary already holds the code tokens, frozen unless `trainable`."""
-    with _without_notice_of_renaming():
+    with _without_notice_of_renaming(), seeded(0, 0):  # peft draws an adapter before it reads one
         return peft.PeftModel.from_pretrained(model, folder, is_trainable=trainable)
 
 

@@ -19,7 +19,6 @@ from recsys.errors import ArtifactError
 from recsys.llm.backbone import load_plain, load_pretrained
 from recsys.llm.collation import Renderer
 from recsys.llm.config import FinetuneConfig
-from recsys.llm.dropout import add_residual_dropout
 from recsys.llm.lora import load_lora, merge
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import SemanticIds
@@ -106,8 +105,7 @@ def load_adapted(folder: Path, *, backbone: Path | None = None, trainable: bool 
     """The same with the adapter on the backbone, not merged, to train on or to merge.
 
     Args:
-        trainable: the adapter and the code rows require gradients, and a model made from scratch drops residuals in
-            training as it was configured to.
+        trainable: the adapter and the code rows require gradients.
 
     Raises:
         ArtifactError: a file is missing or damaged.
@@ -116,8 +114,6 @@ def load_adapted(folder: Path, *, backbone: Path | None = None, trainable: bool 
 
     def on_backbone(facts: _Facts) -> Any:
         model = _backbone(backbone or folder, facts.config, facts.layout)
-        if trainable and facts.config.pretrained is None:
-            add_residual_dropout(model, facts.config.scratch.dropout)
         if trainable and facts.config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         return load_lora(model, folder / "adapter", trainable=trainable)

@@ -1,4 +1,4 @@
-"""The immutable part of an item index: in FAISS an index for candidates, and the vectors that give exact distances."""
+"""The immutable part of an item index: a FAISS index that proposes candidates, and vectors for exact distances."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 
 from recsys.retrieval.config import Metric
-from recsys.retrieval.exact import SPARE, Found, any_empty, as_distances, distances_to, scan
+from recsys.retrieval.exact import SPARE, SearchResult, as_distances, distances_to, has_padding, scan
 from recsys.retrieval.kinds import FLAT_MOST, effort_name, innermost, search_parameters, stores_exactly
 from recsys.retrieval.library import GpuCopy, fits_gpu, gpu_copy, import_faiss
-from recsys.retrieval.tuning import Tuned
+from recsys.retrieval.tuning import TunedEffort
 from recsys.tables import BoolArray, FloatArray, IntArray
 
 Array = TypeVar("Array", IntArray, FloatArray)
 
-_GRAPH_FACTOR, _LOSSY_FACTOR = 1.1, 3.0  # candidates asked for an item wanted, where vectors are stored compressed
-_GRAPH_SPARE = 8  # a graph's bytes are nearly exact, and each candidate more costs it time
+_GRAPH_FACTOR, _LOSSY_FACTOR = 1.1, 3.0  # candidates per item where vectors are compressed
+_GRAPH_SPARE = 8  # byte quantization is nearly exact, and every further candidate costs a graph time
 
 
-class Places(NamedTuple):
-    """Of each of M labels its position, and whether it is there at all; where it is not, the position means nothing."""
+class Lookup(NamedTuple):
+    """Positions of M labels, and whether each is present; the position of an absent label is arbitrary."""
 
     positions: IntArray
     present: BoolArray
 
 
-def places_in(ascending: IntArray, labels: IntArray) -> Places:
-    """Where labels [M] are in ascending ones."""
+def find_labels(ascending: IntArray, labels: IntArray) -> Lookup:
+    """Look up labels [M] in ascending ones."""
     if not len(ascending):
-        return Places(np.zeros(len(labels), dtype=np.int64), np.zeros(len(labels), dtype=np.bool_))
+        return Lookup(np.zeros(len(labels), dtype=np.int64), np.zeros(len(labels), dtype=np.bool_))
     positions = np.minimum(np.searchsorted(ascending, labels), len(ascending) - 1)
-    return Places(positions, ascending[positions] == labels)
+    return Lookup(positions, ascending[positions] == labels)
 
 
 class _Proposed(NamedTuple):
-    """Rows [Q, M] of a base, -1 where there is none, and their exact distances."""
+    """Candidates: rows [Q, M] of a base, padded with -1, and their exact distances."""
 
     positions: IntArray
     distances: FloatArray
@@ -48,8 +48,8 @@ class _Proposed(NamedTuple):
 class Base:
     """N items: `labels` [N], and a FAISS `IndexRefine` whose ids are the positions of labels.
 
-    Its one half proposes candidates, its other half keeps the vectors and measures the candidates again, so that a
-    compressed index orders like an exact one. Nothing here changes after it is built.
+    The refine index re-ranks candidates by exact distances, so that a compressed index orders like an exact one.
+    Nothing here changes after it is built.
     """
 
     index: Any
@@ -58,19 +58,19 @@ class Base:
     factory: str
     metric: Metric
     recall_at: int
-    tuned: Tuned
+    tuned: TunedEffort
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def places(self, labels: IntArray) -> Places:
-        """Where labels [M] are."""
-        places, present = places_in(self._ascending, labels)
-        return Places(self._order[places] if len(self) else places, present)
+    def find(self, labels: IntArray) -> Lookup:
+        """Look up labels [M]."""
+        positions, present = find_labels(self._ascending, labels)
+        return Lookup(self._order[positions] if len(self) else positions, present)
 
     @cached_property
     def vectors(self) -> FloatArray:
-        """float32 [N, D], as long as this base lives: FAISS's memory, or its mapped file."""
+        """float32 [N, D], a view of FAISS's memory or of its mapped file; valid as long as this base."""
         faiss = import_faiss()
         flat = faiss.downcast_index(self.index.refine_index)
         if not len(self):
@@ -81,7 +81,7 @@ class Base:
 
     @cached_property
     def _candidates(self) -> Any:
-        """The half that proposes."""
+        """The index that proposes candidates."""
         return import_faiss().downcast_index(self.index.base_index)
 
     @cached_property
@@ -94,53 +94,53 @@ class Base:
 
     @cached_property
     def effort_name(self) -> str | None:
-        """`efSearch`, `nprobe`, or None where the type of index always does the same."""
+        """`efSearch`, `nprobe`, or None for an index without such a parameter."""
         return effort_name(self.index)
 
     @cached_property
     def _gpu(self) -> GpuCopy | None:
-        """Not for graphs, which have no twin there."""
+        """A copy on the GPU, which has no implementation of graphs."""
         return gpu_copy(import_faiss(), self._candidates) if self.effort_name != "efSearch" and len(self) else None
 
     @cached_property
     def most_effort(self) -> int:
-        """All lists, or all items."""
+        """The number of lists, or of items."""
         return int(innermost(self.index).nlist) if self.effort_name == "nprobe" else len(self)
 
     @cached_property
     def _margin(self) -> tuple[float, int]:
-        """Candidates asked for an item wanted, and how many more at least."""
+        """Candidates per wanted item, and the least number of extra candidates."""
         if stores_exactly(self._candidates):
             return 1.0, SPARE
         return (_GRAPH_FACTOR, _GRAPH_SPARE) if self.effort_name == "efSearch" else (_LOSSY_FACTOR, SPARE)
 
     def _num_candidates(self, k: int) -> int:
-        """How many FAISS is asked for when k are wanted: more, for exact distances to choose from."""
+        """Candidates to request from FAISS for k results: more, to be re-ranked by exact distances."""
         factor, spare = self._margin
         return min(max(math.ceil(factor * k), k + spare), len(self))
 
     def nearest(
         self, queries: FloatArray, k: int, mask: BoolArray | None = None, *, effort: int | None = None
-    ) -> Found:
-        """Labels and exact distances [Q, M] of candidates for the k nearest, in no order.
+    ) -> SearchResult:
+        """Labels and exact distances [Q, M] of candidates for the k nearest, unordered.
 
         Args:
-            queries: float32 [Q, D], checked.
-            k: how many are wanted; min(k, their number) are found, by brute force where the effort was too little.
-            mask: [N], the items that may be found; all where it is None. Few are scanned one by one.
-            effort: efSearch or nprobe in place of the tuned one, and then nothing makes up for it.
+            queries: float32 [Q, D], validated.
+            k: number of results; where the index finds fewer, brute force completes them.
+            mask: [N], the allowed items; None allows all. A small selection is searched by brute force.
+            effort: efSearch or nprobe instead of the tuned one, without completion by brute force.
         """
         count = len(self) if mask is None else int(np.count_nonzero(mask))
         if not count:
             nothing = np.empty((len(queries), 0))
-            return Found(nothing.astype(np.int64), nothing.astype(np.float32))
+            return SearchResult(nothing.astype(np.int64), nothing.astype(np.float32))
         if mask is not None and count <= FLAT_MOST and self.effort_name is not None:
             found = self._scanned(queries, k, mask)
         else:
             share = count / len(self)
             found = self._proposed(queries, k, mask, math.ceil((effort or self._effort(k)) / share))
-        if not any_empty(found.positions):
-            return Found(self.labels[found.positions], found.distances)
+        if not has_padding(found.positions):
+            return SearchResult(self.labels[found.positions], found.distances)
         short = found.positions[:, min(k, count) - 1] < 0
         if effort is None and short.any():
             scanned = self._scanned(queries[short], k, mask)
@@ -149,14 +149,14 @@ class Base:
                 _with_rows(found.distances, short, scanned.distances, empty=np.inf),
             )
         empty = found.positions < 0
-        return Found(np.where(empty, -1, self.labels[found.positions]), np.where(empty, np.inf, found.distances))
+        return SearchResult(np.where(empty, -1, self.labels[found.positions]), np.where(empty, np.inf, found.distances))
 
     def _effort(self, k: int) -> int:
-        """The tuned effort, in proportion where more items are wanted than it was tuned for."""
+        """The tuned effort, scaled up in proportion if k is above the number of items it was tuned for."""
         return math.ceil(self.tuned.effort * max(1.0, k / self.recall_at))
 
     def _proposed(self, queries: FloatArray, k: int, mask: BoolArray | None, effort: int) -> _Proposed:
-        """What FAISS finds."""
+        """Candidates from FAISS."""
         effort, wanted = min(effort, self.most_effort), self._num_candidates(k)
         if mask is None and self._gpu is not None and fits_gpu(wanted):
             parameters = search_parameters(self._candidates, effort=effort) if self.effort_name else None
@@ -172,19 +172,19 @@ class Base:
         return _Proposed(positions, distances_to(queries, self.vectors, positions, self.metric))
 
     def _parameters(self, effort: int, bounded: bool) -> Any:
-        """FAISS's parameters of an unfiltered search, made once: they cost a tenth of a search."""
-        found = self._made_parameters.get((effort, bounded))
+        """FAISS parameters of an unfiltered search, cached, as making them takes a tenth of a search."""
+        found = self._cached_parameters.get((effort, bounded))
         if found is None:
             found = search_parameters(self.index, effort=effort, bounded=bounded)
-            self._made_parameters[effort, bounded] = found
+            self._cached_parameters[effort, bounded] = found
         return found
 
     @cached_property
-    def _made_parameters(self) -> dict[tuple[int, bool], Any]:
+    def _cached_parameters(self) -> dict[tuple[int, bool], Any]:
         return {}
 
     def _scanned(self, queries: FloatArray, k: int, mask: BoolArray | None) -> _Proposed:
-        """The same by brute force over the allowed items."""
+        """Candidates by brute force over the allowed items."""
         if mask is None:
             return self._measured(queries, scan(queries, self.vectors, k, self.metric))
         allowed = np.flatnonzero(mask)
@@ -196,7 +196,7 @@ def _selector(mask: BoolArray) -> Any:
 
 
 def _with_rows(values: Array, rows: BoolArray, replacement: Array, *, empty: float) -> Array:
-    """[Q, M] with some rows replaced by wider or narrower ones [R, M']; what is missing is `empty`."""
+    """[Q, M] with some rows replaced by wider or narrower ones [R, M'], padded with `empty`."""
     out = np.full((len(values), max(values.shape[1], replacement.shape[1])), empty, dtype=values.dtype)
     out[:, : values.shape[1]] = values
     out[rows] = empty

@@ -1,4 +1,4 @@
-"""From vectors to a tuned `Base`: create, train and fill the FAISS index, then find how hard it must search."""
+"""Builds a tuned `Base` from vectors: create, train and fill the FAISS index, then tune its search effort."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from recsys.retrieval.config import IndexConfig, Metric
 from recsys.retrieval.exact import distances_to, faiss_metric, ranked, scan
 from recsys.retrieval.kinds import chosen_kind, factory_string, innermost, recall_target
 from recsys.retrieval.library import import_faiss
-from recsys.retrieval.locality import near_together
-from recsys.retrieval.tuning import Tuned, efforts, tuned_effort
+from recsys.retrieval.locality import locality_order
+from recsys.retrieval.tuning import TunedEffort, efforts, tuned_effort
 from recsys.tables import FloatArray, IntArray
 
-_NOISE = 0.5  # of the vectors' deviation: how far a query that stands in for a user's lies from an item
+_NOISE = 0.5  # distance of a synthetic query from an item, in standard deviations of the vectors
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 def build_base(
     labels: IntArray, vectors: FloatArray, config: IndexConfig, *, queries: FloatArray | None = None, seed: int
 ) -> Base:
-    """Index vectors [N, D] under labels [N] and tune the search; both are checked already, and kept.
+    """Index validated vectors [N, D] under labels [N] and tune the search; both arrays are kept.
 
-    With several threads the order in which a graph's items meet differs from run to run, and so may its last few
-    answers; OMP_NUM_THREADS=1 makes it repeatable.
+    With several threads the insertion order of a graph differs from run to run, and with it a few results;
+    OMP_NUM_THREADS=1 makes it reproducible.
 
     Raises:
         ConfigError: FAISS refuses the factory string for vectors of this width and number.
@@ -38,14 +38,16 @@ def build_base(
     kind = "factory" if config.factory is not None and len(labels) else chosen_kind(len(labels), config)
     index = _filled(factory, vectors, config, seed=seed)
     if kind == "hnsw":
-        order = near_together(vectors, seed=seed)
+        order = locality_order(vectors, seed=seed)
         index.permute_entries(order)
         labels, vectors = labels[order], vectors[order]
     at = min(config.recall_at, max(1, len(labels)))
-    untuned = Base(_refined(index, vectors, config.metric), labels, kind, factory, config.metric, at, Tuned(1, 1.0))
+    untuned = Base(
+        _refined(index, vectors, config.metric), labels, kind, factory, config.metric, at, TunedEffort(1, 1.0)
+    )
     base = replace(untuned, tuned=_tuned(untuned, config, queries, seed=seed))
-    said = (factory, len(labels), base.effort_name, base.tuned.effort, at, base.tuned.recall)
-    logger.debug("index %s of %d items: %s %d, recall@%d %.4f", *said)
+    logged = (factory, len(labels), base.effort_name, base.tuned.effort, at, base.tuned.recall)
+    logger.debug("index %s of %d items: %s %d, recall@%d %.4f", *logged)
     return base
 
 
@@ -59,9 +61,9 @@ def _filled(factory: str, vectors: FloatArray, config: IndexConfig, *, seed: int
             inner.cp.seed = seed % 2**31
         if isinstance(inner, faiss.IndexHNSW):
             inner.hnsw.efConstruction = config.ef_construction
-            inner.keep_max_size_level0 = True  # links that would stay free find as much with a seventh fewer distances
-            if _alike(vectors):
-                _one_range(inner)
+            inner.keep_max_size_level0 = True  # same recall with a seventh fewer distance computations
+            if _similar_ranges(vectors):
+                _use_uniform_quantizer(inner)
         if len(vectors):
             index.train(vectors)
             index.add(vectors)
@@ -75,14 +77,14 @@ def _filled(factory: str, vectors: FloatArray, config: IndexConfig, *, seed: int
 
 
 def _refined(candidates: Any, vectors: FloatArray, metric: Metric) -> Any:
-    """The candidates' index with the vectors beside it, in one FAISS index that measures again what it proposes."""
+    """A FAISS `IndexRefine`: the index that proposes candidates, and the vectors that give exact distances."""
     faiss = import_faiss()
     flat = faiss.IndexFlat(vectors.shape[1], faiss_metric(metric))
     flat.add(vectors)
     return faiss.IndexRefine(candidates, flat)
 
 
-def _alike(vectors: FloatArray) -> bool:
+def _similar_ranges(vectors: FloatArray) -> bool:
     """Whether one range for all columns would at most double the size of the rounding errors."""
     if not len(vectors):
         return False
@@ -90,10 +92,10 @@ def _alike(vectors: FloatArray) -> bool:
     return bool(np.square(spans).mean() * 4 >= np.square(spans.max()) > 0)
 
 
-def _one_range(graph: Any) -> None:
-    """One range for all columns where a graph stores bytes: a search is a twelfth faster than with one a column.
+def _use_uniform_quantizer(graph: Any) -> None:
+    """Quantize all columns of a byte-storing graph with one range: search is a twelfth faster.
 
-    The coarser rounding costs no recall: candidates are measured again exactly.
+    The coarser rounding costs no recall, as candidates are refined exactly.
     """
     faiss = import_faiss()
     if isinstance(graph, faiss.IndexHNSWSQ):
@@ -102,12 +104,12 @@ def _one_range(graph: Any) -> None:
             quantizer.qtype = faiss.ScalarQuantizer.QT_8bit_uniform
 
 
-def _tuned(base: Base, config: IndexConfig, queries: FloatArray | None, *, seed: int) -> Tuned:
-    """Measured on the queries, or on perturbed vectors where there are none."""
+def _tuned(base: Base, config: IndexConfig, queries: FloatArray | None, *, seed: int) -> TunedEffort:
+    """Tune on the queries, or on perturbed vectors without any."""
     if not len(base):
         return base.tuned
     if queries is None or not len(queries):
-        queries = perturbed(base.vectors, config.tuning_queries, np.random.default_rng(seed))
+        queries = perturbed(base.vectors, config.num_tuning_queries, np.random.default_rng(seed))
     k = base.recall_at
 
     def search(effort: int) -> FloatArray:
@@ -120,7 +122,7 @@ def _tuned(base: Base, config: IndexConfig, queries: FloatArray | None, *, seed:
 
 
 def perturbed(vectors: FloatArray, count: int, random: np.random.Generator) -> FloatArray:
-    """Stand-ins for queries [count, D]: vectors [N, D] drawn at random, each moved by half their deviation."""
+    """Synthetic queries [count, D]: random rows of vectors [N, D] with noise of half their standard deviation."""
     rows = vectors[random.integers(len(vectors), size=count)]
     noise = random.standard_normal(rows.shape, dtype=np.float32) * vectors.std(axis=0)
     moved: FloatArray = rows + np.float32(_NOISE) * noise

@@ -1,4 +1,4 @@
-"""`ItemIndex`: the items nearest to a vector, over any FAISS index; searched by many threads while it is updated."""
+"""`ItemIndex`: nearest-neighbour search over items with any FAISS index, thread-safe during updates."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import numpy.typing as npt
 from recsys.errors import DataError
 from recsys.retrieval.build import build_base
 from recsys.retrieval.config import IndexConfig
-from recsys.retrieval.exact import Found, checked_labels, checked_vectors
+from recsys.retrieval.exact import SearchResult, checked_labels, checked_vectors
 from recsys.retrieval.snapshot import Allowed, Snapshot
 from recsys.retrieval.storage import Stored, load_index, save_index
 from recsys.tables import FloatArray, IntArray
 
 
 class ItemIndex:
-    """An immutable base, a small exact delta of new items, and marks on removed ones; `compact` makes one base of all.
+    """An immutable base, a small exactly searched delta of added items, and a mask of removed ones; `compact` merges.
 
-    A search reads one reference to one immutable snapshot; changes make another one under a lock and swap the
-    reference, so that no search sees half of a change. An index belongs to the process that built or loaded it.
+    A search reads one immutable snapshot; a change makes a new one under a lock and swaps the reference, so that no
+    search sees half a change. An index belongs to the process that built or loaded it.
     """
 
     def __init__(self, stored: Stored) -> None:
@@ -44,13 +44,13 @@ class ItemIndex:
         queries: npt.ArrayLike | None = None,
         seed: int = 0,
     ) -> Self:
-        """Index vectors and tune the search to the recall the configuration asks for.
+        """Index vectors and tune the search to the configured recall.
 
         Args:
             vectors: [N, D] numbers, finite.
             labels: [N] distinct integers from 0 up; the row numbers where left out.
-            queries: [Q, D] real ones (user vectors, not items), used to tune and measure and kept for `compact`. Left
-                out, perturbed vectors stand in, and the measured recall is theirs.
+            queries: [Q, D] real ones (user vectors, not items), to tune and to measure recall on, kept for `compact`;
+                by default perturbed item vectors.
             seed: of k-means, and of the sample of queries.
 
         Raises:
@@ -61,12 +61,12 @@ class ItemIndex:
         config = config or IndexConfig()
         checked = checked_vectors(vectors, name="vectors", metric=config.metric)
         own = checked_labels(np.arange(len(checked)) if labels is None else labels, count=len(checked))
-        asked = None
+        sample = None
         if queries is not None:
-            asked = checked_vectors(queries, name="queries", metric=config.metric, width=checked.shape[1])
-            asked = _sampled(asked, config.tuning_queries, seed)
-        base = build_base(own, checked, config, queries=asked, seed=seed)
-        return cls(Stored(Snapshot.of(base), config, asked, seed))
+            given = checked_vectors(queries, name="queries", metric=config.metric, width=checked.shape[1])
+            sample = _sampled(given, config.num_tuning_queries, seed)
+        base = build_base(own, checked, config, queries=sample, seed=seed)
+        return cls(Stored(Snapshot.of(base), config, sample, seed))
 
     def __len__(self) -> int:
         return len(self._snapshot)
@@ -81,7 +81,7 @@ class ItemIndex:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The present state; it can be searched for as long as it is held, whatever changes."""
+        """The current state; searching it is not affected by later changes."""
         return self._snapshot
 
     @property
@@ -102,7 +102,7 @@ class ItemIndex:
 
     @property
     def kind(self) -> str:
-        """What was chosen: a kind of the configuration, or `factory`."""
+        """The chosen kind, or `factory`."""
         return self._snapshot.base.kind
 
     @property
@@ -112,24 +112,24 @@ class ItemIndex:
 
     @property
     def recall(self) -> float:
-        """Of the base, measured against exact search at `config.recall_at` items, when it was built."""
+        """Recall of the base at `config.recall_at` items against exact search, measured when it was built."""
         return self._snapshot.base.tuned.recall
 
-    def search(self, queries: npt.ArrayLike, k: int, allowed: Allowed | None = None) -> Found:
-        """The k nearest items of each query; a batch gets what its rows get alone.
+    def search(self, queries: npt.ArrayLike, k: int, allowed: Allowed | None = None) -> SearchResult:
+        """The k nearest items of each query; results do not depend on the batch.
 
         Args:
             queries: [Q, D] numbers, finite.
-            k: how many; what cannot be filled has label -1 and distance inf.
-            allowed: the only items that may be found: a set or integer array of labels, or a boolean mask [M] whose
-                place `label` says whether that label may be (labels from M up may not).
+            k: items per query; padded with label -1 and distance inf.
+            allowed: the only items to return: a set or integer array of labels, or a boolean mask [M] indexed by label
+                (labels from M on are not allowed).
 
         Returns:
             Labels and distances [Q, k], nearest first, equal distances by label. Distances are exact, whatever the
             index: squared Euclidean, the negative inner product, or one minus the cosine.
 
         Raises:
-            DataError: queries of another width, NaN or infinite ones, k below 1, or a filter of something else.
+            DataError: queries of another width, NaN or infinite ones, k below 1, or an invalid filter.
             RuntimeError: in a forked child of the index's process, where FAISS would hang.
         """
         self._check_process()
@@ -139,7 +139,7 @@ class ItemIndex:
         return self._snapshot.search(checked, k, allowed)
 
     def add(self, labels: npt.ArrayLike, vectors: npt.ArrayLike) -> None:
-        """Add items, found by the next search; all or none.
+        """Add items, visible to the next search; all or none.
 
         Raises:
             DataError: a label is in the index already, or the vectors cannot be used.
@@ -149,7 +149,7 @@ class ItemIndex:
         self._change(lambda snapshot: snapshot.adding(own, checked))
 
     def remove(self, labels: npt.ArrayLike) -> None:
-        """Remove items, not found by any later search; all or none.
+        """Remove items, invisible to the next search; all or none.
 
         Raises:
             DataError: a label is not in the index.
@@ -158,7 +158,7 @@ class ItemIndex:
         self._change(lambda snapshot: snapshot.removing(own))
 
     def compact(self) -> None:
-        """Build a new base of all items and tune it; searches and changes go on meanwhile and are not lost."""
+        """Build and tune a new base of all items; concurrent searches and changes continue and are kept."""
         self._check_process()
         with self._slow:
             begun = self._snapshot
@@ -167,9 +167,9 @@ class ItemIndex:
             self._change(lambda snapshot: snapshot.rebased(base, begun))
 
     def save(self, folder: Path, *, with_queries: bool = True) -> None:
-        """Write the present state; a kill leaves the folder's old index or the new one, whole.
+        """Write the current state atomically.
 
-        Without its tuning queries, which come from users, it is compacted with perturbed items in their place.
+        Tuning queries come from users; an index saved without them is later compacted with perturbed item vectors.
         """
         with self._slow:
             queries = self._queries if with_queries else None
@@ -177,7 +177,7 @@ class ItemIndex:
 
     @classmethod
     def load(cls, folder: Path, *, memory_map: bool = True) -> Self:
-        """What `save` wrote, every file verified; mapped into memory rather than read, unless told otherwise.
+        """What `save` wrote, every file verified and, by default, memory-mapped.
 
         Raises:
             ArtifactError: a file is missing, truncated, altered or of another version.
@@ -195,7 +195,7 @@ class ItemIndex:
 
 
 def _sampled(queries: FloatArray, most: int, seed: int) -> FloatArray:
-    """At most so many of the queries, drawn at random."""
+    """At most `most` of the queries, drawn at random."""
     if len(queries) <= most:
         return queries
     chosen: IntArray = np.sort(np.random.default_rng(seed).choice(len(queries), most, replace=False))

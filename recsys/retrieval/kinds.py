@@ -1,20 +1,40 @@
-"""Which FAISS index for how many items, and how a search is told how hard to try."""
+"""The kinds of FAISS index by name, which one suits how many items, and the search parameters of each."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from recsys.retrieval.config import IndexConfig, Kind
+from recsys.config import lookup
+from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.library import import_faiss
 
 FLAT_MOST, GRAPH_MOST, SQ8_MOST = 20_000, 1_000_000, 10_000_000
 _ROWS_A_LIST = 39  # below it FAISS's k-means warns
 
 
-def chosen_kind(count: int, config: IndexConfig) -> Kind:
-    """The kind for a number of items: the one the configuration names, by size where it says `auto`."""
+class IndexSize(NamedTuple):
+    """Number and width of the vectors, and the number of inverted lists for them."""
+
+    num_vectors: int
+    width: int
+    num_lists: int
+
+
+KINDS: dict[str, Callable[[IndexSize, IndexConfig], str]] = {
+    "flat": lambda size, config: "Flat",
+    "hnsw": lambda size, config: f"HNSW{config.hnsw_m}_SQ8",
+    "ivf-flat": lambda size, config: f"IVF{size.num_lists},Flat",
+    "ivf-sq8": lambda size, config: f"IVF{size.num_lists},SQ8",
+    "ivf-rabitq": lambda size, config: f"RR{size.width},IVF{size.num_lists},RaBitQ4",
+}
+"""Every kind of index by its name in `index.kind`: size and configuration -> FAISS factory string."""
+
+
+def chosen_kind(count: int, config: IndexConfig) -> str:
+    """The kind for a number of items: the configured one, by size if that is `auto`."""
     if config.kind != "auto" and count:
         return config.kind
     if count <= FLAT_MOST:
@@ -25,29 +45,27 @@ def chosen_kind(count: int, config: IndexConfig) -> Kind:
 
 
 def recall_target(count: int, config: IndexConfig) -> float:
-    """The recall the search effort is tuned to."""
+    """The recall that the search effort is tuned to."""
     if config.recall is not None:
         return config.recall
     return 0.99 if count <= 200_000 else 0.95
 
 
 def factory_string(count: int, width: int, config: IndexConfig) -> str:
-    """FAISS's description of the index for `count` vectors of a width."""
+    """FAISS's factory string of the index for `count` vectors of a width.
+
+    Raises:
+        ConfigError: the configured kind is unknown.
+    """
     if config.factory is not None and count:
         return config.factory
-    lists = config.lists or 4 * math.isqrt(count)
-    lists = max(1, min(lists, count // _ROWS_A_LIST))
-    return {
-        "flat": "Flat",
-        "hnsw": f"HNSW{config.links}_SQ8",
-        "ivf-flat": f"IVF{lists},Flat",
-        "ivf-sq8": f"IVF{lists},SQ8",
-        "ivf-rabitq": f"RR{width},IVF{lists},RaBitQ4",
-    }[chosen_kind(count, config)]
+    lists = config.nlist or 4 * math.isqrt(count)
+    size = IndexSize(count, width, max(1, min(lists, count // _ROWS_A_LIST)))
+    return lookup(KINDS, chosen_kind(count, config), key="index.kind")(size, config)
 
 
 def innermost(index: Any) -> Any:
-    """The part of an index that has the search parameter: without transformations before it or refinement after."""
+    """The index that has the search parameter, without pre-transforms around it and refinement."""
     faiss = import_faiss()
     if isinstance(index, faiss.IndexPreTransform):
         return innermost(faiss.downcast_index(index.index))
@@ -57,7 +75,7 @@ def innermost(index: Any) -> Any:
 
 
 def effort_name(index: Any) -> str | None:
-    """The parameter that trades time for recall; None where the type has none."""
+    """The parameter that trades time for recall, or None for a type without one."""
     faiss, inner = import_faiss(), innermost(index)
     if isinstance(inner, faiss.IndexHNSW):
         return "efSearch"
@@ -65,18 +83,18 @@ def effort_name(index: Any) -> str | None:
 
 
 def stores_exactly(index: Any) -> bool:
-    """Whether candidates are chosen by whole vectors, so that they need no margin for compression."""
+    """Whether candidates are compared by uncompressed vectors, so that no margin of candidates is needed."""
     faiss = import_faiss()
     return isinstance(index, faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat)
 
 
 def search_parameters(index: Any, *, effort: int, selector: Any | None = None, bounded: bool = True) -> Any:
-    """FAISS's parameters of one search, so that nothing is set on the index itself.
+    """FAISS parameters of one search; nothing is set on the index itself.
 
     Args:
         selector: FAISS's filter of positions.
-        bounded: a graph's queue holds no more than its effort. Without, a search is a little faster, but the effort
-            cannot be less than the number of candidates, and FAISS overlooks the selector.
+        bounded: limit a graph's queue to its effort. Unbounded search is a little faster, but its effort cannot be
+            less than the number of candidates, and FAISS ignores the selector.
     """
     faiss = import_faiss()
     below = partial(search_parameters, effort=effort, selector=selector, bounded=bounded)

@@ -1,12 +1,12 @@
-"""FAISS, imported when it is first needed, and the copy of an index that a GPU searches.
+"""Lazy import of FAISS, and the copy of an index on a GPU.
 
-Three rules about FAISS that the rest of this package keeps:
+Three rules about FAISS that this package follows:
 
-- An index that can be searched is never changed: searching while vectors are added crashes the process.
-- `faiss.omp_set_num_threads` is never called: the setting is OpenMP's, so it changes torch's threads as well. Whoever
-  wants another number says so with OMP_NUM_THREADS before the process starts.
-- An index is not searched in a forked child, where OpenMP's threads are missing and the search hangs; processes that
-  search are spawned and load the index themselves.
+- A searchable index is never modified: searching while vectors are added crashes the process.
+- `faiss.omp_set_num_threads` is never called: the setting is OpenMP's, so it changes torch's threads as well. Set
+  OMP_NUM_THREADS before the process starts instead.
+- An index is not searched in a forked child, where OpenMP's threads are missing and the search hangs; use spawned
+  processes that load the index themselves.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ def import_faiss() -> Any:
 class GpuCopy:
     """A copy of a flat or IVF index on the first GPU; unfiltered searches go there, one at a time.
 
-    FAISS's GPU resources are not safe for threads, hence the lock. Written from FAISS's documentation and tested with
-    a stand-in; it has not been measured on a GPU.
+    FAISS's GPU resources are not thread-safe, hence the lock. Tested with a fake only, never measured on a GPU.
     """
 
     def __init__(self, faiss: Any, index: Any) -> None:
@@ -56,12 +55,12 @@ class GpuCopy:
 
 
 def gpu_copy(faiss: Any, index: Any) -> GpuCopy | None:
-    """A copy on the GPU where there is one, this build of FAISS can use it and this type of index can live there."""
+    """A copy on the GPU, or None without a GPU, a FAISS build with GPU support, or GPU support of this index type."""
     if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
         return None
     try:
         return GpuCopy(faiss, index)
-    except RuntimeError:  # FAISS's word for a type without a GPU twin
+    except RuntimeError:  # raised by FAISS for a type without a GPU implementation
         return None
 
 

@@ -1,4 +1,4 @@
-"""An order of items in memory that puts near ones side by side, so that a graph's search misses the cache less."""
+"""An order of items in memory with near items side by side, which reduces cache misses of graph search."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from recsys.tables import FloatArray, IntArray
 _ROWS_A_LEAF, _SAMPLED_A_CENTRE, _ITERATIONS = 32, 64, 5
 
 
-def near_together(vectors: FloatArray, *, seed: int) -> IntArray:
-    """A permutation [N] of vectors [N, D] that puts near ones side by side: by k-means, and within each part again.
+def locality_order(vectors: FloatArray, *, seed: int) -> IntArray:
+    """A permutation [N] of vectors [N, D] with near ones side by side: by k-means, and by k-means within each part.
 
-    Over a million items a search is a seventh faster than with the first k-means alone, which is faster by as much
-    than without any order.
+    With a million items a search is a seventh faster than after one level of k-means, and that is a seventh faster than
+    without any order.
     """
     parts = _parts(vectors, math.isqrt(len(vectors)), seed=seed)
     leaves = [rows[leaf] for rows in parts for leaf in _parts(vectors[rows], len(rows), seed=seed)]
@@ -24,7 +24,7 @@ def near_together(vectors: FloatArray, *, seed: int) -> IntArray:
 
 
 def _parts(vectors: FloatArray, most: int, *, seed: int) -> list[IntArray]:
-    """Rows by nearest k-means centre, the centres along a chain of near neighbours; at most so many, no small ones."""
+    """Rows by nearest k-means centre, centres ordered along a nearest-neighbour chain; at most `most` parts."""
     count = min(most, len(vectors) // _ROWS_A_LEAF)
     if count < 2:
         return [np.arange(len(vectors))]
@@ -44,11 +44,11 @@ def _parts(vectors: FloatArray, most: int, *, seed: int) -> list[IntArray]:
 
 
 def _chain(points: FloatArray) -> IntArray:
-    """The order in which one meets points [C, D], always going to the nearest not yet met."""
+    """A greedy nearest-neighbour path over points [C, D], from the first."""
     chain = np.zeros(len(points), dtype=np.int64)
-    left = np.ones(len(points), dtype=np.bool_)
+    unvisited = np.ones(len(points), dtype=np.bool_)
     for step in range(1, len(points)):
-        left[chain[step - 1]] = False
+        unvisited[chain[step - 1]] = False
         distances = np.square(points - points[chain[step - 1]]).sum(axis=1)
-        chain[step] = np.where(left, distances, np.inf).argmin()
+        chain[step] = np.where(unvisited, distances, np.inf).argmin()
     return chain

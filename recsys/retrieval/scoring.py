@@ -1,7 +1,7 @@
-"""From sampled preferences to ranked items: nearest latents, a kernel sum over the samples, and two additive priors.
+"""Ranking by sampled latents: nearest items, a kernel density over the samples, and two additive priors.
 
-Works on arrays and reads and writes nothing. One sample covers one mode of what a user likes; the score of an item adds
-up over samples as a kernel density would (design after ContRec, arXiv 2504.12007, where one sample votes alone).
+Reads and writes nothing. Each sample covers one mode of a user's preference; an item's score is a sum of kernels over
+samples (after ContRec, arXiv 2504.12007, which ranks by a single sample).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recsys.baselines.base import TopItems
 from recsys.errors import DataError
-from recsys.tables import FloatArray, IntArray
+from recsys.tables import FloatArray, IntArray, TopItems
 
 Search = Callable[[FloatArray, int], IntArray]
 CUTOFF = 10  # scoring is chosen by validation NDCG at this length
@@ -32,7 +31,7 @@ class Scoring(NamedTuple):
     agreement: float = 0.0
 
     def score(self, candidates: Candidates) -> FloatArray:
-        """[U, C], -inf in an empty place."""
+        """Scores [U, C], -inf in padding."""
         kernel = kernel_scores(candidates.distances, self.bandwidth)
         scores = kernel + self.popularity * candidates.popularity + self.agreement * candidates.agreement
         found: FloatArray = np.where(candidates.items >= 0, scores, -np.inf).astype(np.float32)
@@ -43,16 +42,16 @@ class Scoring(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The items that some users' samples lie near, and what is known of each."""
+    """The candidate items of some users, near their samples, with the inputs of scoring."""
 
-    items: IntArray  # [U, C] item indices in ascending order, -1 = empty place, behind the others
-    distances: FloatArray  # [U, S, C] squared distance to each sample; arbitrary in an empty place
-    popularity: FloatArray  # [U, C] log share of the training interactions, in deviations
-    agreement: FloatArray  # [U, C] log of how much of the generated mass lies in the item's category; 0 if unknown
+    items: IntArray  # [U, C] item indices in ascending order, padded with -1
+    distances: FloatArray  # [U, S, C] squared distance to each sample; arbitrary in padding
+    popularity: FloatArray  # [U, C] standardized log count of training interactions
+    agreement: FloatArray  # [U, C] log probability of the item's category under the generated items; 0 if unknown
 
 
 def log_popularity(counts: IntArray) -> FloatArray:
-    """log(1 + interactions) of each item [N], with mean 0 and deviation 1 over the catalogue."""
+    """log(1 + interactions) of each item [N], standardized over the catalogue."""
     logs = np.log1p(counts.astype(np.float64))
     spread = logs.std()
     scaled: FloatArray = ((logs - logs.mean()) / (spread if spread > 0 else 1.0)).astype(np.float32)
@@ -64,42 +63,42 @@ def find_candidates(
     *,
     search: Search,
     latents: FloatArray,
-    neighbours: int,
+    num_neighbors: int,
     excluded: Sequence[IntArray] | None,
     popularity: FloatArray,
     agreement: FloatArray | None = None,
 ) -> Candidates:
-    """The nearest items of every sample, together a user's candidates; all of its samples are measured to each.
+    """Candidates of each user: the nearest items of all its samples, with distances to every sample.
 
     Args:
         samples: [U, S, D].
-        search: (queries [Q, D], k) -> the nearest items' indices [Q, k], -1 where there are none.
+        search: (queries [Q, D], k) -> the nearest items' indices [Q, k], padded with -1.
         latents: [N, D], item index -> latent.
-        neighbours: items a sample is asked for, beyond those that the user has excluded.
+        num_neighbors: nearest items of each sample, not counting those that the user excludes.
         excluded: [U] item indices that may not be candidates.
         popularity: [N], from `log_popularity`.
         agreement: [U, N], from `category_agreement`.
     """
     users, count, dim = samples.shape
     longest = max((len(e) for e in excluded), default=0) if excluded is not None else 0
-    width = min(neighbours + longest, len(latents))
+    width = min(num_neighbors + longest, len(latents))
     flat = np.ascontiguousarray(samples.reshape(users * count, dim))
     found: npt.NDArray[np.int64] = search(flat, width).reshape(users, count, -1)
-    if excluded is not None:  # a user keeps as many as it would be given alone, whatever others exclude
-        own = neighbours + np.fromiter((len(e) for e in excluded), dtype=np.int64, count=users)
+    if excluded is not None:  # a user's candidates do not depend on what others exclude
+        own = num_neighbors + np.fromiter((len(e) for e in excluded), dtype=np.int64, count=users)
         found = np.where(np.arange(found.shape[2]) < own[:, None, None], found, -1)
     items = _distinct(found.reshape(users, -1), excluded)
-    places = np.maximum(items, 0)
-    chosen = latents[places]  # [U, C, D]
-    # |y|^2 + |q|^2 - 2 y q loses nothing that matters at unit scale, and is one product.
+    indices = np.maximum(items, 0)
+    chosen = latents[indices]  # [U, C, D]
+    # |y|^2 + |q|^2 - 2 y q is one matrix product, and precise enough at unit scale.
     distances = -2 * samples @ chosen.transpose(0, 2, 1)
     distances += np.square(samples).sum(axis=2)[:, :, None] + np.square(chosen).sum(axis=2)[:, None, :]
-    agreed = np.zeros(items.shape, np.float32) if agreement is None else np.take_along_axis(agreement, places, axis=1)
-    return Candidates(items, np.maximum(distances, 0), popularity[places], agreed)
+    agreed = np.zeros(items.shape, np.float32) if agreement is None else np.take_along_axis(agreement, indices, axis=1)
+    return Candidates(items, np.maximum(distances, 0), popularity[indices], agreed)
 
 
 def _distinct(found: IntArray, excluded: Sequence[IntArray] | None) -> IntArray:
-    """Each row's different item indices in ascending order without the excluded ones, -1 behind them."""
+    """The distinct items of each row in ascending order, without the excluded ones, padded with -1."""
     rows = [np.unique(row[row >= 0]) for row in found]
     if excluded is not None:
         rows = [np.setdiff1d(row, out) for row, out in zip(rows, excluded, strict=True)]
@@ -112,7 +111,7 @@ def _distinct(found: IntArray, excluded: Sequence[IntArray] | None) -> IntArray:
 def kernel_scores(distances: FloatArray, bandwidth: float) -> FloatArray:
     """l_j = log sum_s exp(-d_sj / (2 bandwidth^2)) of squared distances [U, S, C] -> [U, C]."""
     if bandwidth <= 0:
-        raise DataError(f"bandwidth={bandwidth}; a positive width is needed")
+        raise DataError(f"bandwidth={bandwidth}; it must be positive")
     logits = -distances / (2 * bandwidth**2)
     peak = logits.max(axis=1, keepdims=True)
     scores: FloatArray = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
@@ -120,11 +119,10 @@ def kernel_scores(distances: FloatArray, bandwidth: float) -> FloatArray:
 
 
 def category_agreement(generated: TopItems, categories: IntArray, num_categories: int) -> FloatArray:
-    """How much each item's category agrees with what the language model writes, as a log-probability [U, N].
+    """Log-probability [U, N] of each item's category under the items that the language model generates.
 
-    The generated category is taken as a distribution, not as its single most likely value: the probability of each
-    generated item counts for its category, and a tenth of the mass is spread evenly, so that no category is ruled out.
-    Items without a category, and users without a generated item, get the mean log-probability.
+    The probability of each generated item counts for its category, and a tenth of the mass is spread uniformly, so
+    that no category is excluded. Items without a category, and users without a generated item, get the mean.
 
     Args:
         generated: items [U, k] with log-probabilities.
@@ -155,38 +153,38 @@ def best_items(candidates: Candidates, scores: FloatArray, k: int) -> TopItems:
     return TopItems(items, values)
 
 
-class Tried(NamedTuple):
+class TrialResult(NamedTuple):
     """One scoring and its validation NDCG@10."""
 
     scoring: Scoring
     ndcg: float
 
 
-def tune_scoring(batches: Iterable[tuple[Candidates, IntArray]], *, agreement: bool) -> list[Tried]:
+def tune_scoring(batches: Iterable[tuple[Candidates, IntArray]], *, agreement: bool) -> list[TrialResult]:
     """Every bandwidth and prior weight on validation users, best first; of equals the one with the smaller priors.
 
     Args:
-        batches: candidates of some users, and those users' targets.
-        agreement: whether the candidates' agreement means anything.
+        batches: candidates of some users, and their targets.
+        agreement: whether to tune the weight of the agreement prior.
 
     Raises:
         DataError: there are no users.
     """
-    bonuses = AGREEMENT if agreement else (0.0,)
-    settings: list[Scoring] = []
+    weights = AGREEMENT if agreement else (0.0,)
+    grid: list[Scoring] = []
     gains: npt.NDArray[np.float64] = np.zeros(0)
     users, unit = 0, 1.0
     for candidates, targets in batches:
-        if not settings:
+        if not grid:
             unit = _nearest_distance(candidates)
-            settings = [Scoring(unit * b, p, a) for b, p, a in product(BANDWIDTHS, POPULARITY, bonuses)]
-            gains = np.zeros(len(settings))
-        gains += _gains(candidates, targets, [unit * b for b in BANDWIDTHS], bonuses)
+            grid = [Scoring(unit * b, p, a) for b, p, a in product(BANDWIDTHS, POPULARITY, weights)]
+            gains = np.zeros(len(grid))
+        gains += _gains(candidates, targets, [unit * b for b in BANDWIDTHS], weights)
         users += len(targets)
     if not users:
         raise DataError("scoring: no validation users to tune on; the data need users with 3 interactions or more")
-    tried = [Tried(setting, float(gain / users)) for setting, gain in zip(settings, gains, strict=True)]
-    return sorted(tried, key=lambda t: (-t.ndcg, t.scoring.popularity + t.scoring.agreement))
+    trials = [TrialResult(setting, float(gain / users)) for setting, gain in zip(grid, gains, strict=True)]
+    return sorted(trials, key=lambda t: (-t.ndcg, t.scoring.popularity + t.scoring.agreement))
 
 
 def _nearest_distance(candidates: Candidates) -> float:
@@ -196,20 +194,20 @@ def _nearest_distance(candidates: Candidates) -> float:
 
 
 def _gains(
-    candidates: Candidates, targets: IntArray, bandwidths: Sequence[float], bonuses: Sequence[float]
+    candidates: Candidates, targets: IntArray, bandwidths: Sequence[float], weights: Sequence[float]
 ) -> npt.NDArray[np.float64]:
-    """Summed DCG at `CUTOFF` of every setting, in the order of `product(bandwidths, POPULARITY, bonuses)`."""
+    """Summed DCG at `CUTOFF` of every setting, in the order of `product(bandwidths, POPULARITY, weights)`."""
     is_target = candidates.items == targets[:, None]
-    hit, place = is_target.any(axis=1), is_target.argmax(axis=1)
+    hit, column = is_target.any(axis=1), is_target.argmax(axis=1)
     rows = np.arange(len(targets))
-    empty = candidates.items < 0
+    padding = candidates.items < 0
     gains = []
     for bandwidth in bandwidths:
-        kernel = np.where(empty, -np.inf, kernel_scores(candidates.distances, bandwidth))
-        for popularity, bonus in product(POPULARITY, bonuses):
-            scores = kernel + popularity * candidates.popularity + bonus * candidates.agreement
-            own = scores[rows, place][:, None]
-            before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < place[:, None]))
+        kernel = np.where(padding, -np.inf, kernel_scores(candidates.distances, bandwidth))
+        for popularity, weight in product(POPULARITY, weights):
+            scores = kernel + popularity * candidates.popularity + weight * candidates.agreement
+            own = scores[rows, column][:, None]
+            before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < column[:, None]))
             rank = before.sum(axis=1)
             gains.append(float(np.where(hit & (rank < CUTOFF), 1 / np.log2(rank + 2.0), 0).sum()))
     return np.array(gains)

@@ -1,6 +1,6 @@
-"""One state of an item index, never changed: a base, which of its items are removed, and the items added since.
+"""An immutable state of an item index: a base, a mask of its removed items, and the items added since.
 
-A change makes another snapshot and shares what stayed the same; whoever holds one sees no later change.
+A change makes a new snapshot that shares unchanged arrays; a reader of an older snapshot sees no later change.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.retrieval.base import Base, Places, places_in
-from recsys.retrieval.exact import Found, distances_to, ranked, scan
+from recsys.retrieval.base import Base, Lookup, find_labels
+from recsys.retrieval.exact import SearchResult, distances_to, ranked, scan
 from recsys.tables import BoolArray, FloatArray, IntArray
 
 Allowed = BoolArray | IntArray | Set[int]
@@ -23,19 +23,19 @@ Allowed = BoolArray | IntArray | Set[int]
 class Delta(NamedTuple):
     """Items added since the base was built, searched exactly: `labels` [A] ascending, `vectors` [A, D].
 
-    `births` [A] numbers the additions, so that a compaction knows which came after it had begun.
+    `addition_ids` [A] number the additions, so that a compaction knows which came after it had begun.
     """
 
     labels: IntArray
     vectors: FloatArray
-    births: IntArray
+    addition_ids: IntArray
 
     def rows(self, keep: BoolArray | IntArray) -> Delta:
-        return Delta(self.labels[keep], self.vectors[keep], self.births[keep])
+        return Delta(self.labels[keep], self.vectors[keep], self.addition_ids[keep])
 
 
 class Live(NamedTuple):
-    """All items that can be found: `labels` [N] ascending, `vectors` [N, D]."""
+    """All items: `labels` [N] ascending, `vectors` [N, D]."""
 
     labels: IntArray
     vectors: FloatArray
@@ -43,12 +43,12 @@ class Live(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Snapshot:
-    """`alive` [len(base)] is False for removed items of the base, None where none is; `births` counts additions."""
+    """`alive` [len(base)] is False for removed items of the base, or None without any; `num_additions` only grows."""
 
     base: Base
     alive: BoolArray | None
     delta: Delta
-    births: int = 0
+    num_additions: int = 0
 
     @classmethod
     def of(cls, base: Base) -> Self:
@@ -61,29 +61,29 @@ class Snapshot:
         return len(self.base) - removed + len(self.delta.labels)
 
     def live(self) -> Live:
-        """A copy of everything that can be found, in the order of the labels."""
+        """A copy of all items, in the order of their labels."""
         kept = slice(None) if self.alive is None else self.alive
         labels = np.concatenate([self.base.labels[kept], self.delta.labels])
         order = np.argsort(labels)
         return Live(labels[order], np.concatenate([self.base.vectors[kept], self.delta.vectors])[order])
 
     def contains(self, labels: IntArray) -> BoolArray:
-        """[N], which labels can be found."""
-        positions, present = self.base.places(labels)
+        """[N], which labels are in the index."""
+        positions, present = self.base.find(labels)
         if self.alive is not None:
             present = present & self.alive[positions]
-        either: BoolArray = present | places_in(self.delta.labels, labels).present
+        either: BoolArray = present | find_labels(self.delta.labels, labels).present
         return either
 
-    def search(self, queries: FloatArray, k: int, allowed: Allowed | None = None) -> Found:
-        """The k nearest of what is alive and allowed, to checked queries [Q, D]; see `ItemIndex.search`."""
+    def search(self, queries: FloatArray, k: int, allowed: Allowed | None = None) -> SearchResult:
+        """The k nearest alive and allowed items of checked queries [Q, D]; see `ItemIndex.search`."""
         base, delta, metric = self.base, self.delta, self.base.metric
         mask = self.alive
         if allowed is not None:
-            permits = _checked_filter(allowed)
-            permitted = _permitted(permits, base.labels, base.places)
-            mask = permitted if mask is None else permitted & mask
-            delta = delta.rows(_permitted(permits, delta.labels, partial(places_in, delta.labels)))
+            item_filter = _checked_filter(allowed)
+            within = _allowed_mask(item_filter, base.labels, base.find)
+            mask = within if mask is None else within & mask
+            delta = delta.rows(_allowed_mask(item_filter, delta.labels, partial(find_labels, delta.labels)))
         labels, distances = base.nearest(queries, k, mask)
         if len(delta.labels):
             rows = scan(queries, delta.vectors, k, metric)
@@ -99,14 +99,14 @@ class Snapshot:
         """
         used = labels[self.contains(labels)]
         if len(used):
-            raise DataError(f"label {used[0]} is in the index already; remove it first, then add its new vector")
-        born = np.arange(self.births, self.births + len(labels))
+            raise DataError(f"label {used[0]} is in the index already; remove it before adding its new vector")
+        numbers = np.arange(self.num_additions, self.num_additions + len(labels))
         added = Delta(
             np.concatenate([self.delta.labels, labels]),
             np.concatenate([self.delta.vectors, vectors]),
-            np.concatenate([self.delta.births, born]),
+            np.concatenate([self.delta.addition_ids, numbers]),
         )
-        return replace(self, delta=added.rows(np.argsort(added.labels)), births=self.births + len(labels))
+        return replace(self, delta=added.rows(np.argsort(added.labels)), num_additions=self.num_additions + len(labels))
 
     def removing(self, labels: IntArray) -> Self:
         """Without some items.
@@ -116,23 +116,23 @@ class Snapshot:
         """
         missing = labels[~self.contains(labels)]
         if len(missing):
-            raise DataError(f"label {missing[0]} is not in the index; only what is in it can be removed")
-        positions, present = self.base.places(labels)
+            raise DataError(f"label {missing[0]} is not in the index; remove only labels that are in it")
+        positions, present = self.base.find(labels)
         alive = np.ones(len(self.base), dtype=np.bool_) if self.alive is None else self.alive.copy()
         alive[positions[present]] = False
         kept = self.delta.rows(~np.isin(self.delta.labels, labels))
         return replace(self, alive=None if alive.all() else alive, delta=kept)
 
     def rebased(self, base: Base, begun: Self) -> Self:
-        """The same items over a new base that was built from the snapshot `begun` while this one came about."""
-        late = self.delta.births >= begun.births
+        """The same items over a new base, which was built from the earlier snapshot `begun` of this index."""
+        late = self.delta.addition_ids >= begun.num_additions
         kept = base.labels[self.contains(base.labels)]
         alive = np.isin(base.labels, np.setdiff1d(kept, self.delta.labels[late]))
         return replace(self, base=base, alive=None if alive.all() else alive, delta=self.delta.rows(late))
 
 
 class _Filter(NamedTuple):
-    """A mask over labels or labels, the other one None."""
+    """Either a mask over labels, or labels; the other one is None."""
 
     mask: BoolArray | None
     labels: IntArray | None
@@ -147,14 +147,14 @@ def _checked_filter(allowed: Allowed) -> _Filter:
     return _Filter(None, values.astype(np.int64))
 
 
-def _permitted(permits: _Filter, labels: IntArray, places: Callable[[IntArray], Places]) -> BoolArray:
-    """Which of labels [N] a filter permits; `places` finds labels among them."""
-    if permits.labels is None:
-        assert permits.mask is not None
-        within: BoolArray = labels < len(permits.mask)
-        within[within] = permits.mask[labels[within]]
+def _allowed_mask(item_filter: _Filter, labels: IntArray, find: Callable[[IntArray], Lookup]) -> BoolArray:
+    """[N], which of `labels` a filter allows; `find` looks labels up among them."""
+    if item_filter.labels is None:
+        assert item_filter.mask is not None
+        within: BoolArray = labels < len(item_filter.mask)
+        within[within] = item_filter.mask[labels[within]]
         return within
-    permitted = np.zeros(len(labels), dtype=np.bool_)
-    positions, present = places(permits.labels)
-    permitted[positions[present]] = True
-    return permitted
+    allowed = np.zeros(len(labels), dtype=np.bool_)
+    positions, present = find(item_filter.labels)
+    allowed[positions[present]] = True
+    return allowed

@@ -1,9 +1,9 @@
-"""An item index on disk, whole or not there.
+"""An item index on disk, written atomically.
 
-Writes and reads a folder of `index.json` (the manifest: what was built, the tuned effort, the measured recall, sha256
-and size of every file), `base-*.faiss` (the FAISS index and the vectors), `items-*.safetensors` (labels, tuning
-queries) and `changes-*.safetensors` (removed and added items). Each file's name carries its digest and the manifest
-comes last, so that saving over an older index leaves that one readable to the end.
+Writes and reads a folder of `index.json` (the manifest: parameters, the tuned effort, the measured recall, sha256 and
+size of every file), `base-*.faiss` (the FAISS index and the vectors), `items-*.safetensors` (labels, tuning queries)
+and `changes-*.safetensors` (removed and added items). File names contain digests and the manifest is written last, so
+that an older index in the folder stays readable until then.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from safetensors.numpy import save_file
 
 from recsys.config import Config
 from recsys.errors import ArtifactError
-from recsys.files import NoSpace, file_sha256, read_json, sync, write_json
+from recsys.files import FileRecord, NoSpace, file_sha256, read_json, sync, write_json
 from recsys.retrieval.base import Base
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.library import import_faiss
 from recsys.retrieval.snapshot import Delta, Snapshot
-from recsys.retrieval.tuning import Tuned
+from recsys.retrieval.tuning import TunedEffort
 from recsys.tables import FloatArray
 
 MANIFEST = "index.json"
@@ -35,7 +35,7 @@ _SUFFIXES = {"base": ".faiss", "items": ".safetensors", "changes": ".safetensors
 
 
 class Stored(NamedTuple):
-    """Everything an index is: its state, how bases are built, and the queries [Q, D] they are tuned on."""
+    """An index: its state, how bases are built, and the queries [Q, D] that they are tuned on."""
 
     snapshot: Snapshot
     config: IndexConfig
@@ -43,10 +43,8 @@ class Stored(NamedTuple):
     seed: int
 
 
-class _File(Config):
+class _File(FileRecord):
     name: str
-    sha256: str
-    size: int
 
 
 class _Manifest(Config):
@@ -62,7 +60,7 @@ class _Manifest(Config):
     tuned_on: Literal["queries", "perturbed vectors"]
     removed: int
     added: int
-    births: int
+    num_additions: int
     seed: int
     config: IndexConfig
     faiss: str
@@ -83,7 +81,7 @@ def save_index(stored: Stored, folder: Path) -> None:
         "alive": alive,
         "labels": delta.labels,
         "vectors": delta.vectors,
-        "births": delta.births,
+        "addition_ids": delta.addition_ids,
     }
     with NoSpace(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +90,7 @@ def save_index(stored: Stored, folder: Path) -> None:
             "items": _published(folder, "items", lambda path: save_file(items, path)),
             "changes": _published(folder, "changes", lambda path: save_file(changes, path)),
         }
-        manifest = _described(stored, removed=int((~alive).sum()), files=files, version=faiss.__version__)
+        manifest = _manifest(stored, removed=int((~alive).sum()), files=files, version=faiss.__version__)
         sync(folder)
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         sync(folder)
@@ -116,17 +114,17 @@ def load_index(folder: Path, *, memory_map: bool) -> Stored:
             manifest.factory,
             manifest.config.metric,
             manifest.recall_at,
-            Tuned(manifest.effort, manifest.recall),
+            TunedEffort(manifest.effort, manifest.recall),
         )
         alive = changes["alive"] if manifest.removed else None
-        delta = Delta(changes["labels"], changes["vectors"], changes["births"])
+        delta = Delta(changes["labels"], changes["vectors"], changes["addition_ids"])
         queries = np.array(items["queries"]) if len(items["queries"]) else None
     except KeyError as error:
         raise ArtifactError(f"the index in {folder} lacks {error}; run `index` again") from error
-    return Stored(Snapshot(base, alive, delta, manifest.births), manifest.config, queries, manifest.seed)
+    return Stored(Snapshot(base, alive, delta, manifest.num_additions), manifest.config, queries, manifest.seed)
 
 
-def _described(stored: Stored, *, removed: int, files: dict[Any, _File], version: str) -> _Manifest:
+def _manifest(stored: Stored, *, removed: int, files: dict[Any, _File], version: str) -> _Manifest:
     base = stored.snapshot.base
     return _Manifest(
         items=len(base),
@@ -140,7 +138,7 @@ def _described(stored: Stored, *, removed: int, files: dict[Any, _File], version
         tuned_on="perturbed vectors" if stored.queries is None else "queries",
         removed=removed,
         added=len(stored.snapshot.delta.labels),
-        births=stored.snapshot.births,
+        num_additions=stored.snapshot.num_additions,
         seed=stored.seed,
         config=stored.config,
         faiss=version,
@@ -149,11 +147,11 @@ def _described(stored: Stored, *, removed: int, files: dict[Any, _File], version
 
 
 def _published(folder: Path, role: str, write: Callable[[Path], object]) -> _File:
-    """Write a file under a temporary name, have it reach the disk, and give it the name of its contents."""
-    temporary = folder / f".{role}.{uuid4().hex}.tmp"  # a digest is remembered by path
+    """Write a file under a temporary name, sync it, and rename it after its digest."""
+    temporary = folder / f".{role}.{uuid4().hex}.tmp"  # unique, as digests are cached by path
     try:
         write(temporary)
-    except RuntimeError as error:  # FAISS's; it does not say whether the disk is full
+    except RuntimeError as error:  # from FAISS, which does not say whether the disk is full
         raise ArtifactError(f"FAISS could not write {temporary} ({error}); is there space left?") from error
     sync(temporary)
     digest, size = file_sha256(temporary), temporary.stat().st_size
@@ -163,7 +161,7 @@ def _published(folder: Path, role: str, write: Callable[[Path], object]) -> _Fil
 
 
 def _remove_others(folder: Path, kept: set[str]) -> None:
-    """Files of an older index, and what killed writers left."""
+    """Files of an older index, and temporary files of killed writers."""
     for role, suffix in _SUFFIXES.items():
         for path in [*folder.glob(f"{role}-*{suffix}"), *folder.glob(f".{role}.*.tmp")]:
             if path.name not in kept:
@@ -188,12 +186,9 @@ def _read_manifest(folder: Path) -> _Manifest:
 
 def _verified(folder: Path, entry: _File) -> Path:
     path = folder / entry.name
-    if Path(entry.name).name != entry.name or not path.is_file():
-        raise ArtifactError(f"{path} is missing; run `index` again")
-    if path.stat().st_size != entry.size:
-        raise ArtifactError(f"{path} has {path.stat().st_size} bytes, {entry.size} were written; run `index` again")
-    if file_sha256(path) != entry.sha256:
-        raise ArtifactError(f"{path} is corrupted: its sha256 is not the one written; run `index` again")
+    wrong = entry.damage(path) if Path(entry.name).name == entry.name else f"{path} is missing"  # never outside
+    if wrong is not None:
+        raise ArtifactError(f"{wrong}; run `index` again")
     return path
 
 

@@ -1,6 +1,6 @@
-"""How hard a search must try: the smallest efSearch or nprobe that reaches a recall target on queries.
+"""The search effort of an index: the smallest efSearch or nprobe that reaches a target recall on queries.
 
-Items are compared by their exact distances, so that of several identical items each counts as the right one.
+Results are compared by exact distances, so that each of several identical items counts as correct.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 
 from recsys.tables import FloatArray
 
-_STEP, _STRIDE = 1.1, 7  # efforts a tenth apart; every seventh, about a doubling, is tried first
+_STEP, _STRIDE = 1.1, 7  # efforts 10 % apart; every seventh, about a doubling, is tried first
 _ROUNDING = 1e-5
 
 logger = logging.getLogger(__name__)
 
 
-class Tuned(NamedTuple):
-    """The chosen effort and the mean recall it was measured to have, against exact search."""
+class TunedEffort(NamedTuple):
+    """The chosen effort and its mean recall, measured against exact search."""
 
     effort: int
     recall: float
 
 
 def recalls(found: FloatArray, truth: FloatArray) -> FloatArray:
-    """The share [Q] of the exact k nearest that a search found, from both searches' distances [Q, k]."""
+    """Recall [Q] of a search against exact search, from the distances [Q, k] of both."""
     furthest = truth[:, -1:]
     near = (found <= furthest + _ROUNDING * np.abs(furthest)).sum(axis=1)
     shares: FloatArray = (np.minimum(near, truth.shape[1]) / truth.shape[1]).astype(np.float32)
@@ -38,10 +38,9 @@ def recalls(found: FloatArray, truth: FloatArray) -> FloatArray:
 
 
 def efforts(name: str | None, most: int) -> list[int]:
-    """Efforts to choose from, rising to `most`; one where there is no parameter to choose.
+    """Ascending efforts to choose from, up to `most`; [1] for an index without such a parameter.
 
-    An efSearch below the number of items wanted is one too: a graph's search stops earlier, and fills its answer with
-    what it passed.
+    An efSearch below k is allowed: the graph search stops earlier and fills its result with visited items.
     """
     if name is None:
         return [1]
@@ -51,13 +50,15 @@ def efforts(name: str | None, most: int) -> list[int]:
     return tried
 
 
-def tuned_effort(search: Callable[[int], FloatArray], truth: FloatArray, tried: Sequence[int], target: float) -> Tuned:
-    """The smallest effort whose recall is above the target by a standard error, the largest where none is.
+def tuned_effort(
+    search: Callable[[int], FloatArray], truth: FloatArray, tried: Sequence[int], target: float
+) -> TunedEffort:
+    """The smallest effort whose recall exceeds the target by a standard error, or the largest effort.
 
     Args:
-        search: an effort -> distances [Q, k] of what it finds, ascending.
+        search: effort -> distances [Q, k], ascending.
         truth: distances [Q, k] of exact search, ascending.
-        tried: efforts, rising.
+        tried: efforts, ascending.
     """
 
     @cache
@@ -67,10 +68,12 @@ def tuned_effort(search: Callable[[int], FloatArray], truth: FloatArray, tried: 
         return recall - float(shares.std()) / math.sqrt(len(shares)) >= target, recall
 
     last = len(tried) - 1
-    top = next((place for place in range(0, last, _STRIDE) if reached(tried[place])[0]), last)
+    top = next((index for index in range(0, last, _STRIDE) if reached(tried[index])[0]), last)
     bottom = max(0, top - _STRIDE)
     chosen = tried[bisect_left(tried, True, bottom, top, key=lambda effort: reached(effort)[0])]
     enough, recall = reached(chosen)
     if not enough:
-        logger.warning("the index reaches a recall of %.4f, %.4f was asked for; choose another kind", recall, target)
-    return Tuned(chosen, recall)
+        logger.warning(
+            "the index reaches a recall of %.4f, the target is %.4f; choose another index.kind", recall, target
+        )
+    return TunedEffort(chosen, recall)

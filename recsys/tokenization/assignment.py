@@ -3,7 +3,8 @@
 A prefix of h of L codes has room for K^(L-h) items. Level by level, items beyond a code's room, those farthest from it,
 re-choose by the next-best code that has room; on the last level, where a code has room for one, each bucket in which
 two items want the same code is solved as a rectangular linear assignment (items x codes, cost = squared distance).
-So identical vectors still get distinct codes, and nothing is displaced that need not be.
+So identical vectors still get distinct codes, and within a prefix the last codes are the assignment of least total
+cost; an item may be moved off its nearest code where that lowers the total.
 """
 
 import numpy as np

@@ -12,12 +12,14 @@ class TokenizeConfig(Config):
     """RQ-VAE with uniform semantic mapping on the last level (LC-Rec, arXiv 2311.09049, sections 3.1 and 4.1.4).
 
     `kind` says which tokens items get: `discrete` semantic ids, `continuous` latents (a sigma-VAE of its own), or both.
+    `quantizer` makes the semantic ids, a key of `recsys.tokenization.registry.QUANTIZERS`.
     `hidden` are the encoder's widths, mirrored by the decoder; empty scales them to the input. The learning rate
     falls to zero along a cosine. `sinkhorn_iterations` of 0 turns the uniform mapping off; a weight of 0 leaves a block
     of the input out.
     """
 
     kind: Literal["discrete", "continuous", "both"] = "both"
+    quantizer: str = "rq-vae"
     levels: int = Field(default=4, ge=1, le=16)
     codes: int = Field(default=256, ge=2, le=8192)
     latent_dim: int = Field(default=32, ge=1)

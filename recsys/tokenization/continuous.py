@@ -5,29 +5,25 @@ Writes and reads `continuous.safetensors` (network, whitening, scaling) and `con
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from recsys.checkpoints import prefixed, unprefixed
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import DataError
 from recsys.tables import FloatArray, ItemVectors
 from recsys.tokenization.continuous_config import ContinuousConfig
 from recsys.tokenization.continuous_inputs import COLLABORATIVE, TEXT, WhitenedBlocks
-from recsys.tokenization.continuous_training import build, train_sigma_vae
 from recsys.tokenization.sigma_vae import SigmaVae
-from recsys.tracking import NullTracker, Tracker
+from recsys.tokenization.training import build_sigma_vae, train_sigma_vae
+from recsys.tracking import Tracker
+from recsys.training.modules import Kind, Saved, load_module, save_module
+from recsys.training.plan import Run
 
 _CHUNK = 16_384
-_VERSION = 1
-_WEIGHTS, _DESCRIPTION = "continuous.safetensors", "continuous.json"
+_KIND = Kind("continuous", ContinuousConfig, "tokenize")
 
 
 class Decoded(NamedTuple):
@@ -65,7 +61,7 @@ def fit_sigma_vae(
         raise DataError("the continuous tokens got no vectors; the catalogue has no items")
     blocks = WhitenedBlocks.fit(text, collaborative, config)
     x = blocks.whiten(blocks.given(text, collaborative), slice(None))
-    model = train_sigma_vae(x, config, seed=seed, work=work, tracker=tracker or NullTracker())
+    model = train_sigma_vae(x, config, run=Run("continuous", seed, work, tracker))
     width = config.tokens * config.token_dim
     shift, ones = np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32)
     mu = ContinuousTokenizer(model, config, blocks, shift=shift, scale=ones).latents(text, collaborative).vectors
@@ -144,10 +140,7 @@ class ContinuousTokenizer:
     def save(self, folder: Path) -> None:
         """Write `continuous.safetensors` and `continuous.json` into a folder."""
         scaling = {"shift": torch.from_numpy(self.shift), "scale": torch.from_numpy(self.scale)}
-        tensors = prefixed("model", self.model.state_dict()) | self.blocks.tensors() | scaling
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _WEIGHTS)
-        described = {"kind": "sigma-vae", "version": _VERSION, "config": self.config.model_dump(mode="json")}
-        (folder / _DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        save_module(folder, _KIND, self.model, Saved(self.config, tensors=self.blocks.tensors() | scaling))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -156,35 +149,15 @@ class ContinuousTokenizer:
         Raises:
             ArtifactError: a file is missing, damaged or of another version.
         """
-        config = _read_config(folder / _DESCRIPTION)
-        try:
-            tensors = load_file(folder / _WEIGHTS)
-            blocks = WhitenedBlocks.from_tensors(tensors)
+
+        def build(saved: Saved[ContinuousConfig]) -> SigmaVae:
+            num_features = WhitenedBlocks.from_tensors(saved.tensors).num_features
             with torch.device("meta"):  # weights come from the file; none are drawn
-                model = build(blocks.num_features, config)
-            model.load_state_dict(unprefixed("model", tensors), assign=True)
-            shift, scale = tensors["shift"].numpy(), tensors["scale"].numpy()
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-            raise ArtifactError(f"{folder / _WEIGHTS} cannot be read ({_line(error)}); run `tokenize` again") from error
-        return cls(model.eval(), config, blocks, shift=shift, scale=scale)
+                return build_sigma_vae(num_features, saved.config)
 
-
-def _read_config(path: Path) -> ContinuousConfig:
-    try:
-        described: Any = json.loads(path.read_text(encoding="utf-8"))
-        if (described["kind"], described["version"]) != ("sigma-vae", _VERSION):
-            raise ArtifactError(f"{path} is not a sigma-vae of version {_VERSION}; run `tokenize` again")
-        return ContinuousConfig.model_validate(described["config"])
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(str(part) for part in wrong["loc"]) or "config"
-        raise ArtifactError(f"{path}: {where}: {wrong['msg']}; run `tokenize` again") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} cannot be read ({_line(error)}); run `tokenize` again") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        model, (config, _, tensors) = load_module(folder, _KIND, build)
+        shift, scale = tensors["shift"].numpy(), tensors["scale"].numpy()
+        return cls(model, config, WhitenedBlocks.from_tensors(tensors), shift=shift, scale=scale)
 
 
 def _chunks(length: int) -> Iterator[slice]:

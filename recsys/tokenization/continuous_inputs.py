@@ -10,11 +10,11 @@ from typing import Self
 
 import torch
 
-from recsys.checkpoints import prefixed, unprefixed
 from recsys.errors import ConfigError, DataError
 from recsys.tables import FloatArray, ItemVectors, unit_rows
 from recsys.tokenization.continuous_config import ContinuousConfig
 from recsys.tokenization.whitening import Whitening, fit_whitening
+from recsys.training.checkpoints import prefixed, unprefixed
 
 TEXT, COLLABORATIVE = "text", "collaborative"
 
@@ -102,7 +102,7 @@ class WhitenedBlocks:
         return out
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, torch.Tensor]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Blocks among tensors of a file; KeyError or RuntimeError where one is not whole."""
         whitenings = {}
         for name in (TEXT, COLLABORATIVE):

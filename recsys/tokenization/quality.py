@@ -3,19 +3,15 @@
 Reads a fitted tokenizer, its vectors and its ids; gives `TokenQuality`, which is written as token_quality.json.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from recsys.tables import Catalog, FloatArray, Histories, IntArray, SemanticIds
+from recsys.tables import FloatArray, Histories, IntArray, SemanticIds
 from recsys.tokenization.measures import neighbours_kept, relative_error
 from recsys.tokenization.tokenizer import Tokenizer
-
-_CATEGORY_COLUMNS = ("categories", "category", "genres")
-_CATEGORY_DEPTH = 3  # "Beauty > Hair Care > Styling Products > Gels" counts as its first three
 
 
 @dataclass(frozen=True)
@@ -103,19 +99,6 @@ def token_quality(
         next_code_information=information[0] if information else None,
         next_code_information_shuffled=information[1] if information else None,
     )
-
-
-def item_categories(catalog: Catalog) -> list[str | None] | None:
-    """One label an item from a column `categories`, `category` or `genres`; None where the catalogue has none.
-
-    Of several paths (split by ';' or '|') the first counts, and of a path (split by '>') its first three parts.
-    """
-    column = next((name for name in _CATEGORY_COLUMNS if name in catalog.text_columns), None)
-    if column is None:
-        return None
-    paths = [re.split(r"[;|]", text or "")[0] for text in catalog.frame[column]]
-    labels = [" > ".join(part.strip() for part in path.split(">")[:_CATEGORY_DEPTH]) for path in paths]
-    return [label or None for label in labels]
 
 
 def _level(ids: SemanticIds, level: int) -> LevelQuality:

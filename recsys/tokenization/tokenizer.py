@@ -3,26 +3,26 @@
 Writes and reads `tokenizer.safetensors` (network, codebooks, input scaling) and `tokenizer.json` (its configuration).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from recsys.errors import ArtifactError, DataError
+from recsys.errors import DataError
 from recsys.tables import FloatArray, IntArray, SemanticIds
 from recsys.tokenization.assignment import nearest_codes, unique_codes
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.rqvae import RqVae
-from recsys.tokenization.training import train_rqvae
-from recsys.tracking import NullTracker, Tracker
+from recsys.tokenization.training import build_rqvae, train_rqvae
+from recsys.tracking import Tracker
+from recsys.training.modules import Kind, Saved, load_module, save_module
+from recsys.training.plan import Run
 
 _CHUNK = 16_384
-_VERSION = 1
+# What belongs to the other route is not saved: it would change this one's files where nothing of it has changed.
+_KIND = Kind("tokenizer", TokenizeConfig, "tokenize", frozenset({"kind", "continuous"}))
 
 
 class Tokenizer(Protocol):
@@ -84,7 +84,7 @@ def fit_rqvae(
         spread = float(np.sqrt(np.square(vectors - mean).mean(dtype=np.float64)))
         scale = np.full(vectors.shape[1], 1 / max(spread, 1e-12), dtype=np.float32)
     standardised = torch.from_numpy((vectors - mean) * scale)
-    model = train_rqvae(standardised, config, seed=seed, work=work, tracker=tracker or NullTracker())
+    model = train_rqvae(standardised, config, run=Run("tokenize", seed, work, tracker))
     return RqVaeTokenizer(model, config, mean=mean, scale=scale)
 
 
@@ -149,13 +149,8 @@ class RqVaeTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.safetensors` and `tokenizer.json` into a folder."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
         scaling = {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
-        save_file(tensors | scaling, folder / "tokenizer.safetensors")
-        # What belongs to the other route would make this one's files differ where nothing of it has changed.
-        config = self.config.model_dump(mode="json", exclude={"kind", "continuous"})
-        described = {"kind": "rq-vae", "version": _VERSION, "config": config}
-        (folder / "tokenizer.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        save_module(folder, _KIND, self.model, Saved(self.config, tensors=scaling))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -164,22 +159,8 @@ class RqVaeTokenizer:
         Raises:
             ArtifactError: a file is missing, damaged or of another version.
         """
-        try:
-            described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "tokenizer.safetensors")
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise ArtifactError(f"the tokenizer in {folder} cannot be read ({error}); run `tokenize` again") from error
-        if (described.get("kind"), described.get("version")) != ("rq-vae", _VERSION):
-            raise ArtifactError(
-                f"{folder / 'tokenizer.json'} is not an rq-vae of version {_VERSION}; run `tokenize` again"
-            )
-        config = TokenizeConfig.model_validate(described["config"])
-        mean, scale = tensors.pop("mean").numpy(), tensors.pop("scale").numpy()
-        model = RqVae(
-            len(mean), levels=config.levels, codes=config.codes, latent_dim=config.latent_dim, hidden=config.hidden
-        )
-        model.load_state_dict(tensors)
-        return cls(model.eval(), config, mean=mean, scale=scale)
+        model, saved = load_module(folder, _KIND, lambda s: build_rqvae(len(s.tensors["mean"]), s.config))
+        return cls(model, saved.config, mean=saved.tensors["mean"].numpy(), scale=saved.tensors["scale"].numpy())
 
 
 def _chunks(length: int) -> Iterator[slice]:

@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.artifacts import FileRecord
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError
-from recsys.files import NoSpace, read_json, sync, write_json
+from recsys.files import FileRecord, NoSpace, read_json, sync, write_json
 from serving.bundle.manifest import CONTINUOUS, DISCRETE, MANIFEST, BundleSettings, Manifest, bundle_id, read_manifest
 
 __all__ = ["CONTINUOUS", "DISCRETE", "Bundle", "Origin", "is_bundle", "open_bundle", "write_bundle"]

@@ -14,9 +14,9 @@ from typing import Literal
 from pydantic import ValidationError
 
 from recsys.config import Config
-from recsys.diffusion.preference import default_device
 from recsys.errors import ArtifactError
 from recsys.files import read_json, write_json
+from recsys.training.devices import default_device
 from serving.bundle.manifest import GOLDEN
 from serving.engine.engine import BundleEngine
 from serving.engine.interface import Answer, Engine, Request, Tier, Where

@@ -12,25 +12,22 @@ from recsys.data.texts import clean
 from recsys.embeddings.encoder import load_text_encoder
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.errors import ArtifactError
-from recsys.llm.storage import load_language_model
-from recsys.rankers.config import RecommendConfig
-from recsys.rankers.ensemble import Tuned
-from recsys.rankers.loading import Items, Models
+from recsys.ranking.loading import RANKERS_FOLDER, Items, Models, RankingContext
+from recsys.ranking.tuning import FUSION_FILE, FusionParams
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import Catalog, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
 from recsys.tokenization.tokenizer import RqVaeTokenizer
 from serving.bundle.bundle import CONTINUOUS, LANGUAGE_MODEL, PREFERENCE, TEXT_ENCODER, Bundle, open_bundle
-from serving.engine.catalog_state import CatalogState, Settings
+from serving.engine.catalog_state import CatalogState
 from serving.engine.interface import EngineInfo
 from serving.engine.new_items import LONGEST_TEXT, NewItemTokenizer
 
 
 class LoadedBundle(NamedTuple):
-    """What `BundleEngine` is made of; `tuned` is None without the continuous route."""
+    """What `BundleEngine` starts from."""
 
     state: CatalogState
-    tuned: Tuned | None
     new_items: NewItemTokenizer
     info: EngineInfo
 
@@ -43,23 +40,28 @@ def load_bundle(folder: Path) -> LoadedBundle:
         ModelError: the language model cannot be loaded.
     """
     bundle = open_bundle(folder)
-    both = CONTINUOUS in bundle.settings["routes"]
+    both = CONTINUOUS in bundle.manifest.settings.routes
     discrete = RqVaeTokenizer.load(bundle.folder / "discrete")
     items = _items(bundle, discrete, both=both)
-    language_folder = bundle.folder / LANGUAGE_MODEL
-    models = Models.load(language_folder, bundle.folder / PREFERENCE, bundle.folder, items) if both else None
-    language_model = models.language_model if models else load_language_model(language_folder)
-    state = CatalogState(items, np.ones(len(items.catalog), np.bool_), language_model, models, _settings(bundle))
+    settings = bundle.manifest.settings
+    folders = {"finetune": LANGUAGE_MODEL, "embed": ".", RANKERS_FOLDER: RANKERS_FOLDER}
+    folders |= {"diffuse": PREFERENCE} if both else {}
+    paths = {name: bundle.folder / inside for name, inside in folders.items()}
+    context = RankingContext(
+        paths, items, Models(paths, items), settings.recommend, max_history=settings.max_history, seed=settings.seed
+    )
+    tuned = bundle.part(FUSION_FILE)
+    fusion = None if tuned is None else FusionParams.load(tuned)
+    state = CatalogState(context, np.ones(len(items.catalog), np.bool_), fusion, settings.exclude_seen)
     encoder, neighbours = bundle.folder / TEXT_ENCODER, bundle.folder / TEXT_NEIGHBOURS
     new_items = NewItemTokenizer(
-        int(bundle.settings["embed"]["text_dimensions"]),
+        settings.embed.text_dimensions,
         discrete,
         ContinuousTokenizer.load(bundle.folder / "continuous") if both else None,
         load_text_encoder(encoder) if encoder.exists() else None,
         TextNeighbours.load(neighbours) if neighbours.exists() else None,
     )
-    tuned = Tuned.load(bundle.folder / "fusion.json") if both else None
-    return LoadedBundle(state, tuned, new_items, _info(bundle, state))
+    return LoadedBundle(state, new_items, _info(bundle, state))
 
 
 def _items(bundle: Bundle, discrete: RqVaeTokenizer, *, both: bool) -> Items:
@@ -76,28 +78,22 @@ def _items(bundle: Bundle, discrete: RqVaeTokenizer, *, both: bool) -> Items:
     else:
         latents = discrete.quantized(ids.codes)
         index = ItemIndex.build(latents)
-    met = counts["interactions"].to_numpy().astype(np.int64)
-    return Items(catalog, ids, latents, met, index, np.arange(len(catalog)))
-
-
-def _settings(bundle: Bundle) -> Settings:
-    said = bundle.settings
-    recommend = RecommendConfig.model_validate(said["recommend"])
-    return Settings(int(said["history"]), int(said["seed"]), bool(said["exclude_seen"]), recommend)
+    interactions = counts["interactions"].to_numpy().astype(np.int64)
+    return Items(catalog, interactions, np.arange(len(catalog)), ids, latents, index)
 
 
 def _info(bundle: Bundle, state: CatalogState) -> EngineInfo:
-    recommend = state.settings.recommend
+    context = state.context
     settings = {
-        "history": str(state.settings.window),
-        "beams": str(recommend.beams),
-        "exclude_seen": str(state.settings.exclude_seen).lower(),
-        "index": repr(state.items.item_index),
+        "max_history": str(context.max_history),
+        "num_beams": str(context.config.num_beams),
+        "exclude_seen": str(state.exclude_seen).lower(),
+        "index": repr(state.item_index),
     }
     return EngineInfo(
         bundle.id,
         len(state),
-        tuple(bundle.settings["routes"]),
+        tuple(bundle.manifest.settings.routes),
         state.filter_index.columns,
         dict(bundle.versions),
         settings,

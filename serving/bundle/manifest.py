@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from recsys.artifacts import FileRecord
 from recsys.config import Config
 from recsys.errors import ArtifactError
-from recsys.files import read_json, text_sha256
-from recsys.rankers.config import RecommendConfig
+from recsys.files import FileRecord, read_json, text_sha256
+from recsys.ranking.config import RecommendConfig
 from recsys.tokenization.config import TokenizeConfig
 
 FORMAT = 1
@@ -36,7 +35,7 @@ class BundleSettings(Config):
     """How a bundle ranks: its routes, the number of latest items read of a history, and the run's configuration."""
 
     routes: tuple[Literal["discrete", "continuous"], ...]
-    history: int = Field(ge=1)
+    max_history: int = Field(ge=1)
     exclude_seen: bool
     seed: int
     recommend: RecommendConfig

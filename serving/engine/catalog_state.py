@@ -14,56 +14,78 @@ import numpy as np
 import polars as pl
 
 from recsys.errors import DataError
-from recsys.llm.storage import LanguageModel
-from recsys.rankers.config import RecommendConfig
-from recsys.rankers.ensemble import Ensemble
-from recsys.rankers.generative import GenerativeRanker
-from recsys.rankers.loading import Items, Models, assemble
+from recsys.ranking.config import FusionConfig
+from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.loading import Items, RankingContext
+from recsys.ranking.recommender import FittedRecommender
+from recsys.ranking.registry import GENERATIVE, POPULARITY, build_rankers
+from recsys.ranking.tuning import FusionParams, assemble
+from recsys.retrieval.index import ItemIndex
 from recsys.tables import BoolArray, Catalog, FloatArray, IntArray, SemanticIds
 from serving.engine.filters import FilterIndex
-from serving.engine.interface import Where
+from serving.engine.interface import Tier, Where
 from serving.engine.titles import TitleIndex
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a bundle ranks: newest items of a history that are read, seed of the samples, and the recommend section."""
-
-    window: int
-    seed: int
-    exclude_seen: bool
-    recommend: RecommendConfig
-
-
-@dataclass(frozen=True)
 class CatalogState:
-    """Items and rankers; `visible` [N] is False for withdrawn items. `models` is None without the continuous route."""
+    """Items and what ranks them; `visible` [N] is False for withdrawn items."""
 
-    items: Items
+    context: RankingContext
     visible: BoolArray
-    language_model: LanguageModel
-    models: Models | None
-    settings: Settings
+    fusion: FusionParams | None
+    exclude_seen: bool
     filters: tuple[str, ...] | None = None  # once they are known
 
     def __len__(self) -> int:
         return len(self.items.catalog)
 
+    @property
+    def items(self) -> Items:
+        return self.context.items
+
+    @property
+    def semantic_ids(self) -> SemanticIds:
+        assert self.items.semantic_ids is not None  # every bundle has them
+        return self.items.semantic_ids
+
+    @property
+    def latents(self) -> FloatArray:
+        assert self.items.latents is not None  # of a bundle without continuous tokens: the quantized vectors
+        return self.items.latents
+
+    @property
+    def item_index(self) -> ItemIndex:
+        assert self.items.item_index is not None
+        return self.items.item_index
+
     @cached_property
-    def generative(self) -> GenerativeRanker:
-        """The language model's ranking alone."""
-        config = self.settings.recommend
-        return GenerativeRanker(
-            self.language_model, self.items.semantic_ids, beams=config.beams, batch_size=config.batch_size
+    def recommender(self) -> FittedRecommender:
+        """What answers requests at full effort."""
+        context, fusion = self.context, self.context.config.fusion
+        return FittedRecommender(
+            self.items.catalog,
+            assemble(build_rankers(context, fusion.sources), fusion, self.fusion),
+            max_history=context.max_history,
+            exclude_seen=self.exclude_seen,
+            tokens=self.tokens,
         )
 
     @cached_property
-    def ensemble(self) -> Ensemble | None:
-        """Everything fused, where the bundle has both routes."""
-        if self.models is None:
-            return None
-        settings = self.settings
-        return assemble(self.models, self.items, settings.recommend, window=settings.window, seed=settings.seed)
+    def tiers(self) -> dict[Tier, Ensemble]:
+        """The ensemble of each degradation tier, the best first."""
+        full = self.recommender.ensemble
+        popular = build_rankers(self.context, [POPULARITY])
+        undecoded = [source for source in full.rankers if source != GENERATIVE]
+        tiers: dict[Tier, Ensemble] = {"full": full, "narrow": full.reduced()}
+        if undecoded:
+            tiers["dense"] = full.only(undecoded)
+        return tiers | {"popularity": assemble(popular, FusionConfig(sources=(POPULARITY,)), None)}
+
+    def tokens(self, item: int) -> tuple[str, ...]:
+        """The tokens of an item's semantic id."""
+        model = self.context.models.language_model
+        return () if model is None else model.layout.tokens(self.semantic_ids.codes[item])
 
     @cached_property
     def titles(self) -> list[str]:
@@ -77,15 +99,9 @@ class CatalogState:
     def filter_index(self) -> FilterIndex:
         return FilterIndex(self.items.catalog, self.filters)
 
-    @cached_property
-    def by_popularity(self) -> IntArray:
-        """All items, those met most often first."""
-        return np.argsort(-self.items.counts, kind="stable")
-
     def prepared(self) -> Self:
         """Itself, with everything made that would otherwise be made by the first request."""
-        _ = self.ensemble if self.models is not None else self.generative
-        _ = self.title_index, self.filter_index, self.by_popularity, self.items.catalog.positions
+        _ = self.tiers, self.title_index, self.filter_index, self.items.catalog.positions
         return self
 
     def position(self, item_id: str) -> int:
@@ -111,28 +127,28 @@ class CatalogState:
             mask = matching if mask is None else mask & matching
         return mask
 
-    def adding(self, rows: pl.DataFrame, codes: IntArray, latents: FloatArray, lenders: IntArray) -> Self:
+    def adding(self, rows: pl.DataFrame, codes: IntArray, latents: FloatArray, proxies: IntArray) -> Self:
         """With new items behind the others; the index has them already.
 
         Args:
             rows: item_id and text columns [M]; columns that the catalogue does not have are left out.
-            lenders: [M] items whose behaviour they borrow, or -1 for the mean of all.
+            proxies: [M] items whose behaviour counts as theirs, or -1 for the mean of all.
         """
         before = self.items
         frame = pl.concat([before.catalog.frame, rows], how="diagonal").select(before.catalog.frame.columns)
         catalog = Catalog(frame)
         items = Items(
             catalog,
-            SemanticIds(
-                catalog.item_ids, np.concatenate([before.semantic_ids.codes, codes]), before.semantic_ids.num_codes
-            ),
-            np.concatenate([before.latents, latents]),
             np.concatenate([before.counts, np.zeros(len(rows), np.int64)]),
+            np.concatenate([before.proxies, proxies]),
+            SemanticIds(
+                catalog.item_ids, np.concatenate([self.semantic_ids.codes, codes]), self.semantic_ids.num_codes
+            ),
+            np.concatenate([self.latents, latents]),
             before.item_index,
-            np.concatenate([before.lenders, lenders]),
         )
         visible = np.concatenate([self.visible, np.ones(len(rows), np.bool_)])
-        return replace(self, items=items, visible=visible, filters=self.filter_index.columns)
+        return replace(self, context=self.context.over(items), visible=visible, filters=self.filter_index.columns)
 
     def showing(self, positions: IntArray, visible: bool) -> Self:
         """With some items withdrawn, or shown again."""

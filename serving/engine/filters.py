@@ -5,19 +5,17 @@ Reads a catalogue; item indices only, no ids.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys.data.texts import PATH
+from recsys.data.categories import category_paths, path_label
 from recsys.errors import DataError
 from recsys.tables import Catalog, IntArray
 
 _MAX_VALUES, _MIN_SHARED, _MAX_LENGTH = 5000, 2, 200
-_SEPARATORS = re.compile(r"[;|]")
 
 ValueItems = dict[str, IntArray]
 
@@ -81,8 +79,4 @@ def _is_shared(items: ValueItems) -> bool:
 
 def _values(text: str) -> set[str]:
     """Every path of a text, and every prefix of each."""
-    found = set()
-    for path in _SEPARATORS.split(text):
-        parts = [part.strip() for part in path.split(PATH.strip())]
-        found |= {PATH.join(parts[:depth]) for depth in range(1, len(parts) + 1) if all(parts[:depth])}
-    return found
+    return {path_label(path[:depth]) for path in category_paths(text) for depth in range(1, len(path) + 1)}

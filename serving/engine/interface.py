@@ -7,8 +7,25 @@ be answered raises `DataError` with one line for the client.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from recsys.ranking.recommender import Answer, RankedItem
+from recsys.ranking.recommender import Request as LibraryRequest
+
+__all__ = [
+    "TIERS",
+    "Answer",
+    "Engine",
+    "EngineInfo",
+    "ItemMetadata",
+    "NewItem",
+    "RankedItem",
+    "Request",
+    "Retrieval",
+    "Tier",
+    "Where",
+]
 
 Tier = Literal["full", "narrow", "dense", "popularity"]
 TIERS: tuple[Tier, ...] = ("full", "narrow", "dense", "popularity")
@@ -17,25 +34,16 @@ Where = tuple[tuple[str, tuple[str, ...]], ...]  # (column, values it may have),
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request for recommendations; unknown item ids of `history` are ignored.
+class Request(LibraryRequest):
+    """A request for recommendations; `where` keeps items whose column has one of the values."""
 
-    `user` seeds the noise of the diffusion samples, so that a user always gets the same list. `exclude_seen` None uses
-    the bundle's default. `where` keeps items whose column has one of the values.
-    """
-
-    history: tuple[str, ...] = ()
-    k: int = 10
-    user: str | None = None
-    exclude: tuple[str, ...] = ()
-    exclude_seen: bool | None = None
     where: Where = ()
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """A request without generation: the `k` items nearest to a latent vector or to an item, or the dense ranking of a
-    history; exactly one of them."""
+    """A request without generation: the `k` items nearest to a latent vector or to an item, or the diffusion ranking of
+    a history; exactly one of them."""
 
     k: int = 10
     vector: tuple[float, ...] | None = None
@@ -43,29 +51,6 @@ class Retrieval:
     item_id: str | None = None
     user: str | None = None
     where: Where = ()
-
-
-@dataclass(frozen=True)
-class RankedItem:
-    """One item of an answer: `source_scores` has its score in each ranking that lists it, `tokens` its semantic id."""
-
-    item_id: str
-    title: str
-    score: float
-    source_scores: dict[str, float] = field(default_factory=dict)
-    tokens: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Items, best first, and the unknown ids of the history.
-
-    `seconds` has the stages that were run for the whole batch: prefill, decode, retrieve, fuse.
-    """
-
-    items: tuple[RankedItem, ...]
-    ignored: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,7 +106,7 @@ class Engine(Protocol):
         """Answers in the order of the requests, computed in one batch; each equals the answer of its request alone."""
 
     def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
-        """Items, best first; the score is the negative distance, for a history that of the dense ranking."""
+        """Items, best first; the score is the negative distance, for a history that of the diffusion ranking."""
 
     def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
         """Items similar to one, itself left out."""

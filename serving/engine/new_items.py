@@ -65,8 +65,8 @@ class NewItemTokenizer:
         text = ItemVectors([item.item_id for item in items], self._vectors(items, rows, catalog))
         behaviour, proxies = None, np.full(len(items), -1)
         if self.neighbours is not None:
-            nearest = self.neighbours.lend(text.vectors)
-            behaviour, proxies = ItemVectors(text.item_ids, nearest.vectors), nearest.lenders
+            nearest = self.neighbours.proxies(text.vectors)
+            behaviour, proxies = ItemVectors(text.item_ids, nearest.vectors), nearest.items
         inputs = combine(text, behaviour, self.discrete.config).vectors
         codes = free_codes(self.discrete.latents(inputs), self.discrete.codebooks, taken)
         if self.continuous is None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -35,24 +36,16 @@ def ranked(items: tuple[RankedItem, ...]) -> list[Item]:
     return [Item(rank=rank, **vars(item)) for rank, item in enumerate(items, start=1)]
 
 
-class Milliseconds(ResponseBody):
-    """Time per stage; stages are those of the request's batch."""
-
-    queue: float = 0.0
-    prefill: float = 0.0
-    decode: float = 0.0
-    retrieve: float = 0.0
-    fuse: float = 0.0
-    total: float = 0.0
-
-    @classmethod
-    def of(cls, seconds: dict[str, float]) -> Self:
-        """From the seconds of the stages that were run."""
-        return cls(**{name: round(1000 * seconds.get(name, 0.0), 3) for name in cls.model_fields})
+def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds as milliseconds, rounded."""
+    return {name: round(1000 * value, 3) for name, value in seconds.items()}
 
 
 class Recommendations(ResponseBody):
-    """Items and how they were ranked; `reason` is why an answer is degraded, `ignored` holds unknown ids."""
+    """Items and how they were ranked; `reason` is why an answer is degraded, `ignored` holds unknown ids.
+
+    `milliseconds` has `queue`, each source of the batch that the request was in, `fused` and `total`.
+    """
 
     items: list[Item]
     bundle: str
@@ -60,7 +53,7 @@ class Recommendations(ResponseBody):
     degraded: bool
     reason: str | None
     ignored: list[str]
-    milliseconds: Milliseconds
+    milliseconds: dict[str, float]
 
 
 class Neighbours(ResponseBody):

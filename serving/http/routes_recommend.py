@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from serving.engine.interface import Request, Retrieval
 from serving.http.history_store import StoreError
 from serving.http.requests import RecommendBody, RetrieveBody, SimilarBody, as_where
-from serving.http.responses import Milliseconds, Neighbours, Recommendations, error_responses, ranked
+from serving.http.responses import Neighbours, Recommendations, error_responses, milliseconds, ranked
 from serving.http.service import Service, StrictRoute
 
 NO_STORE = "history store unavailable"
@@ -42,7 +42,7 @@ def recommend_routes(service: Service) -> APIRouter:
             degraded=bool(reasons),
             reason="; ".join(reasons) or None,
             ignored=list(served.answer.ignored),
-            milliseconds=Milliseconds.of(served.seconds),
+            milliseconds=milliseconds(served.seconds),
         )
 
     @router.post("/similar")

@@ -3,8 +3,7 @@
 import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
 
 const TIERS = { narrow: "smaller beam", dense: "nothing generated", popularity: "popular items only" };
-const SOURCES = ["generative", "dense", "cross-entropy", "sasrec"]; // display order; other sources come last
-const STAGES = ["queue", "prefill", "decode", "retrieve", "fuse"];
+const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // display order; other sources come last
 
 /** Number of items, latency, bundle, and the reason for a degraded answer. */
 export function showSummary(answer, filtered) {
@@ -21,7 +20,7 @@ export function showSummary(answer, filtered) {
 
 function showLatency(spent) {
   const [stack, list] = $("latency").children;
-  const stages = STAGES.filter((stage) => spent[stage] > 0).map((stage) => [stage, spent[stage]]);
+  const stages = Object.entries(spent).filter(([stage, value]) => stage !== "total" && value > 0);
   const rest = spent.total - stages.reduce((sum, [, value]) => sum + value, 0);
   const parts = rest > 0.05 ? [...stages, ["other", rest]] : stages;
   const bar = ([stage, value]) => {

@@ -215,7 +215,7 @@ def _wrong_answers(client: Any, made: Any) -> str:
 
 def _gate(reason: str, *, force: bool) -> None:
     if reason and not force:
-        raise ArtifactError(f"not published: {reason} (--force publishes it anyway)")
+        raise ArtifactError(f"not published: {reason} (--skip-gates publishes it anyway)")
     if reason:
         logger.warning("published despite a failed gate: %s", reason)
 

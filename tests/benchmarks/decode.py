@@ -1,7 +1,7 @@
-"""Tree-attention beam search against `generate` with `prefix_allowed_tokens_fn`, one prefill, and no constraint.
+"""Tree-attention beam search against `generate` with `prefix_allowed_tokens_fn`, a single prefill, and no constraint.
 
 Run as `python -m tests.benchmarks.decode`; prints one JSON line a measurement. The model is a 35-M-parameter Llama with
-random weights: speed does not depend on what it learned.
+random weights, which do not affect speed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from recsys.decoding.beam import beam_search
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Children, Trie
-from recsys.diffusion.preference import default_device
 from recsys.tables import IntArray
-from tests.benchmarks._common import device_name, emit, interleaved
+from recsys.training.devices import default_device
+from tests.benchmarks.common import device_name, emit, interleaved
 
 BATCH, BEAMS, PROMPT, ITEMS, LEVELS, CODES, TEXT_TOKENS = 8, 20, 128, 12_000, 4, 256, 16_000
 ROUNDS, QUICK_ROUNDS = 3, 30
@@ -28,7 +28,7 @@ DEVICE = default_device()
 
 
 class Unconstrained(Trie):
-    """Every code may follow every prefix: the same search without a catalogue."""
+    """All codes are valid after every prefix: the same search without constraint."""
 
     def children(self, level: int, nodes: torch.Tensor) -> Children:
         codes = torch.arange(self.num_codes, device=nodes.device).expand(*nodes.shape, -1)
@@ -43,7 +43,7 @@ def random_ids(num_items: int, generator: np.random.Generator) -> IntArray:
 
 
 def allowed_tokens(codes: IntArray) -> Callable[[int, torch.Tensor], list[int]]:
-    """The usual constraint: a dictionary from prefix to the tokens that may follow."""
+    """The usual constraint: a dictionary from prefix to valid next tokens."""
     followers: dict[tuple[int, ...], set[int]] = defaultdict(set)
     for row in (codes + TEXT_TOKENS + np.arange(LEVELS) * CODES).tolist():
         for level in range(LEVELS):
@@ -69,7 +69,7 @@ def llama(*, hidden: int, layers: int) -> Any:
 
 
 def compare_searches(codes: IntArray, prompts: torch.Tensor) -> float:
-    """Beam search, the usual way and one prefill in turn; gives the seconds of a beam search."""
+    """Compare beam search, `generate` and a prefill; returns the seconds of a beam search."""
     model, trie, followers = llama(hidden=512, layers=8), Trie.build(codes, CODES).to(DEVICE), allowed_tokens(codes)
     lengths = torch.full((BATCH,), PROMPT, device=DEVICE)
 
@@ -104,8 +104,8 @@ def compare_searches(codes: IntArray, prompts: torch.Tensor) -> float:
     return seconds["search"]
 
 
-def price_constraint(codes: IntArray, prompts: torch.Tensor, allowed: torch.Tensor, *, whole: float) -> None:
-    """What the trie and a filter add, on a model so small that the difference shows, as a share of `whole` seconds."""
+def measure_constraint(codes: IntArray, prompts: torch.Tensor, allowed: torch.Tensor, *, whole: float) -> None:
+    """The cost of the trie and of a filter, measured on a tiny model, as a share of `whole` seconds."""
     model, trie = llama(hidden=64, layers=1), Trie.build(codes, CODES).to(DEVICE)
     free = Unconstrained(trie.num_codes, trie.indptr, trie.codes, trie.items, trie.widths)
     lengths = torch.full((BATCH,), PROMPT, device=DEVICE)
@@ -135,5 +135,5 @@ if __name__ == "__main__":
     queries = torch.from_numpy(numbers.integers(TEXT_TOKENS, size=(BATCH, PROMPT))).to(DEVICE)
     in_stock = torch.from_numpy(numbers.random((BATCH, ITEMS)) < 0.9).to(DEVICE)
     search_seconds = compare_searches(ids, queries)
-    price_constraint(ids, queries, in_stock, whole=search_seconds)
+    measure_constraint(ids, queries, in_stock, whole=search_seconds)
     build_large(numbers)

@@ -1,7 +1,7 @@
 """20 million interactions are prepared in under 90 seconds and 3 GB on two cores.
 
 `python -m tests.benchmarks.prepare --rows 20000000` generates data in a temporary folder and prints one JSON line a
-measurement; the import runs in a process of its own, so that its peak memory is its own.
+measurement; the import runs in its own process, whose peak memory is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import polars as pl
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import import_dataset
 from recsys.data.raw import Rejects
-from tests.benchmarks._common import emit
+from tests.benchmarks.common import emit
 
 ROWS_A_USER, ROWS_AN_ITEM = 40, 200
 

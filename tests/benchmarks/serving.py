@@ -25,7 +25,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tests.benchmarks._common import emit
+from tests.benchmarks.common import emit
 from tests.benchmarks.load import Counted, at_rate, closed, post
 
 DEADLINE, CLIENTS, RETRYING = 1.0, (1, 8, 32, 128), 400

@@ -18,7 +18,7 @@ from recsys.tokenization.assignment import unique_codes
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.quality import token_quality
 from recsys.tokenization.tokenizer import RqVaeTokenizer, fit_rqvae
-from tests.benchmarks._common import emit
+from tests.benchmarks.common import emit
 
 _BEAUTY = Path(__file__).parents[2] / ".." / "shared" / "datasets" / "beauty"
 _MILLION = 1_000_000

@@ -23,7 +23,7 @@ def raw_bytes(name: str) -> bytes:
 
 @dataclass
 class Server:
-    """Serves `files`; fails `failures` times first, cuts its first `cuts` answers in half; notes the ranges asked."""
+    """Serves `files`; fails `failures` times first, cuts its first `cuts` answers in half; records ranges."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -32,8 +32,8 @@ class Server:
     ranges: list[str | None] = field(default_factory=list)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        asked = request.headers["Range"]
-        self.ranges.append(asked)
+        requested = request.headers["Range"]
+        self.ranges.append(requested)
         content = self.files.get(request.path.lstrip("/"))
         if self.failures:
             self.failures -= 1
@@ -41,8 +41,8 @@ class Server:
         elif content is None:
             request.send_error(404)
         else:
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-            request.send_response(206 if asked else 200)
+            start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
+            request.send_response(206 if requested else 200)
             request.send_header("Content-Length", str(len(content) - start))
             request.end_headers()
             body = content[start:]

@@ -84,12 +84,23 @@ def test_users_sorted_by_item_id_are_refused() -> None:
     def rows(sequences: list[list[int]]) -> list[Row]:
         return [(f"u{user}", str(item), t) for user, items in enumerate(sequences) for t, item in enumerate(items)]
 
-    check_order(sort(encode(raw(rows(picks)))))
-    with pytest.raises(DataError, match="100% of the users have their interactions sorted by item id"):
-        check_order(sort(encode(raw(rows([sorted(pick) for pick in picks])))))
+    def check(sequences: list[list[int]]) -> None:
+        check_order(sort(encode(raw(rows(sequences)))))
+
+    ordered = [sorted(pick) for pick in picks]
+    check(picks)
+    check(ordered[:35] + picks[35:])
+    check(ordered[:19])  # too few users to judge by
+    refused = "of the users have their interactions sorted by item id"
+    with pytest.raises(DataError, match=f"100% {refused}"):
+        check(ordered)
+    with pytest.raises(DataError, match=f"100% {refused}"):
+        check([pick[::-1] for pick in ordered])
+    with pytest.raises(DataError, match=f"95% {refused}"):
+        check(ordered[:38] + picks[38:])
 
 
-def test_one_user_is_enough(folder: Callable[..., Path]) -> None:
+def test_a_dataset_of_one_user_is_accepted(folder: Callable[..., Path]) -> None:
     text = "user_id,item_id,timestamp\n" + "".join(f"ü,i{n},{n * 60}\n" for n in range(5))
     dataset = load_dataset(folder(interactions_csv=text), min_interactions=1)
     assert dataset.interactions.frame["split"].to_list() == [0, 0, 0, 1, 2]

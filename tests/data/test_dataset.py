@@ -10,7 +10,7 @@ from recsys.errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
 DATASETS = REPOSITORY.parent / "shared" / "datasets"
-TINY = SyntheticConfig(users=60, items=90, interactions=700)
+TINY = SyntheticConfig(num_users=60, num_items=90, num_interactions=700)
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Downloads are retried, resumed, verified, and never half there."""
+"""Downloads are retried, resumed, verified and atomic."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-def test_a_server_that_fails_twice_is_asked_again(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_fails_twice_is_retried(server: Server, tmp_path: Path) -> None:
     server.files["a.bin"], server.failures = CONTENT, 2
     path = download(f"{server.url}/a.bin", tmp_path / "new", sha256=SHA256, retry=QUICK)
     assert path.read_bytes() == CONTENT
@@ -29,7 +29,7 @@ def test_a_broken_transfer_resumes_where_it_stopped(server: Server, tmp_path: Pa
     assert server.ranges == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
 
 
-def test_what_has_come_survives_giving_up(server: Server, tmp_path: Path) -> None:
+def test_a_partial_download_survives_giving_up(server: Server, tmp_path: Path) -> None:
     server.files["a.bin"], server.cuts = CONTENT, 1
     with pytest.raises(DataError, match="attempt 1"):
         download(f"{server.url}/a.bin", tmp_path, retry=Retry(attempts=1))
@@ -45,13 +45,13 @@ def test_a_wrong_sha256_is_refused_and_nothing_is_published(server: Server, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_file_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_is_not_retried(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="404"):
         download(f"{server.url}/none.bin", tmp_path, retry=QUICK)
     assert len(server.ranges) == 1
 
 
-def test_a_file_that_is_there_is_not_fetched(server: Server, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_downloaded(server: Server, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(CONTENT)
     assert download(f"{server.url}/a.bin", tmp_path, sha256=SHA256) == tmp_path / "a.bin"
     assert server.ranges == []

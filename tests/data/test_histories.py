@@ -1,4 +1,4 @@
-"""Splits and what is made of them, by hand-computed examples and against a naive reference."""
+"""Splits, histories and queries, by hand-computed examples and against a naive reference."""
 
 import numpy as np
 import polars as pl
@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.histories import has_repeats, queries, training_histories
+from recsys.data.histories import (
+    excludes_seen,
+    has_repeats,
+    interaction_counts,
+    queries,
+    sampled_users,
+    training_histories,
+)
 from recsys.data.splits import by_time, leave_one_out
 from recsys.errors import DataError
-from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
+from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Histories, Interactions, Queries
 
 ITEMS = "abcdefgh"
 CATALOG = Catalog(pl.DataFrame({"item_id": list(ITEMS)}))
@@ -29,7 +36,7 @@ def test_leave_one_out_for_short_users() -> None:
     assert leave_one_out(users).tolist() == [0, 0, 2, 0, 1, 2, 0, 0, 1, 2]
 
 
-def test_time_split_takes_the_first_of_a_window_and_asks_nobody_without_history() -> None:
+def test_time_split_targets_the_first_of_a_window_and_only_users_with_a_history() -> None:
     users = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
     times = np.array([0, 1, 6, 7, 8, 2, 3, 9, 6, 8])
     splits = by_time(users, times, validation_share=0.3, test_share=0.2)
@@ -47,7 +54,7 @@ def test_histories_and_queries() -> None:
     training = training_histories(data, CATALOG)
     assert training.user_ids == ["u", "v", "w"]
     assert [training[user].tolist() for user in range(3)] == [codes("ab"), codes("a"), codes("b")]
-    validation, test = (queries(data, CATALOG, split=split, history=2) for split in (VALIDATION, TEST))
+    validation, test = (queries(data, CATALOG, split=split, max_history=2) for split in (VALIDATION, TEST))
     assert validation.user_ids == ["u"]
     assert (validation.histories[0].tolist(), validation.targets.tolist()) == (codes("ab"), codes("c"))
     assert [test.histories[user].tolist() for user in range(2)] == [codes("bc"), codes("a")]
@@ -63,7 +70,7 @@ def test_queries_are_those_of_the_naive_rule(data: st.DataObject, history: int) 
     splits = leave_one_out(users)
     table = interactions("".join(chr(97 + user) for user in users), items, splits.tolist())
     for split, allowed in ((VALIDATION, (TRAIN,)), (TEST, (TRAIN, VALIDATION))):
-        found = queries(table, CATALOG, split=split, history=history)
+        found = queries(table, CATALOG, split=split, max_history=history)
         rows = [row for row in range(len(users)) if splits[row] == split]
         past = [
             [items[r] for r in range(row) if users[r] == users[row] and splits[r] in allowed][-history:] for row in rows
@@ -74,19 +81,41 @@ def test_queries_are_those_of_the_naive_rule(data: st.DataObject, history: int) 
 
 def test_unused_rows_are_history_of_the_test_alone() -> None:
     data = interactions("uuuuu", "abcde", [TRAIN, TRAIN, VALIDATION, UNUSED, TEST])
-    assert queries(data, CATALOG, split=TEST, history=9).histories[0].tolist() == codes("abcd")
+    assert queries(data, CATALOG, split=TEST, max_history=9).histories[0].tolist() == codes("abcd")
     assert training_histories(data, CATALOG)[0].tolist() == codes("ab")
+    data = interactions("uuuu", "abcd", [TRAIN, UNUSED, VALIDATION, TEST])
+    assert queries(data, CATALOG, split=VALIDATION, max_history=9).histories[0].tolist() == codes("a")
 
 
-def test_nothing_to_ask_gives_empty_queries() -> None:
+def test_no_targets_give_empty_queries() -> None:
     data = interactions("uv", "ab", [TRAIN, TRAIN])
-    assert len(queries(data, CATALOG, split=TEST, history=5)) == 0
+    assert len(queries(data, CATALOG, split=TEST, max_history=5)) == 0
     assert len(training_histories(interactions("", "", []), CATALOG)) == 0
 
 
-def test_repeats_are_noticed() -> None:
-    assert has_repeats(interactions("uuv", "aba", [0, 0, 0])) is False
-    assert has_repeats(interactions("uuv", "aaa", [0, 0, 0])) is True
+def test_seen_items_are_excluded_unless_the_data_has_repeats() -> None:
+    unique, repeated = interactions("uuv", "aba", [0, 0, 0]), interactions("uuv", "aaa", [0, 0, 0])
+    assert (has_repeats(unique), has_repeats(repeated)) == (False, True)
+    assert excludes_seen("auto", unique)
+    assert not excludes_seen("auto", repeated)
+    assert excludes_seen("always", repeated)
+    assert not excludes_seen("never", unique)
+
+
+def test_sampled_users_are_a_random_part_in_their_order() -> None:
+    users = [f"u{n}" for n in range(50)]
+    whole = Queries(Histories.from_lists(users, [[n % 8] for n in range(50)]), np.arange(50) % 8)
+    drawn, again, other = (sampled_users(whole, users=20, seed=seed) for seed in (1, 1, 2))
+    assert len(drawn) == 20
+    assert drawn.user_ids == sorted(drawn.user_ids, key=users.index) == again.user_ids != other.user_ids
+    assert drawn.user_ids != users[:20]
+    assert [int(drawn.histories[row][0]) for row in range(20)] == drawn.targets.tolist()
+    assert sampled_users(whole, users=99, seed=1).user_ids == users
+
+
+def test_interactions_are_counted_for_every_item() -> None:
+    counts = interaction_counts(np.array([2, 0, 2]), 4)
+    assert (counts.tolist(), counts.dtype) == ([1, 0, 2, 0], np.int64)
 
 
 def test_items_outside_the_catalogue_and_splits_without_targets_are_refused() -> None:
@@ -94,4 +123,4 @@ def test_items_outside_the_catalogue_and_splits_without_targets_are_refused() ->
     with pytest.raises(DataError, match="1 interactions name items outside the catalogue, the first is 'z'"):
         training_histories(data, CATALOG)
     with pytest.raises(DataError, match="split 0 has no targets"):
-        queries(data, CATALOG, split=TRAIN, history=5)
+        queries(data, CATALOG, split=TRAIN, max_history=5)

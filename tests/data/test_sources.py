@@ -5,12 +5,15 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from recsys.data.config import Download, PrepareConfig
 from recsys.data.dataset import Dataset, import_dataset, load_dataset
-from recsys.data.raw import Rejects
+from recsys.data.raw import RAW_SCHEMA, Rejects
+from recsys.data.sources import SOURCES, Reading
 from recsys.errors import ConfigError, DataError
+from recsys.tracking import NullTracker
 from tests.data.conftest import Server, raw_bytes
 
 AMAZON = {
@@ -81,7 +84,7 @@ def test_movielens_csv_in_a_zip(server: Server, tmp_path: Path) -> None:
 def test_a_cut_off_gzip_file_is_refused_by_name(folder: Callable[..., Path]) -> None:
     whole = raw_bytes("reviews_2014.json.gz")
     source = folder(**{"reviews.json_gz": whole[:-20]})
-    with pytest.raises(DataError, match=r"reviews\.json\.gz breaks off"):
+    with pytest.raises(DataError, match=r"reviews\.json\.gz is truncated"):
         load_dataset(source, min_interactions=1)
 
 
@@ -107,3 +110,28 @@ def test_two_files_of_reviews_are_refused(folder: Callable[..., Path]) -> None:
     source = folder(a_json=raw_bytes("reviews_2014.json"), b_json=raw_bytes("reviews_2018.json"))
     with pytest.raises(DataError, match=r"found a\.json, b\.json"):
         load_dataset(source)
+
+
+SAMPLES = {
+    "table": {
+        "interactions.csv": b"user_id,item_id,timestamp\na,1,5\na,2,6\n",
+        "items.csv": b"item_id,title\n1,One\n2,Two\n",
+    },
+    "movielens": {name: raw_bytes(name) for name in ("ratings.dat", "movies.dat")},
+    **{kind: {name: raw_bytes(name) for name in names[:2]} for kind, names in AMAZON.items()},
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_registered_format_is_recognized_and_read(kind: str, tmp_path: Path) -> None:
+    for name, content in SAMPLES[kind].items():
+        (tmp_path / name).write_bytes(content)
+    assert [name for name, known in SOURCES.items() if known.matches(tmp_path)] == [kind]
+    reading = Reading(PrepareConfig(max_bad_share=0.7), Rejects(10), NullTracker())
+    raw = SOURCES[kind].read(tmp_path, reading)
+    assert raw.interactions.schema == RAW_SCHEMA
+    assert len(raw.interactions)
+    assert not raw.interactions.null_count().sum_horizontal().item()
+    assert raw.items is not None
+    assert raw.items["item_id"].is_unique().all()
+    assert set(raw.items.dtypes) == {pl.String}

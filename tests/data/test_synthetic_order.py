@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from recsys.baselines.base import Baseline
+from recsys.baselines.base import ScoringModel
 from recsys.baselines.config import SasrecConfig
-from recsys.baselines.itemknn import fit_item_knn
+from recsys.baselines.item_knn import fit_item_knn
 from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.config import SyntheticConfig
 from recsys.data.dataset import Dataset, load_dataset
 from recsys.data.histories import has_repeats, queries, training_histories
 from recsys.data.synthetic import generate
-from recsys.tables import TEST
+from recsys.tables import TEST, CandidateFilter
 
-SMALL = SyntheticConfig(users=1000, items=256, interactions=10_000)
-TINY = SyntheticConfig(users=60, items=90, interactions=700)
+SMALL = SyntheticConfig(num_users=1000, num_items=256, num_interactions=10_000)
+TINY = SyntheticConfig(num_users=60, num_items=90, num_interactions=700)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def dataset() -> Dataset:
     return load_dataset("synthetic", synthetic=SMALL)
 
 
-def hit_rate(model: Baseline, dataset: Dataset) -> float:
-    asked = queries(dataset.interactions, dataset.catalog, split=TEST, history=20)
-    top = model.rank(asked.histories, k=10, exclude_seen=True)
+def hit_rate(model: ScoringModel, dataset: Dataset) -> float:
+    asked = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=20)
+    top = model.rank(asked.histories, k=10, candidates=CandidateFilter.unseen(asked.histories))
     return float((top.items == asked.targets[:, None]).any(axis=1).mean())
 
 
@@ -48,7 +48,7 @@ def test_the_seed_decides_everything() -> None:
     assert not first.interactions.equals(other.interactions)
 
 
-def test_popularity_is_skewed_and_nobody_buys_twice(dataset: Dataset) -> None:
+def test_popularity_is_skewed_and_no_user_buys_an_item_twice(dataset: Dataset) -> None:
     counts = np.sort(dataset.interactions.frame["item_id"].value_counts()["count"].to_numpy())[::-1]
     assert counts[: len(counts) // 5].sum() > 0.4 * counts.sum()
     assert not has_repeats(dataset.interactions)

@@ -1,4 +1,4 @@
-"""Data of one's own: ids and times of many kinds, texts, and rows that cannot be used."""
+"""User-provided tables: ids and times of many kinds, texts, and rejected rows."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -70,7 +70,7 @@ def test_column_names_can_be_chosen(folder: Folder) -> None:
     assert dataset.catalog.frame.rows() == [("7", "Seven")]
 
 
-def test_integer_ids_of_one_file_meet_string_ids_of_the_other(tmp_path: Path) -> None:
+def test_integer_ids_of_one_file_match_string_ids_of_the_other(tmp_path: Path) -> None:
     frame = pl.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 7], "timestamp": [3, 4, 5]})
     frame.write_parquet(tmp_path / "interactions.parquet")
     (tmp_path / "items.csv").write_text("item_id,title\n8,Eight\n7,Seven\n9,Nine\n")

@@ -1,4 +1,4 @@
-"""Text that is safe to show: one form, nothing unseen in it, not longer than asked."""
+"""Text that is safe to display: normalized, without invisible characters, truncated."""
 
 import unicodedata
 
@@ -37,7 +37,7 @@ def test_known_texts(text: str | None, expected: str | None) -> None:
 
 
 @given(WORST)
-def test_nothing_unseen_is_left_and_cleaning_again_changes_nothing(text: str) -> None:
+def test_no_invisible_character_is_left_and_cleaning_is_idempotent(text: str) -> None:
     found = cleaned(text)
     if found is not None:
         assert len(found) <= 50

@@ -1,4 +1,4 @@
-"""Tiny models of many architectures, and what slow but obvious code makes of them."""
+"""Tiny models of many architectures, and naive reference implementations."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ def item_scores(model: Any, prompt: list[int], codes: IntArray, num_codes: int) 
 
 
 def naive_beams(model: Any, prompt: list[int], codes: IntArray, num_codes: int, beams: int) -> list[tuple[int, ...]]:
-    """The prefixes that survive each level of a beam search over all legal prefixes, best first."""
+    """The prefixes that survive each level of a beam search over all valid prefixes, best first."""
     survivors: list[tuple[int, ...]] = [()]
     for level in range(codes.shape[1]):
         prefixes = np.unique(codes[:, : level + 1], axis=0)
-        legal = np.array([p for p in prefixes.tolist() if tuple(p[:-1]) in survivors])
-        scores = item_scores(model, prompt, legal, num_codes)
+        valid = np.array([p for p in prefixes.tolist() if tuple(p[:-1]) in survivors])
+        scores = item_scores(model, prompt, valid, num_codes)
         best = scores.argsort(descending=True, stable=True)[:beams]
-        survivors = [tuple(legal[i].tolist()) for i in best]
+        survivors = [tuple(valid[i].tolist()) for i in best]
     return survivors

@@ -1,4 +1,4 @@
-"""What must hold of constrained beam search, on random catalogues, prompts and models of several architectures."""
+"""Properties of constrained beam search, on random catalogues, prompts and models of several architectures."""
 
 import copy
 from typing import Any, NamedTuple
@@ -104,7 +104,7 @@ def test_a_narrow_beam_keeps_what_a_naive_search_keeps(case: Case) -> None:
 
 @given(cases())
 @settings(deadline=None, max_examples=25)
-def test_batched_equals_alone(case: Case) -> None:
+def test_results_do_not_depend_on_the_batch(case: Case) -> None:
     model = backbone("Gemma2")
     together = case.search(model)
     for row, prompt in enumerate(case.prompts):
@@ -155,7 +155,7 @@ def test_ties_break_by_semantic_id(case: Case) -> None:
         assert row == expected + [-1] * (case.beams - len(expected))
 
 
-def test_one_item_gets_its_own_score_behind_every_prompt() -> None:
+def test_a_catalogue_of_one_item() -> None:
     model = backbone("GPT2")
     case = Case(np.array([[3, 1, 2]]), 4, [[1, 2, 3], [5]], 10, np.random.default_rng(0))
     result = case.search(model)
@@ -164,7 +164,7 @@ def test_one_item_gets_its_own_score_behind_every_prompt() -> None:
     torch.testing.assert_close(result.scores[1, :1], case.scores(model, 1), atol=TOLERANCE, rtol=0)
 
 
-def test_bf16_batched_shares_nine_of_ten_items_with_alone() -> None:
+def test_bf16_results_of_a_batch_share_nine_of_ten_items_with_single_prompts() -> None:
     model = copy.deepcopy(backbone("Qwen3")).bfloat16()
     generator = np.random.default_rng(0)
     codes = random_ids(generator, num_items=400, num_levels=4, num_codes=8)

@@ -32,14 +32,14 @@ def test_recurrence_and_alibi_are_refused_by_name(name: str) -> None:
         check_backbone(model)
 
 
-def test_a_head_that_is_not_understood_is_refused() -> None:
+def test_an_unsupported_head_is_refused() -> None:
     model = copy.deepcopy(backbone("Llama"))
     model.lm_head.register_forward_hook(lambda module, args, logits: logits * 2)
-    with pytest.raises(ModelError, match="off by"):
+    with pytest.raises(ModelError, match="difference"):
         check_backbone(model)
 
 
-def test_the_mode_of_the_model_is_put_back() -> None:
+def test_the_mode_of_the_model_is_restored() -> None:
     model = copy.deepcopy(backbone("Qwen3")).train()
     check_backbone(model)
     assert model.training

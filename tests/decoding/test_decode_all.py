@@ -1,4 +1,4 @@
-"""Many prompts: batches by length, filters by prompt, and the callers' order."""
+"""Many prompts: batches by length, filters by prompt, and results in the prompts' order."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -6,8 +6,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from recsys.decoding.beam import all_but, beam_search, decode_all
+from recsys.decoding.beam import beam_search, decode_all
 from recsys.decoding.trie import Trie
+from recsys.tables import CandidateFilter
 from recsys.tracking import NullTracker
 from tests.decoding.backbones import BASE, backbone, pad, random_ids, random_prompts
 
@@ -24,16 +25,27 @@ class CountingTracker(NullTracker):
         return iterable
 
 
-def test_rows_come_back_in_the_order_of_the_prompts_whatever_the_batches() -> None:
+def test_rows_are_in_the_order_of_the_prompts_whatever_the_batches() -> None:
     generator, model = np.random.default_rng(1), backbone("Qwen3")
     trie = Trie.build(random_ids(generator, num_items=50, num_levels=3, num_codes=8), 8)
     prompts, tracker = random_prompts(generator, LENGTHS), CountingTracker()
-    result = decode_all(model, prompts, trie=trie, base=BASE, beams=5, batch_size=3, tracker=tracker)
+    result = decode_all(model, prompts, trie=trie, base=BASE, beams=5, batch_size=3, tracker=tracker).top
     assert tracker.totals == [3]
     for row, prompt in enumerate(prompts):
         alone = beam_search(model, *pad([prompt]), trie=trie, base=BASE, beams=5)
-        assert torch.equal(result.items[row], alone.items[0])
-        torch.testing.assert_close(result.scores[row], alone.scores[0], atol=1e-4, rtol=0)
+        assert result.items[row].tolist() == alone.items[0].tolist()
+        np.testing.assert_allclose(result.scores[row], alone.scores[0], atol=1e-4, rtol=0)
+
+
+def test_states_are_those_behind_each_prompt() -> None:
+    generator, model = np.random.default_rng(4), backbone("Qwen3")
+    trie = Trie.build(random_ids(generator, num_items=20, num_levels=2, num_codes=8), 8)
+    prompts = random_prompts(generator, LENGTHS)
+    states = decode_all(model, prompts, trie=trie, base=BASE, beams=5, batch_size=3).states
+    for row, prompt in enumerate(prompts):
+        with torch.inference_mode():
+            hidden = model.model(input_ids=torch.tensor([prompt])).last_hidden_state[0, -1]
+        np.testing.assert_allclose(states[row], hidden, atol=1e-5)
 
 
 def test_each_prompt_gets_all_but_its_own_exclusions() -> None:
@@ -47,8 +59,8 @@ def test_each_prompt_gets_all_but_its_own_exclusions() -> None:
         base=BASE,
         beams=len(codes),
         batch_size=2,
-        allowed=all_but(excluded, len(codes)),
-    )
+        candidates=CandidateFilter(excluded),
+    ).top
     for row, gone in enumerate(excluded):
         found = result.items[row][result.items[row] >= 0].tolist()
         assert sorted(found) == sorted(set(range(len(codes))) - set(gone.tolist()))
@@ -57,14 +69,15 @@ def test_each_prompt_gets_all_but_its_own_exclusions() -> None:
 def test_one_filter_for_all_prompts() -> None:
     generator, model = np.random.default_rng(3), backbone("Llama")
     codes = random_ids(generator, num_items=20, num_levels=2, num_codes=8)
-    allowed = torch.arange(len(codes)) < 4
+    candidates = CandidateFilter(allowed=np.arange(len(codes)) < 4)
     prompts = random_prompts(generator, LENGTHS)
     trie = Trie.build(codes, 8)
-    result = decode_all(model, prompts, trie=trie, base=BASE, beams=6, batch_size=4, allowed=allowed)
+    result = decode_all(model, prompts, trie=trie, base=BASE, beams=6, batch_size=4, candidates=candidates).top
     assert all(sorted(row) == [-1, -1, 0, 1, 2, 3] for row in result.items.tolist())
 
 
 def test_no_prompts_give_no_rows() -> None:
     trie = Trie.build(np.array([[0, 1]]), 2)
     result = decode_all(backbone("Llama"), [], trie=trie, base=BASE, beams=4, batch_size=2)
-    assert result.items.shape == result.scores.shape == (0, 4)
+    assert result.top.items.shape == result.top.scores.shape == (0, 4)
+    assert len(result.states) == 0

@@ -31,8 +31,8 @@ def walk(trie: Trie, allowed: torch.Tensor | None = None) -> dict[tuple[int, ...
     reached: dict[tuple[int, ...], int] = {(): 0}
     for level in range(trie.num_levels):
         children = trie.children(level, torch.tensor(list(reached.values()), dtype=torch.int64))
-        legal = children.legal if bitmaps is None else children.legal & bitmaps[level][children.nodes]
-        rows = zip(reached, legal.tolist(), children.codes.tolist(), children.nodes.tolist(), strict=True)
+        valid = children.valid if bitmaps is None else children.valid & bitmaps[level][children.nodes]
+        rows = zip(reached, valid.tolist(), children.codes.tolist(), children.nodes.tolist(), strict=True)
         reached = {
             (*prefix, code): node
             for prefix, flags, codes, nodes in rows
@@ -90,7 +90,7 @@ def test_nodes_are_numbered_in_the_order_of_their_prefixes() -> None:
         (np.zeros((0, 2), dtype=np.int64), "at least one item"),
         (np.array([[0, 4]]), r"must lie in 0\.\.3"),
         (np.array([[-1, 0]]), r"must lie in 0\.\.3"),
-        (np.array([[0, 1], [0, 1], [1, 1]]), "3 items have only 2 different ids"),
+        (np.array([[0, 1], [0, 1], [1, 1]]), "3 items have only 2 distinct ids"),
     ],
 )
 def test_ids_that_cannot_be_a_catalogue_are_refused(codes: IntArray, message: str) -> None:

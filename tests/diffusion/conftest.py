@@ -11,9 +11,10 @@ import torch
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import Kind, QueryHead, fit_head
 from recsys.diffusion.preference import PreferenceModel
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.tables import FloatArray, IntArray
 from recsys.tracking import Tracker
+from recsys.training.plan import Run
 
 NUM_USERS, NUM_MODES = 4, 3
 
@@ -30,7 +31,15 @@ class Problem(NamedTuple):
 
 def small_config(**changes: object) -> DiffuseConfig:
     """A head that trains in moments and is exact on every machine."""
-    small = {"width": 16, "blocks": 1, "epochs": 4, "batch": 100, "precision": "fp32", "ema_decay": 0.9, "samples": 5}
+    small = {
+        "hidden_size": 16,
+        "num_layers": 1,
+        "epochs": 4,
+        "batch_size": 100,
+        "precision": "fp32",
+        "ema_decay": 0.9,
+        "num_samples": 5,
+    }
     return DiffuseConfig.model_validate(small | changes)
 
 
@@ -66,7 +75,7 @@ def problem() -> Problem:
 
 @pytest.fixture(scope="session")
 def trained(problem: Problem) -> PreferenceModel:
-    config = small_config(width=64, blocks=2, epochs=24, learning_rate=6e-3, ema_decay=0.98)
+    config = small_config(hidden_size=64, num_layers=2, epochs=24, learning_rate=6e-3, ema_decay=0.98)
     return fit_preference(problem.conditions, problem.targets, problem.latents, config, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""The denoiser's start, and that what is shared by a user's samples may be computed once."""
+"""The denoiser's first output, and that the modulation of a user's samples may be computed once."""
 
 import torch
 
@@ -6,8 +6,8 @@ from recsys.diffusion.denoiser import Denoiser
 
 
 def random_denoiser() -> Denoiser:
-    """One whose zero-initialised parts are not zero."""
-    denoiser = Denoiser(6, 3, width=16, blocks=2)
+    """A denoiser without zero-initialised layers."""
+    denoiser = Denoiser(6, 3, hidden_size=16, num_layers=2)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in denoiser.parameters():
@@ -16,11 +16,11 @@ def random_denoiser() -> Denoiser:
 
 
 def test_the_first_output_is_zero_whatever_comes_in() -> None:
-    denoiser = Denoiser(6, 3, width=16, blocks=2)
+    denoiser = Denoiser(6, 3, hidden_size=16, num_layers=2)
     embedded = denoiser.embed(10 * torch.randn(5, 6))
-    denoised = denoiser(10 * torch.randn(5, 3), denoiser.modulation(embedded, torch.arange(5)))
-    assert torch.equal(denoised.output, torch.zeros(5, 3))
-    assert denoised.hidden.shape == (5, 16)
+    predicted = denoiser(10 * torch.randn(5, 3), denoiser.modulation(embedded, torch.arange(5)))
+    assert torch.equal(predicted.output, torch.zeros(5, 3))
+    assert predicted.hidden.shape == (5, 16)
 
 
 def test_modulation_made_once_a_user_equals_modulation_made_once_a_sample() -> None:
@@ -45,6 +45,25 @@ def test_time_and_condition_matter_and_the_size_of_a_condition_does_not() -> Non
     torch.testing.assert_close(output(100 * conditions, 10), first)
     assert not torch.allclose(output(conditions, 20), first)
     assert not torch.allclose(output(-conditions, 10), first)
+
+
+def test_every_block_has_a_modulation_of_its_own() -> None:
+    denoiser, noisy = random_denoiser(), torch.randn(1, 3)
+    modulation = denoiser.modulation(denoiser.embed(torch.randn(1, 6)), torch.tensor([10]))
+    output = denoiser(noisy, modulation).output
+    for row in range(8):  # shift, scale and gate of two blocks; shift and scale of the output
+        changed = modulation.clone()
+        changed[:, row] += 1
+        assert not torch.allclose(denoiser(noisy, changed).output, output), row
+
+
+def test_the_modulation_is_a_layer_on_the_condition_plus_the_sinusoidal_time() -> None:
+    """Time is embedded by cosines and sines of t / 10000^(i / 128) (Vaswani et al., section 3.5)."""
+    denoiser, embedded = random_denoiser(), torch.randn(1, 16)
+    angles = 7 / 10_000 ** (torch.arange(128) / 128)
+    time = denoiser.time_mlp(torch.cat([angles.cos(), angles.sin()]))
+    wanted = denoiser.modulation_projection(torch.nn.functional.silu(embedded + time)).reshape(1, 8, 16)
+    torch.testing.assert_close(denoiser.modulation(embedded, torch.tensor([7])), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_dropped_condition_is_the_learned_null() -> None:

@@ -7,18 +7,23 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint, is_joint
 from recsys.diffusion.joint_batches import JointData
-from recsys.diffusion.joint_model import MovingAverage
+from recsys.diffusion.joint_model import JointModel
+from recsys.diffusion.loss import PreferenceLoss
 from recsys.errors import ArtifactError
+from recsys.llm.conditions import ConditionedBatch
 from recsys.llm.config import LoraConfig
 from recsys.llm.continuous import ContinuousTexts
+from recsys.llm.heads import Losses
 from recsys.llm.lora import add_lora
 from recsys.llm.storage import load_language_model, save_adapter, save_backbone
-from recsys.rankers.generative import GenerativeRanker
+from recsys.ranking.generative import GenerativeRanker
+from recsys.ranking.query import RankingBatch
 from recsys.tables import Histories, SemanticIds
 from tests.llm.fakes import language_model
 
@@ -32,11 +37,7 @@ CIRCLE = Histories.from_lists(
 )
 TEXTS = ContinuousTexts(titles=[f"t{n}" for n in range(ITEMS)], answers=[f"kind {n % 3}" for n in range(ITEMS)])
 DATA = JointData(IDS, CIRCLE, 50, LATENTS, 2, TEXTS)
-ROUTES = {
-    "discrete": (DATA, "discrete"),
-    "continuous": (DATA, "continuous"),
-    "text first": (DATA._replace(text_first=True), "continuous"),
-}
+CONDITIONS = pytest.mark.parametrize("condition", ["discrete", "continuous"])
 
 
 class KilledError(Exception):
@@ -77,7 +78,14 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(condition: str, **changes: Any) -> DiffuseConfig:
-    small = {"width": 32, "blocks": 1, "epochs": 2, "precision": "fp32", "joint": True, "condition": condition}
+    small = {
+        "hidden_size": 32,
+        "num_layers": 1,
+        "epochs": 2,
+        "precision": "fp32",
+        "joint": True,
+        "condition": condition,
+    }
     return DiffuseConfig.model_validate(small | changes)
 
 
@@ -85,14 +93,15 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_gradients_of_the_diffusion_loss_reach_the_lora_weights(finetuned: Path, tmp_path: Path, route: str) -> None:
+@CONDITIONS
+def test_gradients_of_the_diffusion_loss_reach_the_lora_weights(
+    finetuned: Path, tmp_path: Path, condition: str
+) -> None:
     """With no weight on the language model's own loss, every projection's adapter moves; the backbone stays."""
-    data, condition = ROUTES[route]
     before = load_language_model(finetuned).model.state_dict()
     folders = JointFolders(finetuned, tmp_path / "out")
     config = _config(condition, epochs=3, language_model_weight=0, dispersive_weight=0)
-    after = fit_joint(data, config, folders=folders, seed=0).language_model.model.state_dict()
+    after = fit_joint(DATA, config, folders=folders, seed=0).language_model.model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     projections = {name for name in before if "_proj" in name}
     assert projections <= changed
@@ -101,11 +110,10 @@ def test_gradients_of_the_diffusion_loss_reach_the_lora_weights(finetuned: Path,
     assert torch.equal(before["lm_head.weight"][:base], after["lm_head.weight"][:base])
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tmp_path: Path, route: str) -> None:
-    data, condition = ROUTES[route]
+@CONDITIONS
+def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tmp_path: Path, condition: str) -> None:
     out = tmp_path / "out"
-    done = fit_joint(data, _config(condition), folders=JointFolders(finetuned, out), seed=0)
+    done = fit_joint(DATA, _config(condition), folders=JointFolders(finetuned, out), seed=0)
     titles = None if condition == "discrete" else TEXTS.titles
     loaded = JointPreference.load(out, IDS, LATENTS, finetuned=finetuned, titles=titles)
     assert is_joint(out)
@@ -113,11 +121,11 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
     queries = Histories.from_lists(["a", "b", "c"], [[3, 4, 5], [], [19]])
     wanted, found = (j.query_conditions(queries, window=10) for j in (done, loaded))
     assert torch.equal(wanted, found)
-    drawn = [j.preference.sample(found.numpy(), [1, 2, 3], seed=0, samples=2) for j in (done, loaded)]
+    drawn = [j.preference.sample(found.numpy(), [1, 2, 3], seed=0, num_samples=2) for j in (done, loaded)]
     assert drawn[0].shape == (3, 2, 8)
     np.testing.assert_array_equal(*drawn)
     merged = load_language_model(out, backbone=finetuned)
-    ranked = GenerativeRanker(merged, IDS, beams=20).rank(queries, k=5, exclude_seen=True)
+    ranked = GenerativeRanker(merged, IDS, num_beams=20).rank(RankingBatch.build(queries, max_history=10), 5)
     assert (ranked.items >= 0).all()
     assert not (out / "backbone").exists()
     text = b"".join(content for name, content in _files(out).items() if not name.endswith(".safetensors"))
@@ -125,33 +133,28 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
     assert str(finetuned).encode() not in text
 
 
-@pytest.mark.parametrize(
-    ("route", "kill_at"), [("discrete", 5), ("continuous", 1), ("continuous", 8), ("text first", 5)]
-)
-def test_a_killed_training_resumes_bit_equal(finetuned: Path, tmp_path: Path, route: str, kill_at: int) -> None:
-    data, condition = ROUTES[route]
-
-    def train(name: str, tracker: Recorder) -> None:
-        scores = iter([0.3, 0.2, 0.1, 0.4])
-        folders = JointFolders(finetuned, tmp_path / name, tmp_path / f"{name}_work")
-        config = _config(condition, epochs=3, validate_every=1, ema_decay=0.9)
-        fit_joint(data, config, folders=folders, seed=3, tracker=tracker, validate=lambda j: next(scores) + _score(j))
-
-    train("whole", Recorder())
-    with pytest.raises(KilledError):
-        train("cut", Recorder(kill_at))
-    train("cut", Recorder())
-    assert _files(tmp_path / "whole") == _files(tmp_path / "cut")
-
-
-def _score(joint: JointPreference) -> float:
-    """A number that the weights decide, greater by more than the other part of the score."""
-    return 1e3 * float(next(joint.preference.denoiser.leave.parameters()).abs().sum())
+def test_continuous_conditions_are_those_of_prefixes_windows_and_a_grown_catalogue(
+    finetuned: Path, tmp_path: Path
+) -> None:
+    joint = fit_joint(DATA, _config("continuous", epochs=1), folders=JointFolders(finetuned, tmp_path), seed=0)
+    histories = Histories.from_lists(["a", "b"], [[3, 4, 5], [7, 8]])
+    prefixes = Histories.from_lists([""] * 5, [[], [3], [3, 4], [], [7]])
+    training = joint.training_conditions(histories, window=50)
+    assert training.targets.tolist() == [3, 4, 5, 7, 8]
+    torch.testing.assert_close(training.states, joint.query_conditions(prefixes, window=50))
+    newest = Histories.from_lists(["a", "b"], [[4, 5], [7, 8]])
+    torch.testing.assert_close(joint.query_conditions(histories, window=2), joint.query_conditions(newest, window=9))
+    ids = SemanticIds([*IDS.item_ids, "new"], np.append(CODES, [[3, 3, 3]], axis=0), 4)
+    grown = joint.with_catalog(ids, np.append(LATENTS, LATENTS[5:6], axis=0), [*(TEXTS.titles or ()), "t5"])
+    assert grown.semantic_ids is ids
+    copied = Histories.from_lists(["a"], [[3, 4, ITEMS]])  # the new item has title and latents of item 5
+    states = grown.query_conditions(copied, window=9)
+    torch.testing.assert_close(states, joint.query_conditions(histories, window=9)[:1])
 
 
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
     tracker = Recorder()
-    config = _config("discrete", epochs=30, learning_rate=3e-3, width=64, language_model_weight=1)
+    config = _config("discrete", epochs=30, learning_rate=3e-3, hidden_size=64, language_model_weight=1)
     fit_joint(DATA, config, folders=JointFolders(finetuned, tmp_path), seed=0, tracker=tracker)
     for part in ("language_model", "diffusion"):
         values = tracker.values[f"joint/{part}"]
@@ -165,30 +168,45 @@ def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
     assert total == pytest.approx(tracker.values["joint/loss"], rel=1e-4)
 
 
+class GivenConditions(torch.nn.Module):
+    """States of 64 rows and a text loss of 5 nats a token, whatever the batch."""
+
+    def forward(self) -> ConditionedBatch:
+        states = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        return ConditionedBatch(states, torch.arange(64) % ITEMS, Losses(torch.tensor(20.0), 3, torch.tensor(10.0), 3))
+
+
+def test_the_default_weights_of_the_losses_are_those_of_the_paper() -> None:
+    """ContRec, section 3.3: diffusion + .1 language model + .25 dispersive."""
+    config = DiffuseConfig(hidden_size=16, num_layers=1)
+    denoiser = Denoiser(4, 8, hidden_size=16, num_layers=1)
+    losses = JointModel(GivenConditions(), PreferenceLoss(denoiser, torch.from_numpy(LATENTS), config), config)()
+    assert float(losses.language_model) == 5
+    assert float(losses.dispersive.detach()) < 0
+    torch.testing.assert_close(losses.mean(), losses.diffusion + 0.1 * 5 + 0.25 * losses.dispersive)
+
+
+def test_head_and_connector_have_a_learning_rate_of_their_own(finetuned: Path, tmp_path: Path) -> None:
+    """At a rate of nearly 0 they keep their first weights, while the adapter learns at LoRA's."""
+    for epochs in (1, 2):
+        config = _config("continuous", epochs=epochs, learning_rate=1e-30)
+        fit_joint(DATA, config, folders=JointFolders(finetuned, tmp_path / str(epochs)), seed=0)
+    for name in ("preference", "connector", "adapter/adapter_model"):
+        one, two = (load_file(tmp_path / epochs / f"{name}.safetensors") for epochs in "12")
+        moved = max(float((one[tensor] - two[tensor]).abs().max()) for tensor in one)
+        assert (moved > 1e-6) == name.startswith("adapter"), name
+
+
 def test_the_same_seed_writes_the_same_bytes(finetuned: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         fit_joint(DATA, _config("discrete"), folders=JointFolders(finetuned, tmp_path / name), seed=7)
     assert _files(tmp_path / "a") == _files(tmp_path / "b")
 
 
-def test_a_folder_asked_another_way_is_refused(finetuned: Path, tmp_path: Path) -> None:
+def test_a_folder_loaded_without_its_titles_is_refused(finetuned: Path, tmp_path: Path) -> None:
     fit_joint(DATA, _config("continuous"), folders=JointFolders(finetuned, tmp_path), seed=0)
     with pytest.raises(ArtifactError, match=r"joint\.json.*with titles"):
         JointPreference.load(tmp_path, IDS, LATENTS, finetuned=finetuned)
     (tmp_path / "connector.safetensors").write_bytes(b"")
     with pytest.raises(ArtifactError, match=r"connector\.safetensors"):
         JointPreference.load(tmp_path, IDS, LATENTS, finetuned=finetuned, titles=TEXTS.titles)
-
-
-def test_the_average_follows_from_the_first_step() -> None:
-    """Decay min(.999, (1 + step) / (10 + step)): after one step a tenth is left of the start."""
-    source = Denoiser(4, 2, width=8, blocks=1)
-    average = MovingAverage(source, 0.999)
-    start = {n: t.clone() for n, t in average.tensors().items()}
-    with torch.no_grad():
-        for parameter in source.parameters():
-            parameter += 1
-    average.update(1)
-    for name, tensor in average.tensors().items():
-        torch.testing.assert_close(tensor, start[name] + 0.9)
-    assert not any(t.requires_grad for t in average.tensors().values())

@@ -1,4 +1,4 @@
-"""The dispersive loss against a double loop and by what it does; the diffusion loss by what it draws."""
+"""The dispersive loss against a double loop and by its effect; the diffusion loss by its random draws."""
 
 import math
 
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recsys.checkpoints import seeded
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.loss import Losses, PreferenceLoss, dispersive_loss
+from recsys.training.seeding import seeded
 from tests.diffusion.conftest import Problem, small_config
 
 
@@ -42,7 +42,7 @@ def test_its_bounds_are_reached() -> None:
     assert float(dispersive_loss(1000 * torch.eye(40), 1.0)) == pytest.approx(-math.log(40), abs=1e-6)
 
 
-def test_too_few_rows_say_nothing() -> None:
+def test_too_few_rows_give_zero() -> None:
     assert float(dispersive_loss(torch.randn(31, 4), 1.0)) == 0
     assert float(dispersive_loss(torch.randn(32, 4), 1.0)) < 0
 
@@ -63,7 +63,7 @@ def test_minimising_it_pushes_vectors_apart() -> None:
 def make_loss(problem: Problem, **changes: object) -> PreferenceLoss:
     config = small_config(**changes)
     with seeded(0, 0):
-        denoiser = Denoiser(8, 4, width=config.width, blocks=config.blocks)
+        denoiser = Denoiser(8, 4, hidden_size=config.hidden_size, num_layers=config.num_layers)
     return PreferenceLoss(denoiser, torch.from_numpy(problem.latents), config)
 
 
@@ -74,11 +74,8 @@ def losses(module: PreferenceLoss, problem: Problem, rows: int = 200, seed: int 
     return Losses(found.diffusion.detach(), found.dispersive.detach())
 
 
-@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
-def test_the_first_loss_is_the_size_of_what_is_predicted(problem: Problem, prediction: str) -> None:
-    module = make_loss(problem, prediction=prediction)
-    expected = float(module.latents[problem.targets[:2000]].square().mean()) if prediction == "x0" else 1.0
-    assert float(losses(module, problem, rows=2000).diffusion) == pytest.approx(expected, rel=0.1)
+def test_the_first_loss_is_the_mean_square_of_the_velocity(problem: Problem) -> None:
+    assert float(losses(make_loss(problem), problem, rows=2000).diffusion) == pytest.approx(1, rel=0.1)
 
 
 def test_a_seed_decides_everything(problem: Problem, untouched_generator: None) -> None:
@@ -87,6 +84,22 @@ def test_a_seed_decides_everything(problem: Problem, untouched_generator: None) 
     assert torch.equal(first.diffusion, again.diffusion)
     assert torch.equal(first.dispersive, again.dispersive)
     assert not torch.equal(first.diffusion, other.diffusion)
+
+
+def test_the_timesteps_of_a_row_are_evenly_spaced_and_cover_the_range(problem: Problem) -> None:
+    """Stratified: four draws a row lie a quarter of the range apart, from a start that is uniform over the rows."""
+    module, drawn = make_loss(problem, timesteps=1000), []
+    modulation = module.denoiser.modulation
+    module.denoiser.modulation = lambda embedded, when: drawn.append(when) or modulation(embedded, when)  # type: ignore
+    losses(module, problem, rows=2000)
+    (timesteps,) = drawn
+    assert timesteps.shape == (2000, 4)
+    gaps = timesteps.sort(dim=1).values.diff(dim=1)
+    assert ((gaps - 250).abs() <= 1).all()
+    assert int(timesteps.min()) == 0
+    assert int(timesteps.max()) == 999
+    shares = torch.histc(timesteps[:, 0].float(), bins=4, min=0, max=1000) / 2000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.05, rtol=0)
 
 
 def test_gradients_reach_the_conditions_and_dropped_ones_stop_them(problem: Problem) -> None:
@@ -108,6 +121,11 @@ def test_gradients_reach_the_conditions_and_dropped_ones_stop_them(problem: Prob
 def test_the_weight_of_dispersion() -> None:
     parts = Losses(torch.tensor(2.0), torch.tensor(-3.0))
     assert float(parts.total(0.25)) == 1.25
+
+
+def test_dispersion_leaves_out_rows_without_a_condition(problem: Problem) -> None:
+    """With nearly every condition dropped, fewer rows are left than the loss needs."""
+    assert float(losses(make_loss(problem, condition_dropout=0.99), problem).dispersive) == 0
 
 
 def test_without_weight_dispersion_is_not_computed(problem: Problem) -> None:

@@ -16,7 +16,7 @@ def test_saved_and_loaded_it_is_the_same(trained: PreferenceModel, problem: Prob
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["preference.json", "preference.safetensors"]
     loaded = PreferenceModel.load(tmp_path / "new")
     assert loaded.config == trained.config
-    assert repr(loaded) == "<PreferenceModel (8 -> 4, 2 blocks x 64)>"
+    assert repr(loaded) == "<PreferenceModel (8 -> 4, 2 layers x 64)>"
     drawn = loaded.sample(problem.users, range(4), seed=3)
     np.testing.assert_array_equal(drawn, trained.sample(problem.users, range(4), seed=3))
 
@@ -26,7 +26,7 @@ def test_missing_files_are_refused(trained: PreferenceModel, tmp_path: Path) -> 
         PreferenceModel.load(tmp_path)
     trained.save(tmp_path)
     (tmp_path / "preference.safetensors").unlink()
-    with pytest.raises(ArtifactError, match=r"the preference head in .* cannot be read"):
+    with pytest.raises(ArtifactError, match=r"preference\.safetensors cannot be read"):
         PreferenceModel.load(tmp_path)
 
 
@@ -48,7 +48,7 @@ def test_truncated_weights_are_refused(trained: PreferenceModel, tmp_path: Path)
         ({"config": {"widht": 4}}, "widht"),
     ],
 )
-def test_facts_that_do_not_fit_are_refused(
+def test_metadata_that_does_not_match_is_refused(
     trained: PreferenceModel, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     trained.save(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.encoder import TextEncoder, TfidfEncoder, TransformerEncoder, load_text_encoder
-from recsys.embeddings.text import fit_texts, item_texts, tfidf_vectors
+from recsys.embeddings.text import fit_texts, item_texts
 from recsys.errors import ArtifactError
 from recsys.files import write_json
 from recsys.tables import Catalog, FloatArray
@@ -33,7 +33,7 @@ def reloaded(encoder: TextEncoder, folder: Path) -> TextEncoder:
 @pytest.mark.parametrize("given", [texts(150), texts(20), ["one word"], ["", ""], ["日本 語", "ÀÉ İ ß"]])
 def test_the_texts_fitted_on_get_the_same_vectors_again(given: list[str], tmp_path: Path) -> None:
     encoder, vectors = TfidfEncoder.fit(given, dimensions=8, seed=0)
-    np.testing.assert_array_equal(vectors, tfidf_vectors(given, dimensions=8, seed=0))
+    np.testing.assert_array_equal(vectors, TfidfEncoder.fit(given, dimensions=8, seed=0).vectors)
     again = reloaded(encoder, tmp_path)
     np.testing.assert_allclose(again.encode(given), vectors, rtol=0, atol=1e-6)
     for text, vector in zip(given, again.encode(given), strict=True):
@@ -53,7 +53,7 @@ def test_a_new_text_lies_near_those_it_shares_words_with(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("fields", "wanted"), [((), ("title", "brand")), (("brand",), ("brand",))])
-def test_a_new_item_is_joined_of_the_fields_kept(
+def test_a_new_item_s_text_is_joined_of_the_same_fields(
     fields: tuple[str, ...], wanted: tuple[str, ...], tmp_path: Path
 ) -> None:
     catalog = Catalog(pl.DataFrame({"item_id": ["1", "2"], "title": ["red pan", "lid"], "brand": ["Ada", "Bo"]}))
@@ -90,7 +90,7 @@ def edit(folder: Path, **change: object) -> None:
 
 
 class FakeTransformer:
-    """Encodes a text by its length; `loaded` names the models asked for."""
+    """Encodes a text by its length; `loaded` names the models that were loaded."""
 
     loaded: list[str] = []  # noqa: RUF012
 
@@ -114,8 +114,8 @@ def _transformers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_transformers")
-def test_a_transformer_with_a_name_is_kept_by_its_name_and_loaded_when_needed(tmp_path: Path) -> None:
-    encoder = reloaded(TransformerEncoder("some/model", batch=4, fields=["title"]), tmp_path)
+def test_a_transformer_with_a_name_is_saved_by_name_and_loaded_when_first_used(tmp_path: Path) -> None:
+    encoder = reloaded(TransformerEncoder("some/model", batch_size=4, fields=["title"]), tmp_path)
     assert FakeTransformer.loaded == []
     assert encoder.fields == ("title",)
     assert encoder.encode(["four"])[0, 0] == 4
@@ -123,9 +123,9 @@ def test_a_transformer_with_a_name_is_kept_by_its_name_and_loaded_when_needed(tm
 
 
 @pytest.mark.usefixtures("_transformers")
-def test_a_transformer_that_is_a_folder_comes_along(tmp_path: Path) -> None:
+def test_a_transformer_in_a_folder_is_copied(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    encoder = reloaded(TransformerEncoder(str(tmp_path / "mine"), batch=4), tmp_path / "out")
+    encoder = reloaded(TransformerEncoder(str(tmp_path / "mine"), batch_size=4), tmp_path / "out")
     encoder.encode(["four"])
     assert FakeTransformer.loaded == [str(tmp_path / "mine"), str(tmp_path / "out" / "model")]
     assert str(tmp_path) not in (tmp_path / "out" / "text_encoder.json").read_text(encoding="utf-8")

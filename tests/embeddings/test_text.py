@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.embeddings.config import EmbedConfig
-from recsys.embeddings.text import item_texts, text_vectors, tfidf_vectors
+from recsys.embeddings.encoder import TfidfEncoder
+from recsys.embeddings.text import item_texts, text_vectors
 from recsys.errors import ConfigError, DataError, DependencyError
 from recsys.tables import Catalog, ItemVectors
 
@@ -35,12 +36,12 @@ def test_an_unknown_field_is_refused_with_those_known() -> None:
         text_vectors(CATALOG, EmbedConfig(fields=("price",)), seed=0)
 
 
-def test_alike_texts_have_alike_vectors_and_an_empty_one_has_some() -> None:
+def test_similar_texts_have_similar_vectors_and_an_empty_text_has_one() -> None:
     vectors = text_vectors(CATALOG, EmbedConfig(), seed=0)
-    likeness = vectors.vectors @ vectors.vectors.T
+    cosines = vectors.vectors @ vectors.vectors.T
     assert vectors.item_ids == ["1", "2", "3", "4"]
     assert vectors.vectors.dtype == np.float32
-    assert likeness[0, 1] > likeness[0, 2]
+    assert cosines[0, 1] > cosines[0, 2]
     assert np.isfinite(vectors.vectors).all()
 
 
@@ -51,21 +52,21 @@ def texts(count: int) -> list[str]:
 
 
 def test_tfidf_is_reduced_to_unit_rows_of_the_dimensions_wanted_and_repeats() -> None:
-    vectors = tfidf_vectors(texts(150), dimensions=8, seed=0)
+    vectors = TfidfEncoder.fit(texts(150), dimensions=8, seed=0).vectors
     assert vectors.shape == (150, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(vectors, tfidf_vectors(texts(150), dimensions=8, seed=0))
+    np.testing.assert_array_equal(vectors, TfidfEncoder.fit(texts(150), dimensions=8, seed=0).vectors)
 
 
 @pytest.mark.parametrize("few", [["one word"], ["", ""], ["same same", "same same"], ["a b", "!"], ["日本 語", "日本"]])
 def test_catalogues_with_fewer_features_than_dimensions_get_finite_vectors(few: list[str]) -> None:
-    vectors = tfidf_vectors(few, dimensions=128, seed=0)
+    vectors = TfidfEncoder.fit(few, dimensions=128, seed=0).vectors
     assert len(vectors) == len(few)
     assert vectors.shape[1] >= 1
     assert np.isfinite(vectors).all()
 
 
-def test_own_vectors_are_put_in_catalogue_order_and_ids_become_strings(tmp_path: Path) -> None:
+def test_given_vectors_are_put_in_catalogue_order_and_ids_become_strings(tmp_path: Path) -> None:
     path = tmp_path / "own.parquet"
     values = [[float(n), 0.5] for n in (9, 4, 3, 2, 1)]
     pq.write_table(pa.table({"item_id": [9, 4, 3, 2, 1], "embedding": values}), path)
@@ -74,7 +75,7 @@ def test_own_vectors_are_put_in_catalogue_order_and_ids_become_strings(tmp_path:
     np.testing.assert_array_equal(vectors.vectors[:, 0], [1, 2, 3, 4])
 
 
-def test_own_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_given_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.parquet"
     with pytest.raises(DataError, match="does not exist"):
         text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)

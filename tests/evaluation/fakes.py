@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.evaluation import Evaluation, evaluate
+from recsys.evaluation.evaluation import Evaluation, evaluate_queries
 from recsys.tables import RANKING_SCHEMA, Catalog, Histories, Queries, Rankings
 
 USERS = ["u1", "u2", "u3", "u4"]
@@ -38,7 +38,7 @@ def queries() -> Queries:
 
 
 def rankings(*, more: int = 0) -> Rankings:
-    """`good` finds b at 1, d at 2, f at 3 and nothing for u4; `wild` repeats and leaves the catalogue.
+    """`good` finds b at 1, d at 2, f at 3 and nothing for u4; `wild` repeats and returns an out-of-catalogue item.
 
     `more` further systems do as `popular` does.
     """
@@ -58,11 +58,11 @@ def rankings(*, more: int = 0) -> Rankings:
 
 
 def evaluation(*, more: int = 0) -> Evaluation:
-    return evaluate(
+    return evaluate_queries(
         rankings(more=more),
         queries=queries(),
         catalog=catalog(),
         popularity=POPULARITY,
-        config=EvaluateConfig(cutoffs=(1, 2, 5), slice_cutoff=2, resamples=200),
+        config=EvaluateConfig(cutoffs=(1, 2, 5), slice_cutoff=2, num_resamples=200),
         generator=np.random.default_rng(0),
     )

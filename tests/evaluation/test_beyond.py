@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import polars as pl
 import pytest
 
 from recsys.evaluation.beyond import beyond_accuracy, gini
 from recsys.evaluation.slices import categories
-from recsys.tables import Histories
+from recsys.tables import Catalog, Histories
 from tests.evaluation import fakes
 
 
@@ -48,3 +49,33 @@ def test_categories_take_the_first_level_that_divides() -> None:
     assert found is not None
     assert (found.labels, found.level) == (["Kitchen", "Light"], 1)
     assert found.codes.tolist() == [0, 0, 0, 1, 1, -1]
+
+
+def test_a_value_that_nearly_all_items_share_does_not_divide_them() -> None:
+    paths = ["A > B"] * 50 + ["A > C"] * 45 + ["D"] * 5
+    found = categories(catalog_of(paths))
+    assert found is not None
+    assert (found.labels, found.level) == (["B", "C"], 1)
+
+
+def test_rare_categories_are_gathered_in_the_last() -> None:
+    found = categories(catalog_of([chr(65 + number) for number in range(15) for _ in range(15 - number)]))
+    assert found is not None
+    assert found.labels == [*"ABCDEFGHIJKL", "other"]
+    assert np.bincount(found.codes)[-2:].tolist() == [4, 3 + 2 + 1]
+
+
+def test_diversity_counts_pairs() -> None:
+    kitchen, light = [0, 1, 2], [3, 4]
+    items = np.array([[kitchen[0], kitchen[1], light[0]], [*light, -1]])
+    found = beyond_accuracy(
+        items,
+        histories=Histories.from_lists(["x", "y"], [[], []]),
+        popularity=fakes.POPULARITY,
+        categories=categories(fakes.catalog()),
+    )
+    assert found.diversity == pytest.approx((2 / 3 + 0) / 2)
+
+
+def catalog_of(paths: list[str]) -> Catalog:
+    return Catalog(pl.DataFrame({"item_id": [f"i{n}" for n in range(len(paths))], "categories": paths}))

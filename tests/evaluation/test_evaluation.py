@@ -1,4 +1,4 @@
-"""Every user counts, every figure agrees with a count by hand, and nothing a system does wrong goes unsaid."""
+"""Every user counts, every metric agrees with a count by hand, and irregular rankings are reported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.evaluation import evaluate
+from recsys.evaluation.evaluation import evaluate_queries
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.metrics import ranked_items
+from recsys.evaluation.slices import by_history_length, by_target_popularity
 from recsys.tables import RANKING_SCHEMA, Histories, Queries, Rankings
 from tests.evaluation import fakes
 
@@ -33,16 +34,16 @@ def test_intervals_hold_their_values() -> None:
         assert all(0 <= e.low <= e.value <= e.high <= 1 for e in system.metrics.values())
 
 
-def test_illegal_and_repeated_items_are_counted_and_said() -> None:
+def test_out_of_catalogue_and_repeated_items_are_counted_and_noticed() -> None:
     found = fakes.evaluation()
     wild = found.systems["wild"]
-    assert (wild.illegal_items, wild.repeated_items) == (1, 1)
-    assert found.systems["good"].illegal_items == 0
-    assert any("wild returned 1 items that are not in the catalogue" in notice for notice in found.notices)
-    assert any("1 of 4 users have a cold target" in notice for notice in found.notices)
+    assert (wild.out_of_catalogue_items, wild.repeated_items) == (1, 1)
+    assert found.systems["good"].out_of_catalogue_items == 0
+    assert any("wild returned 1 out-of-catalogue items" in notice for notice in found.notices)
+    assert any("1 of 4 users have a cold-start target" in notice for notice in found.notices)
 
 
-def test_an_illegal_item_keeps_its_place() -> None:
+def test_an_out_of_catalogue_item_keeps_its_rank() -> None:
     ranked = ranked_items(fakes.rankings(), source="wild", user_ids=fakes.USERS, catalog=fakes.catalog(), depth=3)
     assert ranked.items.tolist() == [[0, 0, -1], [-1, 3, -1], [-1, -1, -1], [-1, -1, -1]]
 
@@ -60,10 +61,34 @@ def test_slices_point_users_at_the_right_groups() -> None:
     users = {(row.name, row.label): row.users for row in fakes.evaluation().slices}
     assert users["history length", "new user"] == 1
     assert users["history length", "1 to 2"] == 2
-    assert users["target popularity", "cold (unseen)"] == 1
+    assert users["target popularity", "cold start (no interactions)"] == 1
     assert users["target popularity", "head (top 10 %)"] == 1
     assert users["target category", "Kitchen"] == 2
     assert users["target category", "Light"] == 1
+
+
+def test_the_edges_of_slices() -> None:
+    lengths = [0, 1, 2, 3, 4, 5, 9, 10, 49, 50]
+    users = Queries(Histories.from_lists(list("abcdefghij"), [[0] * n for n in lengths]), np.arange(10) * 2)
+    by_length = by_history_length(users)
+    assert [by_length.labels[group] for group in by_length.groups] == [
+        *("new user", "1 to 2", "1 to 2", "3 to 4", "3 to 4", "5 to 9", "5 to 9", "10 to 19", "20 to 49", "50 or more")
+    ]
+    popularity = np.where(np.arange(22) < 20, 100 - np.arange(22), 0)
+    by_popularity = by_target_popularity(
+        Queries(users.histories, np.array([0, 1, 2, 8, 9, 10, 18, 19, 20, 21])), popularity
+    )
+    assert by_popularity.groups.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_the_difference_of_equal_systems_is_zero_without_doubt() -> None:
+    (equal,) = [
+        c
+        for c in fakes.evaluation(more=1).comparisons
+        if {c.better, c.worse} == {"popular", "popular 0"} and c.metric == "hr@2"
+    ]
+    assert equal.difference == (0, 0, 0)
+    assert equal.p == 1
 
 
 def test_comparisons_name_the_better_system_and_correct_upwards() -> None:
@@ -81,12 +106,12 @@ def test_the_same_seed_gives_the_same_json() -> None:
 
 def test_a_catalogue_without_categories_is_noticed() -> None:
     plain = type(fakes.catalog())(fakes.catalog().frame.select("item_id", "title"))
-    found = evaluate(
+    found = evaluate_queries(
         fakes.rankings(),
         queries=fakes.queries(),
         catalog=plain,
         popularity=fakes.POPULARITY,
-        config=EvaluateConfig(resamples=100),
+        config=EvaluateConfig(num_resamples=100),
         generator=np.random.default_rng(0),
     )
     assert all(row.name != "target category" for row in found.slices)
@@ -97,15 +122,15 @@ def test_a_catalogue_without_categories_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("u1", 0, "a", 0.0, "s")], "ranks count from 1"),
-        ([("u1", 1, "a", 0.0, "s"), ("u1", 1, "b", 0.0, "s")], "taken twice"),
+        ([("u1", 0, "a", 0.0, "s")], "ranks start at 1"),
+        ([("u1", 1, "a", 0.0, "s"), ("u1", 1, "b", 0.0, "s")], "repeat a rank"),
         ([], "rankings are empty"),
     ],
 )
 def test_rankings_that_make_no_sense_are_refused(rows: list[tuple[object, ...]], message: str) -> None:
     broken = Rankings(pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row"))
     with pytest.raises(DataError, match=message):
-        evaluate(
+        evaluate_queries(
             broken,
             queries=fakes.queries(),
             catalog=fakes.catalog(),
@@ -115,12 +140,12 @@ def test_rankings_that_make_no_sense_are_refused(rows: list[tuple[object, ...]],
         )
 
 
-def test_nobody_to_evaluate_is_refused() -> None:
-    nobody = Queries(Histories.from_lists([], []), np.zeros(0, np.int64))
+def test_no_users_are_refused() -> None:
+    no_users = Queries(Histories.from_lists([], []), np.zeros(0, np.int64))
     with pytest.raises(DataError, match="no user has a target"):
-        evaluate(
+        evaluate_queries(
             fakes.rankings(),
-            queries=nobody,
+            queries=no_users,
             catalog=fakes.catalog(),
             popularity=fakes.POPULARITY,
             config=EvaluateConfig(),
@@ -128,7 +153,7 @@ def test_nobody_to_evaluate_is_refused() -> None:
         )
 
 
-def test_examples_show_found_users_first_and_mark_the_truth() -> None:
+def test_examples_show_found_users_first_and_mark_the_target() -> None:
     shown = example_users(
         fakes.rankings(),
         queries=fakes.queries(),
@@ -137,7 +162,7 @@ def test_examples_show_found_users_first_and_mark_the_truth() -> None:
         count=4,
         generator=np.random.default_rng(0),
     )
-    # u3's item is at rank 3: nobody found it within two places, and there are no others to draw.
+    # u3's item is at rank 3: no system found it within two ranks, and there are no others to draw.
     assert len(shown) == 3
     assert [bool(example.finders) for example in shown] == [True, True, False]
-    assert all(entry.title == e.truth for e in shown for found in e.lists.values() for entry in found if entry.hit)
+    assert all(entry.title == e.target for e in shown for found in e.lists.values() for entry in found if entry.hit)

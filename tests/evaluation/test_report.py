@@ -1,4 +1,4 @@
-"""The page is complete, self-contained, readable on a phone, and shows texts of the data as texts."""
+"""The page is complete, self-contained, readable on a phone, and escapes texts from the data."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def test_sections_without_input_are_left_out() -> None:
 
 
 def test_nothing_is_fetched(full: str) -> None:
-    addresses = [a[key] for _, a in Page(full).tags for key in ("src", "href") if key in a]
-    assert all(str(address).startswith(("data:", "#")) for address in addresses)
+    urls = [a[key] for _, a in Page(full).tags for key in ("src", "href") if key in a]
+    assert all(str(url).startswith(("data:", "#")) for url in urls)
     assert not re.search(r"https?://|@import|url\(|<script", full)
 
 
@@ -162,7 +162,7 @@ def test_the_same_input_gives_the_same_page() -> None:
     assert len(pages) == 1
 
 
-def test_curves_are_ordered_and_the_last_word_counts(tmp_path: Path) -> None:
+def test_curves_are_ordered_and_the_last_value_of_a_step_counts(tmp_path: Path) -> None:
     log = tmp_path / "training_log.jsonl"
     lines = [{"step": 2, "a/loss": 3.0}, {"step": 1, "a/loss": 4.0, "a/ndcg": 0.1}, {"step": 2, "a/loss": 2.0}]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))

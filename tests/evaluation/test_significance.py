@@ -1,4 +1,4 @@
-"""Intervals and tests: calibrated where nothing differs, certain where everything does."""
+"""Intervals and p-values: calibrated under the null hypothesis, smallest where every user differs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def test_p_value_agrees_with_all_sign_flips() -> None:
     assert p == pytest.approx(exact, abs=0.01)
 
 
+def test_sums_that_differ_by_rounding_alone_are_equal() -> None:
+    p = sign_flip_p_value(np.array([0.7, 0.1, 0.2, 0.3]), resamples=4000, generator=np.random.default_rng(0))
+    assert p == pytest.approx(2 / 16, abs=0.02)
+
+
 def test_no_difference_at_all_has_p_one() -> None:
     assert sign_flip_p_value(np.zeros(5), resamples=100, generator=np.random.default_rng(0)) == 1.0
 
@@ -43,6 +48,11 @@ def test_bootstrap_spreads_as_the_standard_error_and_covers_the_mean() -> None:
     assert samples.std(axis=0) == pytest.approx(values.std(axis=0) / 30, rel=0.07)
     low, high = percentile_interval(samples, 0.95)
     assert ((low < values.mean(axis=0)) & (values.mean(axis=0) < high)).all()
+
+
+def test_interval_ends_are_quantiles_by_hand() -> None:
+    low, high = percentile_interval(np.arange(101.0)[:, None], 0.9)
+    assert (low.tolist(), high.tolist()) == (pytest.approx([5]), pytest.approx([95]))
 
 
 def test_bootstrap_leaves_users_without_hits_in_the_mean() -> None:

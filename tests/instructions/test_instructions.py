@@ -33,18 +33,17 @@ def catalog() -> Catalog:
 def test_windows_hold_every_item_of_a_history_once_and_in_order(items: list[int], window: int) -> None:
     histories = Histories.from_lists(["u"], [items])
     names = Catalog(pl.DataFrame({"item_id": [str(i) for i in range(100)]}))
-    config = InstructConfig(window=window)
-    found = list(TASKS["sequential"](TaskSource(names, histories), config))
+    found = list(TASKS["sequential"](TaskSource(names, histories, window)))
     joined = [item for example in reversed(found) for item in example.history]
     rest = len(items) - len(joined)
-    assert rest in (0, 1), "only a window of a single item, which predicts nothing from anything, may be left out"
+    assert rest in (0, 1), "only a window of a single item, which has no input, may be left out"
     assert joined == items[rest:]
     assert all(2 <= len(e.history) <= window for e in found)
 
 
-def test_an_item_gives_one_example_a_kind_of_text_it_has(catalog: Catalog) -> None:
+def test_an_item_has_one_example_for_each_of_its_texts(catalog: Catalog) -> None:
     source = TaskSource(catalog, Histories.from_lists([], []))
-    found = {(e.item, e.text) for e in TASKS["item_to_id"](source, InstructConfig())}
+    found = {(e.item, e.text) for e in TASKS["item_to_id"](source)}
     assert found == {
         (0, "Red pan"),
         (0, "Ola"),

@@ -12,9 +12,12 @@ from safetensors.torch import save_file
 from recsys.instructions.examples import Example
 from recsys.llm.collation import epoch_batches
 from recsys.llm.config import TrainingConfig
-from recsys.llm.dropout import add_residual_dropout
+from recsys.llm.dropout import residual_dropout
+from recsys.llm.finetuning import training_plan
 from recsys.llm.heads import LanguageModelLoss
-from recsys.llm.training import Settings, Trainer
+from recsys.training.checkpoints import Fingerprint
+from recsys.training.plan import Run
+from recsys.training.trainer import Trainer
 from tests.llm.fakes import language_model, renderer
 
 T = TypeVar("T")
@@ -35,18 +38,20 @@ class Losses:
 
 def main(folder: Path) -> None:
     made = language_model()
-    add_residual_dropout(made.model, 0.1)
     module = LanguageModelLoss(made.model, made.layout)
     rows = renderer(made)
     examples = {"sequential": [Example("sequential", history=tuple((i + j) % 6 for j in range(5))) for i in range(120)]}
     losses = Losses()
-    Trainer(
+    config = TrainingConfig(epochs=6, lr=5e-3, batch_tokens=128)
+    trainer = Trainer(
         module,
         lambda epoch: epoch_batches(examples, rows, {"sequential": 1}, batch_tokens=128, seed=0, epoch=epoch),
-        TrainingConfig(epochs=6, lr=5e-3, batch_tokens=128),
-        settings=Settings("test", seed=0, checkpoint_steps=10, work=folder / "work"),
-        tracker=losses,
-    ).run()
+        training_plan(config, bf16=False, checkpoint_steps=10),
+        run=Run("test", 0, folder / "work", losses),
+        fingerprint=Fingerprint.of("test", 0, config),
+    )
+    with residual_dropout(made.model, 0.1):
+        trainer.train()
     rank = os.environ.get("RANK", "0")
     save_file({n: p.detach().contiguous() for n, p in module.named_parameters()}, folder / f"{rank}.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps(losses.values), encoding="utf-8")

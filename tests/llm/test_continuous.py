@@ -1,4 +1,4 @@
-"""Continuous prompts: one pass gives every prefix's condition, no condition knows its target, text stays text."""
+"""Continuous prompts: one pass gives every prefix's condition, and no condition knows its target."""
 
 from typing import Any
 
@@ -11,21 +11,10 @@ from hypothesis import strategies as st
 from recsys.errors import ArtifactError
 from recsys.llm.attention import PADDING, Branches, branch_masks
 from recsys.llm.backbone import encode_text
-from recsys.llm.conditions import Conditioned, sequential_rows
+from recsys.llm.conditions import ConditionedBatch, sequential_rows
 from recsys.llm.connector import Connector
-from recsys.llm.continuous import (
-    ContinuousLayout,
-    ContinuousPrompts,
-    ContinuousTexts,
-    continuous_batches,
-    pad_tree,
-    text_first_batches,
-)
-from recsys.llm.continuous_conditions import (
-    ContinuousConditions,
-    TextFirstConditions,
-    continuous_query_conditions,
-)
+from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts, collate, continuous_batches
+from recsys.llm.continuous_conditions import ContinuousConditions, continuous_query_conditions
 from recsys.llm.heads import LanguageModelLoss
 from recsys.llm.storage import LanguageModel
 from recsys.tables import Histories
@@ -49,19 +38,19 @@ def _connector() -> Connector:
     return Connector.for_model(MADE, LATENTS, seed=1)
 
 
-def _module(kind: type[ContinuousConditions] = ContinuousConditions) -> ContinuousConditions:
-    return kind(MADE, _connector()).eval()
+def _module() -> ContinuousConditions:
+    return ContinuousConditions(MADE, _connector()).eval()
 
 
 def _histories(*lists: list[int]) -> Histories:
     return Histories.from_lists([f"u{n}" for n in range(len(lists))], list(lists))
 
 
-def _trained(prompts: ContinuousPrompts, *lists: list[int]) -> Conditioned:
+def _trained(prompts: ContinuousPrompts, *lists: list[int]) -> ConditionedBatch:
     sequences = [np.array(items) for items in lists]
-    batch = pad_tree([prompts.row(items) for items in sequences], sequential_rows(MADE, IDS, sequences))
+    batch = collate([prompts.row(items) for items in sequences], sequential_rows(MADE, IDS, sequences))
     with torch.no_grad():
-        found: Conditioned = _module()(*batch)
+        found: ConditionedBatch = _module()(*batch)
     return found
 
 
@@ -102,7 +91,7 @@ def test_the_texts_loss_is_that_of_a_plain_sequence(titles: bool) -> None:
     prompts, module, items = _prompts(titles=titles), _module(), [2, 0, 4]
     answer = prompts.answer(4)
     assert answer == [*encode_text(MADE.tokenizer, "xe"), MADE.tokenizer.eos_token_id]
-    prompt = [*prompts.query(np.array(items[:-1])), LAYOUT.preference]
+    prompt = prompts.prompt(np.array(items[:-1]))
     targets = torch.tensor([[-100] * (len(prompt) - 1) + answer])
     codes = sequential_rows(MADE, IDS, [np.array(items)])
     with torch.no_grad():
@@ -116,17 +105,19 @@ def test_the_texts_loss_is_that_of_a_plain_sequence(titles: bool) -> None:
 
 
 def test_an_item_is_its_latents_between_two_special_tokens_behind_its_title() -> None:
-    (prompt,) = [_prompts().query(np.array([2]))]
-    tail = [LAYOUT.begin, LAYOUT.first_latent + 4, LAYOUT.first_latent + 5, LAYOUT.end]
-    assert prompt[-5:] == encode_text(MADE.tokenizer, "c") + tail
-    assert _prompts(titles=False).query(np.array([2]))[-5:] != prompt[-5:]
+    prompt = _prompts().prompt(np.array([2]))
+    base = MADE.layout.size
+    assert (LAYOUT.begin, LAYOUT.end, LAYOUT.preference, LAYOUT.first_latent) == (base, base + 1, base + 2, base + 3)
+    tail = [LAYOUT.begin, LAYOUT.first_latent + 4, LAYOUT.first_latent + 5, LAYOUT.end, LAYOUT.preference]
+    assert prompt[-6:] == encode_text(MADE.tokenizer, "c") + tail
+    assert _prompts(titles=False).prompt(np.array([2]))[-6:] != prompt[-6:]
 
 
 def test_no_text_tokenizes_into_a_special_token() -> None:
-    words = ContinuousTexts(titles=["<item> <pref> </item> <a_1>"] * 6)
-    title = _prompts(texts=words)._title(0)
-    assert title
-    assert max(title) < MADE.layout.base
+    texts = ContinuousTexts(titles=["<item> <pref> </item> <a_1>"] * 6)
+    prompt, without = (_prompts(texts=texts, titles=titles).prompt(np.array([0])) for titles in (True, False))
+    assert len(prompt) > len(without)
+    assert [token for token in prompt if token >= MADE.layout.base] == without[-5:]
 
 
 def test_latents_come_as_large_as_the_models_own_embeddings() -> None:
@@ -138,14 +129,20 @@ def test_latents_come_as_large_as_the_models_own_embeddings() -> None:
     torch.testing.assert_close(size, words.square().mean().sqrt().expand_as(size), rtol=1e-3, atol=0)
     ids = torch.tensor([[3, MADE.layout.base, LAYOUT.preference, 5]])
     assert torch.equal(connector(ids, embedding)[0, [0, 1, 3]], embedding(ids[0, [0, 1, 3]]))
+    special = connector(torch.tensor([[LAYOUT.begin, LAYOUT.end, LAYOUT.preference]]), embedding)[0]
+    torch.testing.assert_close(special, connector.special)
+    torch.testing.assert_close(special.square().mean().sqrt(), words.square().mean().sqrt(), rtol=0.3, atol=0)
 
 
-def test_over_long_histories_lose_their_oldest_items_never_the_answer() -> None:
-    short = MADE._replace(config=MADE.config.model_copy(update={"max_tokens": 30}))
-    prompts = _prompts(made=short)
-    items = np.array([0, 3, 1, 5, 2, 4, 0])
+@pytest.mark.parametrize("max_tokens", range(26, 46))
+def test_over_long_histories_lose_their_oldest_items_never_the_answer(max_tokens: int) -> None:
+    """No more of them than leave room for `<pref>` and the longest answer, of 8 tokens and its end."""
+    short = MADE._replace(config=MADE.config.model_copy(update={"max_tokens": max_tokens}))
+    prompts, items = _prompts(made=short), np.array([0, 3, 1, 5, 2, 4, 0])
     row = prompts.row(items)
-    assert max(row.positions) < 30
+    item_tokens = len(prompts.prompt(items[:1])) - len(prompts.prompt(items[:0]))
+    rest = max_tokens - len(prompts.prompt(items[:0])) - 9
+    assert len(row.items) - 1 == min(max(rest // item_tokens, 1), 6)
     assert row.items.tolist() == items[-len(row.items) :].tolist()
     assert [t for t in row.targets if t >= 0] == prompts.answer(0)
 
@@ -175,47 +172,10 @@ def test_an_epochs_batches_depend_on_seed_and_epoch_alone() -> None:
     prompts, codes = _prompts(), sequential_rows(MADE, IDS, sequences)
     rows = [prompts.row(items) for items in sequences]
 
-    def tree(epoch: int) -> list[list[list[int]]]:
+    def tokens(epoch: int) -> list[list[list[int]]]:
         return [b.tokens.tolist() for b in continuous_batches(rows, codes, batch_tokens=90, seed=0, epoch=epoch)]
 
-    def text(epoch: int) -> list[list[list[int]]]:
-        made = text_first_batches(prompts, sequences, codes, batch_tokens=90, seed=0, epoch=epoch)
-        return [b.tokens.tolist() for b in made]
-
-    for make in (tree, text):
-        assert make(1) == make(1) != make(2)
-
-
-def test_text_first_conditions_on_the_models_own_words_not_the_targets() -> None:
-    module = _module(TextFirstConditions)
-    assert isinstance(module, TextFirstConditions)
-    prompts, sequences = _prompts(), [np.array([0, 3, 1]), np.array([5, 2, 4, 1])]
-    codes = sequential_rows(MADE, IDS, sequences)
-    (batch,) = text_first_batches(prompts, sequences, codes, batch_tokens=4096, seed=0, epoch=0)
-    found = module(*batch)
-    others = batch.tokens.clone()
-    for row, length in enumerate(batch.lengths.tolist()):
-        others[row, length:] = 9
-    assert torch.equal(module(*batch._replace(tokens=others)).states, found.states)
-    assert found.states.requires_grad
-    for row, (length, item) in enumerate(zip(batch.lengths.tolist(), batch.items.tolist(), strict=True)):
-        text = _greedy(module, batch.tokens[row, :length].tolist())
-        prompt = torch.tensor([[*batch.tokens[row, :length].tolist(), *text, LAYOUT.preference]])
-        torch.testing.assert_close(found.states[row], module.hidden(prompt)[0, -1], atol=1e-5, rtol=1e-5)
-        assert [t for t in batch.targets[row].tolist() if t >= 0] == prompts.answer(item)
-
-
-def _greedy(module: ContinuousConditions, prompt: list[int]) -> list[int]:
-    """At most eight words, one at a time, each row alone."""
-    text: list[int] = []
-    words = MADE.model.get_output_embeddings().weight[: MADE.layout.base]
-    while len(text) < 8:
-        with torch.no_grad():
-            chosen = int((module.hidden(torch.tensor([prompt + text]))[0, -1] @ words.T).argmax())
-        if chosen == MADE.tokenizer.eos_token_id:
-            break
-        text.append(chosen)
-    return text
+    assert tokens(1) == tokens(1) != tokens(2)
 
 
 def test_a_connector_comes_back_bit_for_bit_and_a_damaged_one_is_refused(tmp_path: Any) -> None:
@@ -231,6 +191,11 @@ def test_a_connector_comes_back_bit_for_bit_and_a_damaged_one_is_refused(tmp_pat
         Connector.load(tmp_path / "none", LAYOUT, LATENTS)
 
 
-def test_titles_of_the_catalogue_are_capped() -> None:
-    words = ContinuousTexts(titles=[f"{t} " * 40 for t in TITLES])
-    assert len(_prompts(texts=words)._title(0)) == 8
+def test_titles_and_answers_are_capped() -> None:
+    long = ContinuousTexts(
+        titles=[f"{title} " * 40 for title in TITLES], answers=[f"{title} " * 40 for title in TITLES]
+    )
+    prompts = _prompts(texts=long)
+    added = len(prompts.prompt(np.array([0]))) - len(_prompts(texts=long, titles=False).prompt(np.array([0])))
+    assert added == 8
+    assert len(prompts.answer(0)) == 9  # with the end token

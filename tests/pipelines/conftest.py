@@ -1,10 +1,14 @@
-"""One Ray cluster for the tests of executors."""
+"""One Ray cluster for the tests of executors; one finished run, and its bundle, for those that only read them."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from pipelines.bundling import bundle_run
+from recsys.artifacts import RunDirectory
 from recsys.cluster import ray_cluster
+from serving.bundle.bundle import Bundle
+from tests.pipelines.finished import configured, finished
 
 
 @pytest.fixture(scope="module")
@@ -13,3 +17,16 @@ def cluster() -> Iterator[None]:
     pytest.importorskip("ray", reason="Ray is not installed")
     with ray_cluster(2):
         yield
+
+
+@pytest.fixture(scope="session")
+def run() -> Iterator[RunDirectory]:
+    """All stages of the small run; not changed by any test."""
+    with finished() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def bundle(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of that run."""
+    return bundle_run(run, configured(), tmp_path_factory.mktemp("bundles") / "b")

@@ -9,14 +9,15 @@ from pipelines import FOLDERS
 from pipelines.commands import CONFIG
 from pipelines.config import RunConfig, dump_yaml, load_config
 from pipelines.runner import run_stages
-from recsys.artifacts import RunDirectory, write_text
+from recsys.artifacts import RunDirectory
+from recsys.files import write_text
 from recsys.tracking import NullTracker
 from tests.pipelines.short import SETTINGS
 
 SMALLER = {
-    "prepare.synthetic.users": 100,
-    "prepare.synthetic.items": 60,
-    "prepare.synthetic.interactions": 1000,
+    "prepare.synthetic.num_users": 100,
+    "prepare.synthetic.num_items": 60,
+    "prepare.synthetic.num_interactions": 1000,
     "embed.sasrec.epochs": 1,
     "tokenize.epochs": 5,
     "tokenize.continuous.epochs": 5,
@@ -24,8 +25,8 @@ SMALLER = {
     "diffuse.epochs": 1,
     "recommend.tuning_users": 20,
     "recommend.fusion.grid": 4,
-    "evaluate.resamples": 100,
-    "evaluate.examples": 1,
+    "evaluate.num_resamples": 100,
+    "evaluate.num_examples": 1,
 }
 
 

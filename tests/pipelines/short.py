@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 SETTINGS = {
-    "prepare.synthetic.users": 150,
-    "prepare.synthetic.items": 80,
-    "prepare.synthetic.interactions": 1800,
+    "prepare.synthetic.num_users": 150,
+    "prepare.synthetic.num_items": 80,
+    "prepare.synthetic.num_interactions": 1800,
     "embed.dimensions": 16,
     "embed.sasrec.dim": 16,
     "embed.sasrec.epochs": 6,
@@ -28,14 +28,14 @@ SETTINGS = {
     "finetune.lora.epochs": 1,
     "finetune.validation_users": 50,
     "finetune.checkpoint_steps": 4,
-    "diffuse.width": 32,
+    "diffuse.hidden_size": 32,
     "diffuse.epochs": 4,
     "diffuse.validation_users": 50,
-    "diffuse.samples": 8,
-    "recommend.beams": 20,
+    "diffuse.num_samples": 8,
+    "recommend.num_beams": 20,
     "recommend.k": 20,
     "evaluate.cutoffs": "[1, 5, 10, 20]",
-    "evaluate.resamples": 200,
+    "evaluate.num_resamples": 200,
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: its surface is frozen here, its errors are one line, and the commands work on small fake stages."""
+"""The command line: frozen names and options, one-line errors, and commands on small fake stages."""
 
 import json
 import subprocess
@@ -17,16 +17,16 @@ from recsys.artifacts import StageRun
 from recsys.tables import RANKING_SCHEMA, TEST, TRAIN
 from recsys.tracking import Tracker
 
-STAGE_OPTIONS = {"--run", "--force", "--no-tracking"}
+STAGE_OPTIONS = {"run", "--force", "--no-tracking"}
 SURFACE = {
     "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"},
     "configs": set(),
     "compare": {"runs", "--metric"},
-    "status": {"directory"},
+    "status": {"run"},
+    "query": {"run", "--history", "-k"},
     **{stage.name: STAGE_OPTIONS for stage in STAGES},
-    "recommend": STAGE_OPTIONS | {"--history", "-k"},
     "bundle": {"run", "--out"},
-    "publish": {"source", "--name", "--alias", "--registry", "--force"},
+    "publish": {"source", "--name", "--alias", "--registry", "--skip-gates"},
     "rollback": {"--name", "--alias", "--registry"},
     "serve": {"source", "--host", "--port", "--keys", "--store", "--registry", "--set", "--ray", "--check"},
     "keys": set(),
@@ -94,8 +94,11 @@ def test_help_and_configs_load_neither_torch_nor_mlflow() -> None:
         (["run", "--config", "demo", "--to", "tokenise"], "unknown stage 'tokenise'; did you mean 'tokenize'?"),
         (["run", "--config", "demo", "--from", "embed", "--to", "prepare"], "--from embed comes after --to prepare"),
         (["status", "nowhere"], "config.yaml is missing"),
-        (["embed", "--run", "nowhere"], "config.yaml is missing"),
-        (["recommend", "--run", "nowhere", "-k", "0"], "Invalid value for '-k'"),
+        (["embed", "nowhere"], "config.yaml is missing"),
+        (["recommend"], "Missing argument 'RUN'"),
+        (["query", "nowhere"], "Missing option '--history'"),
+        (["query", "nowhere", "--history", "a", "-k", "0"], "Invalid value for '-k'"),
+        (["query", "nowhere", "--history", "a"], "config.yaml is missing"),
         (["run", "--config", "demo", "--executor", "spark"], "Invalid value for '--executor'"),
         (["run", "--config", "demo", "--workers", "0"], "Invalid value for '--workers'"),
         (["bundle", "nowhere", "--out", "b"], "config.yaml is missing"),
@@ -103,10 +106,11 @@ def test_help_and_configs_load_neither_torch_nor_mlflow() -> None:
         (["rollback"], "there is no registry at"),
         (["serve", "nowhere"], "nowhere is neither a bundle nor a run; give one of them, or models:/NAME@ALIAS"),
         (["serve", "models:/recsys"], "write models:/NAME@ALIAS or models:/NAME/VERSION"),
-        (["serve", "nowhere", "--set", "max_in_flight"], "write it as key=value"),
-        (["serve", "nowhere", "--set", "max_in_flite=3"], "max_in_flite: got 3"),
-        (["serve", "nowhere", "--set", "runtime.max_batch=0"], "max_batch: got 0"),
-        (["serve", "nowhere", "--set", "ray.replicas=none"], "replicas: got 'none'"),
+        (["serve", "nowhere", "--set", "serve.port"], "write it as section.key=value"),
+        (["serve", "nowhere", "--set", "port=1"], "unknown key 'port'; known here: serve, runtime, ray"),
+        (["serve", "nowhere", "--set", "serve.max_in_flite=3"], "'serve.max_in_flite'; did you mean 'max_in_flight'?"),
+        (["serve", "nowhere", "--set", "runtime.max_batch=0"], "runtime.max_batch: got 0"),
+        (["serve", "nowhere", "--set", "ray.replicas=none"], "ray.replicas: got 'none'"),
         (["keys", "list", "--keys", "none.json"], "none.json is missing; make a key with"),
         (["keys", "create", "--keys", "k.json", "--name", "a", "--scope", "all"], "scope: got 'all'"),
     ],
@@ -151,7 +155,7 @@ def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Comman
     code, shown, log = recsys(*arguments)
     assert code == 0, log
     assert [stage.folder for stage in STAGES] == sorted(p.name for p in out.iterdir() if p.name[0].isdigit())
-    for expected in ("0.2500", "0.1250", "A [red] pan", "report.html", "recsys recommend --run", "--history a -k 10"):
+    for expected in ("0.2500", "0.1250", "A [red] pan", "report.html", f"recsys query {out}", "--history a -k 10"):
         assert expected in shown
     assert "[1/9] prepare" in log
     code, shown, log = recsys(*arguments)
@@ -177,7 +181,9 @@ def test_runs_side_by_side(recsys: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_fake_stages")
-def test_runs_of_other_data_are_said_to_be(recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_runs_on_different_data_warns(
+    recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     assert recsys("run", "--config", "demo", "--out", one, "--no-tracking")[0] == 0
 
@@ -188,16 +194,16 @@ def test_runs_of_other_data_are_said_to_be(recsys: Command, tmp_path: Path, monk
     monkeypatch.setattr(runner, "import_module", lambda _: type("Module", (), {"run": staticmethod(other)}))
     assert recsys("run", "--config", "demo", "--out", two, "--no-tracking")[0] == 0
     code, _, log = recsys("compare", one, two)
-    assert (code, f"warning: {two} is about other data than {one}" in log) == (0, True)
+    assert (code, f"warning: {two} has different data than {one}" in log) == (0, True)
 
 
 @pytest.mark.usefixtures("_fake_stages")
 def test_status_and_single_stages(recsys: Command, tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     assert recsys("run", "--config", "demo", "--out", out, "--to", "embed", "--no-tracking")[0] == 0
-    code, _, log = recsys("instruct", "--run", out, "--no-tracking")
+    code, _, log = recsys("instruct", out, "--no-tracking")
     assert (code, "[4/9] instruct" in log) == (0, True)
-    code, _, log = recsys("finetune", "--run", out, "--no-tracking")
+    code, _, log = recsys("finetune", out, "--no-tracking")
     assert (code, "finetune reads tokenize, which is missing" in log) == (2, True)
     code, shown, _ = recsys("status", out)
     assert code == 0
@@ -212,13 +218,13 @@ def test_a_run_of_one_route_has_no_stages_of_the_other(recsys: Command, tmp_path
     code, shown, _ = recsys("status", out)
     assert (code, "06_preference" in shown, "08_recommendations" in shown) == (0, False, True)
     assert not (tmp_path / "run" / "06_preference").exists()
-    code, _, err = recsys("diffuse", "--run", out, "--no-tracking")
+    code, _, err = recsys("diffuse", out, "--no-tracking")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "tokenize.kind=discrete leaves the stage 'diffuse' out" in err
+    assert "tokenize.kind=discrete has no stage 'diffuse'" in err
 
 
 @pytest.mark.usefixtures("_fake_stages")
-def test_an_interruption_says_how_to_go_on(recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_says_how_to_resume(recsys: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Recipes and overrides resolve; what is wrong is refused with the key's full path."""
+"""Recipes and overrides are resolved; an error names the key's full path."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_there_are_no_other_recipes() -> None:
     assert sorted(recipes()) == ["beauty", "demo", "ml-1m", "toys"]
 
 
-def test_a_training_has_the_seed_of_the_run_unless_it_has_one_of_its_own() -> None:
+def test_a_training_has_its_own_seed_or_that_of_the_run() -> None:
     config = load_config("demo", ["seed=3", "diffuse.seed=0"])
     assert (training_seed(config, config.finetune), training_seed(config, config.diffuse)) == (3, 0)
 
@@ -47,7 +47,7 @@ def test_an_override_is_typed_as_yaml(override: str, key: str, value: object) ->
     assert flatten(load_config("demo", [override]).model_dump(mode="json"))[key] == value
 
 
-def test_sasrec_cannot_be_all_that_is_fused_where_there_is_none() -> None:
+def test_sasrec_alone_is_refused_without_collaborative_vectors() -> None:
     load_config("demo", ["embed.collaborative=false", "recommend.fusion.sources=[sasrec, generative]"])
     with pytest.raises(ConfigError, match=r"^recommend.fusion.sources=\[sasrec\] needs embed.collaborative=true"):
         load_config("demo", ["embed.collaborative=false", "recommend.fusion.sources=[sasrec]"])
@@ -64,12 +64,15 @@ def test_sasrec_cannot_be_all_that_is_fused_where_there_is_none() -> None:
         ("tokenize.levels=0", "tokenize.levels: got 0; input should be greater than or equal to 1"),
         ("recommend.exclude_seen=perhaps", "recommend.exclude_seen: got 'perhaps'; input should be 'auto', 'always'"),
         ("tokenize=3", "tokenize: got 3"),
+        ("prepare.kind=cvs", "prepare.kind: got 'cvs'; allowed: auto, synthetic, table, movielens, amazon-2014"),
+        ("tokenize.quantizer=k-means", "tokenize.quantizer: got 'k-means'; allowed: rq-vae"),
+        ("index.kind=hsnw", "index.kind: got 'hsnw'; allowed: auto, flat, hnsw"),
         ("seed.deep=3", "seed"),
         ("tokenize.levels", "write it as section.key=value"),
-        ("tokenize.levels=[1", "the value is no YAML"),
+        ("tokenize.levels=[1", "the value is not valid YAML"),
     ],
 )
-def test_what_is_wrong_is_refused_with_its_full_path(override: str, message: str) -> None:
+def test_errors_name_the_full_path_of_a_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("demo", [override])
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""The stage writes vectors of texts and of behaviour, also for items that nobody has met."""
+"""The stage writes text vectors and collaborative vectors, also for cold-start items."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from pipelines.runner import run_stages
 from recsys.artifacts import RunDirectory
 from recsys.baselines.sasrec import Sasrec
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
-from recsys.rankers.collaborative import SASREC_FOLDER
-from recsys.tables import Histories, ItemVectors
+from recsys.ranking.loading import SASREC_FOLDER
+from recsys.tables import CandidateFilter, Histories, ItemVectors
 from recsys.tracking import NullTracker
 
 TITLES = ["red lamp", "green chair", "blue table", "yellow carpet", "green chair soft", "red lamp bright"]  # 4, 5: new
@@ -37,21 +37,23 @@ def run(folder: Path, config: RunConfig) -> RunDirectory:
     return directory
 
 
-def test_items_that_nobody_met_have_the_behaviour_of_those_they_read_like(tmp_path: Path) -> None:
+def test_cold_start_items_have_the_collaborative_vector_of_their_proxies(tmp_path: Path) -> None:
     directory = run(tmp_path, configured(tmp_path))
     embeddings = directory.verified("embed")
-    behaviour = ItemVectors.load(embeddings / "collaborative.parquet")
-    vectors = dict(zip(behaviour.item_ids, behaviour.vectors, strict=True))
+    collaborative = ItemVectors.load(embeddings / "collaborative.parquet")
+    vectors = dict(zip(collaborative.item_ids, collaborative.vectors, strict=True))
     assert sorted(vectors) == [f"i{number}" for number in range(6)]
     np.testing.assert_array_equal(vectors["i4"], vectors["i1"])
     np.testing.assert_array_equal(vectors["i5"], vectors["i0"])
-    assert len({vector.tobytes() for vector in behaviour.vectors}) == 4
-    ranked = Sasrec.load(embeddings / SASREC_FOLDER).rank(Histories.from_lists(["u"], [[2, 3]]), k=6, exclude_seen=True)
+    assert len({vector.tobytes() for vector in collaborative.vectors}) == 4
+    history = Histories.from_lists(["u"], [[2, 3]])
+    unseen = CandidateFilter.unseen(history)
+    ranked = Sasrec.load(embeddings / SASREC_FOLDER).rank(history, k=6, candidates=unseen)
     assert set(ranked.items[0].tolist()) == {0, 1, 4, 5, -1}
     assert len(set(ranked.scores[0, :4].tolist())) == 2
-    assert directory.existing_record("embed").notes["items_nobody_met"] == 2
+    assert directory.existing_record("embed").notes["num_cold_items"] == 2
     neighbours = TextNeighbours.load(embeddings / TEXT_NEIGHBOURS)
-    assert [behaviour.item_ids[item] for item in neighbours.items] == ["i0", "i1", "i2", "i3"]
+    assert [collaborative.item_ids[item] for item in neighbours.items] == ["i0", "i1", "i2", "i3"]
 
 
 def test_text_alone_needs_no_neighbours(tmp_path: Path) -> None:
@@ -59,8 +61,8 @@ def test_text_alone_needs_no_neighbours(tmp_path: Path) -> None:
     assert {path.name for path in embeddings.iterdir()} == {"text.parquet", "text_encoder", "stage.json"}
 
 
-def test_one_item_alone_teaches_nothing_and_a_wordless_item_gets_the_mean(tmp_path: Path) -> None:
-    """Somebody has met item 4 and nothing else; item 5 has a title without a word that others have."""
+def test_a_history_of_one_item_trains_nothing_and_an_item_without_words_gets_the_mean(tmp_path: Path) -> None:
+    """Item 4 is the only training item of its user; item 5 has a title without a word that others have."""
     config = configured(tmp_path)
     source = tmp_path / "raw"
     with (source / "interactions.csv").open("a") as file:

@@ -1,4 +1,4 @@
-"""The evaluate stage on a run directory of fakes: what it reads, what it leaves."""
+"""The evaluate stage on a run directory of fakes."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def _write(stage: str, out: Path) -> None:
     """The part of a stage's folder that the evaluation looks at."""
     catalog = fakes.catalog()
     if stage == "prepare":
-        asked = fakes.queries()
+        queries = fakes.queries()
         rows = [
-            (user, catalog.item_ids[item], time, TEST if time == len(asked.histories[u]) else TRAIN)
-            for u, user in enumerate(asked.user_ids)
-            for time, item in enumerate([*asked.histories[u], asked.targets[u]])
+            (user, catalog.item_ids[item], time, TEST if time == len(queries.histories[u]) else TRAIN)
+            for u, user in enumerate(queries.user_ids)
+            for time, item in enumerate([*queries.histories[u], queries.targets[u]])
         ]
         pl.DataFrame(rows, schema=INTERACTION_SCHEMA, orient="row").write_parquet(out / "interactions.parquet")
         catalog.frame.write_parquet(out / "items.parquet")
+        (out / "data_card.json").write_text("{}")
     elif stage == "tokenize":
         (out / "discrete").mkdir()
         SemanticIds(catalog.item_ids, np.arange(6)[:, None], 6).save(out / "discrete" / "semantic_ids.parquet")

@@ -1,4 +1,4 @@
-"""One behaviour of every executor: order, equality, what is done is not done again, and nothing lost to a kill."""
+"""The contract of executors: order, equal results, no repeated work, and nothing lost after a kill."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pipelines import STAGE_NAMES, Stage
 from pipelines.config import RunConfig
 from pipelines.executors import Executor, LocalExecutor, RayExecutor, choose_executor
 from pipelines.partitions import Partition, Shared
-from pipelines.runner import SINGLE, StageFunction, run_stages
+from pipelines.runner import NOT_DISTRIBUTED, StageFunction, run_stages
 from recsys.artifacts import RunDirectory, StageRun
 from recsys.errors import ConfigError, DataError, DependencyError
 from recsys.tracking import NullTracker, Tracker
@@ -30,11 +30,11 @@ EXECUTORS = [
 
 def square(partition: Partition, shared: Shared, out: Path, tracker: Tracker) -> None:
     """Squares the partition's numbers, leaves a trace of having run, and does what its `order` says first."""
-    traces = Path(shared.facts["traces"])
-    number = partition.facts["numbers"][0]
+    traces = Path(shared.params["traces"])
+    number = partition.params["numbers"][0]
     trace = traces / f"{number}.{os.getpid()}.{time.monotonic_ns()}"
     trace.touch()
-    order = shared.facts["orders"].get(str(number))
+    order = shared.params["orders"].get(str(number))
     if order == "die once" and len(list(traces.glob(f"{number}.*"))) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if order == "die":
@@ -45,7 +45,7 @@ def square(partition: Partition, shared: Shared, out: Path, tracker: Tracker) ->
         raise KeyError("no such number")
     while order == "wait" and not (traces / "go").exists():
         time.sleep(0.01)
-    squares = np.square(np.array(partition.facts["numbers"], dtype=np.float32) / 3)
+    squares = np.square(np.array(partition.params["numbers"], dtype=np.float32) / 3)
     np.save(out / "squares.npy", squares)
     (out / "threads").write_text(os.environ.get("OMP_NUM_THREADS", ""))
 
@@ -72,9 +72,9 @@ class Work:
         self.traces.mkdir(exist_ok=True)
 
     def map(self, executor: Executor, orders: dict[int, str] | None = None) -> list[Path]:
-        facts = {"traces": str(self.traces), "orders": {str(n): order for n, order in (orders or {}).items()}}
+        params = {"traces": str(self.traces), "orders": {str(n): order for n, order in (orders or {}).items()}}
         return executor.map_partitions(
-            square, PARTITIONS, shared=Shared(facts, "facts"), out=self.out, tracker=NullTracker()
+            square, PARTITIONS, shared=Shared(params, "params"), out=self.out, tracker=NullTracker()
         )
 
     def runs(self) -> dict[int, int]:
@@ -98,13 +98,13 @@ def whole(work: Work, folders: list[Path]) -> bool:
     return union(folders) == pytest.approx(EXPECTED)
 
 
-def test_outputs_come_in_the_order_of_the_partitions(executor: Executor, work: Work) -> None:
+def test_outputs_are_in_the_order_of_the_partitions(executor: Executor, work: Work) -> None:
     folders = work.map(executor)
     assert whole(work, folders)
     assert set(work.runs().values()) == {1}
 
 
-def test_what_is_committed_is_not_done_again(executor: Executor, work: Work) -> None:
+def test_committed_partitions_are_not_computed_again(executor: Executor, work: Work) -> None:
     before = work.map(LocalExecutor(1))
     for folder in before[2:4]:
         for path in folder.iterdir():
@@ -126,20 +126,20 @@ def test_all_executors_give_the_same_bytes(executor: Executor, work: Work, tmp_p
 
 
 @pytest.mark.parametrize(("order", "error"), [("fail", DataError), ("mistake", KeyError)])
-def test_an_error_names_its_partition_and_keeps_what_is_done(
+def test_an_error_names_its_partition_and_keeps_committed_ones(
     executor: Executor, work: Work, order: str, error: type[Exception]
 ) -> None:
     with pytest.raises(error) as caught:
         work.map(executor, {6: order})
-    said = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
-    assert "partition numbers 6-8" in said
+    message = " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "partition numbers 6-8" in message
     folders = work.map(executor)
     assert whole(work, folders)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_on_ray_an_error_waits_for_what_was_begun(tmp_path: Path) -> None:
+def test_on_ray_an_error_waits_for_running_partitions(tmp_path: Path) -> None:
     """Many times: tasks that are cancelled as they end take the driver with them."""
     for attempt in range(20):
         (tmp_path / str(attempt)).mkdir()
@@ -153,14 +153,14 @@ def test_on_ray_an_error_waits_for_what_was_begun(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_replaced(executor: Executor, work: Work) -> None:
-    if not executor.spreads:
+    if not executor.distributed:
         pytest.skip("one local worker is the driver itself")
     assert whole(work, work.map(executor, {6: "die once", 15: "die once"}))
     assert work.runs()[6] >= 2
 
 
-def test_workers_that_keep_dying_are_given_up(executor: Executor, work: Work) -> None:
-    if not executor.spreads:
+def test_workers_that_keep_dying_stop_the_run(executor: Executor, work: Work) -> None:
+    if not executor.distributed:
         pytest.skip("one local worker is the driver itself")
     with pytest.raises(ConfigError, match=r"numbers \d+-\d+: its worker died 4 times.*fewer workers than 2"):
         work.map(executor, {6: "die"})
@@ -184,7 +184,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("kind", EXECUTORS)
-def test_a_driver_that_is_killed_loses_and_doubles_nothing(kind: tuple[str, int], work: Work, tmp_path: Path) -> None:
+def test_a_killed_driver_loses_and_duplicates_nothing(kind: tuple[str, int], work: Work, tmp_path: Path) -> None:
     """The third partition waits for a sign that never comes, and the driver dies while it waits."""
     if kind[0] == "ray":
         pytest.importorskip("ray", reason="Ray is not installed")
@@ -216,19 +216,19 @@ def committed(work: Work) -> list[str]:
 
 
 def alive(process: int) -> bool:
-    """Whether a process runs; one that its parent has not asked after is dead."""
+    """Whether a process runs; a zombie counts as dead."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_who_chooses_is_told_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not choose_executor("local").spreads
+def test_choosing_an_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not choose_executor("local").distributed
     assert choose_executor("local", 3).workers == 3
-    with pytest.raises(ConfigError, match="0 workers"):
+    with pytest.raises(ConfigError, match="workers: got 0"):
         choose_executor("local", 0)
-    with pytest.raises(ConfigError, match="choose one of local, ray"):
+    with pytest.raises(ConfigError, match="allowed: local, ray"):
         choose_executor("spark")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DependencyError, match=r"recsys\[ray\]"):
@@ -237,9 +237,7 @@ def test_who_chooses_is_told_what_there_is(monkeypatch: pytest.MonkeyPatch) -> N
         RayExecutor(2)
 
 
-def test_a_stage_is_given_the_executor_or_says_why_not(
-    directory: RunDirectory, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stage_gets_the_executor_or_logs_why_not(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     given: list[Executor] = []
 
     def make(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
@@ -262,10 +260,10 @@ def test_a_stage_is_given_the_executor_or_says_why_not(
             load=lambda stage: code[stage.name],
         )
     assert given == [chosen]
-    assert [line for line in caplog.messages if "not spread" in line] == [
-        "      not spread over 2 workers: it is one task"
+    assert [line for line in caplog.messages if "not distributed" in line] == [
+        "      not distributed over 2 workers: it is one task"
     ]
 
 
-def test_every_stage_is_spread_or_has_a_reason() -> None:
-    assert set(STAGE_NAMES) - set(SINGLE) == {"recommend"}
+def test_every_stage_is_distributed_or_has_a_reason() -> None:
+    assert set(STAGE_NAMES) - set(NOT_DISTRIBUTED) == {"recommend"}

@@ -1,4 +1,4 @@
-"""Real runs of a shortened demo, killed at random points in every stage, end as one that nobody touched."""
+"""Real runs of a shortened demo, killed at random points in every stage, end like an uninterrupted one."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Partitions: keys say what decides an output, outputs are whole, and users come back as they went in."""
+"""Partitions: keys depend on all inputs, outputs are atomic, and histories survive a round trip."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ SHARED = Shared({}, "shared")
 
 
 def write(partition: Partition, shared: Shared, out: Path, tracker: Tracker) -> None:
-    (out / "text").write_text(partition.facts["text"])
-    if partition.facts["text"] == "bad":
+    (out / "text").write_text(partition.params["text"])
+    if partition.params["text"] == "bad":
         raise DataError("the row is bad")
-    if partition.facts["text"] == "mistake":
+    if partition.params["text"] == "mistake":
         raise KeyError("nothing there")
 
 
@@ -39,13 +39,13 @@ def task(out: Path, shared: Shared = SHARED) -> Task:
 def test_an_output_is_committed_once(tmp_path: Path) -> None:
     run_partition(task(tmp_path), PARTITION)
     assert (task(tmp_path).folder(PARTITION) / "text").read_text() == "x"
-    again = PARTITION._replace(facts={"text": "made by a slower process"})
+    again = PARTITION._replace(params={"text": "made by a slower process"})
     run_partition(task(tmp_path), again)
     assert (task(tmp_path).folder(PARTITION) / "text").read_text() == "x"
     assert [path.name for path in tmp_path.iterdir()] == [task(tmp_path).folder(PARTITION).name]
 
 
-def test_what_decides_an_output_decides_its_folder(tmp_path: Path) -> None:
+def test_the_folder_depends_on_everything_that_determines_the_output(tmp_path: Path) -> None:
     folders = {
         task(tmp_path).folder(PARTITION),
         task(tmp_path).folder(PARTITION._replace(content="changed")),
@@ -54,11 +54,11 @@ def test_what_decides_an_output_decides_its_folder(tmp_path: Path) -> None:
         Task.of(other, SHARED, tmp_path).folder(PARTITION),
     }
     assert len(folders) == 5
-    moved = PARTITION._replace(name="rows", facts={"text": "elsewhere"})
-    assert task(tmp_path, Shared({"path": "elsewhere"}, "shared")).folder(moved) in folders, "places decide nothing"
+    moved = PARTITION._replace(name="rows", params={"text": "elsewhere"})
+    assert task(tmp_path, Shared({"path": "elsewhere"}, "shared")).folder(moved) in folders, "paths do not matter"
 
 
-def test_equal_partitions_are_made_once(tmp_path: Path) -> None:
+def test_equal_partitions_are_computed_once(tmp_path: Path) -> None:
     assert task(tmp_path).missing([PARTITION, PARTITION._replace(name="the same")]) == [
         PARTITION._replace(name="the same")
     ]
@@ -67,12 +67,12 @@ def test_equal_partitions_are_made_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "error"), [("bad", DataError), ("mistake", KeyError)])
 def test_an_error_leaves_nothing_and_names_the_partition(tmp_path: Path, text: str, error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
-        run_partition(task(tmp_path), PARTITION._replace(facts={"text": text}))
+        run_partition(task(tmp_path), PARTITION._replace(params={"text": text}))
     assert "rows 0-9" in " ".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
+def test_incomplete_outputs_are_swept(tmp_path: Path) -> None:
     run_partition(task(tmp_path), PARTITION)
     (tmp_path / ".abandoned").mkdir()
     (tmp_path / ".abandoned" / "half").write_text("ha")
@@ -80,14 +80,14 @@ def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [task(tmp_path).folder(PARTITION)]
 
 
-def test_who_is_swept_at_work_commits_nothing(tmp_path: Path) -> None:
+def test_a_swept_process_commits_nothing(tmp_path: Path) -> None:
     """Neither at its end nor in part."""
     with pytest.raises(FileNotFoundError):
         run_partition(Task.of(swept, SHARED, tmp_path), PARTITION)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_takes_a_folder_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_renamed_before_it_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that commits while its folder is being removed must not commit the rest."""
     (tmp_path / ".half").mkdir()
     (tmp_path / ".half" / "text").write_text("ha")
@@ -97,13 +97,13 @@ def test_a_sweep_takes_a_folder_whole(tmp_path: Path, monkeypatch: pytest.Monkey
     assert there == [False]
 
 
-def test_only_a_function_that_others_can_import_is_taken(tmp_path: Path) -> None:
+def test_a_function_that_cannot_be_imported_is_refused(tmp_path: Path) -> None:
     with pytest.raises((AssertionError, AttributeError)):
         Task.of(lambda *_: None, SHARED, tmp_path)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
-def test_users_come_back_in_their_order(tmp_path: Path, size: int) -> None:
+def test_users_keep_their_order(tmp_path: Path, size: int) -> None:
     generator = np.random.default_rng(0)
     sequences = [generator.integers(0, 50, size=length) for length in (3, 0, 5, 1, 0, 0, 9)]
     histories = Histories.from_lists([f"user {n}" for n in range(7)], sequences)

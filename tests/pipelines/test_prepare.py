@@ -1,4 +1,4 @@
-"""The stage writes a dataset that can be loaded, and says what it left out."""
+"""The stage writes a dataset that can be loaded, and the rows that it rejected."""
 
 import json
 from pathlib import Path
@@ -21,14 +21,16 @@ def run_stage(path: Path, **settings: object) -> RunDirectory:
 
 
 def test_a_dataset_and_its_card_are_written(tmp_path: Path) -> None:
-    directory = run_stage(tmp_path, source="synthetic", synthetic={"users": 60, "items": 90, "interactions": 700})
+    directory = run_stage(
+        tmp_path, source="synthetic", synthetic={"num_users": 60, "num_items": 90, "num_interactions": 700}
+    )
     dataset = Dataset.load(directory.verified("prepare"))
     assert len(dataset.interactions) > 0
     assert directory.existing_record("prepare").notes == dataset.card
     assert not (directory.folder("prepare") / "rejected.jsonl").exists()
 
 
-def test_rejected_rows_are_written_down(tmp_path: Path) -> None:
+def test_rejected_rows_are_written(tmp_path: Path) -> None:
     source = tmp_path / "raw"
     source.mkdir()
     (source / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,,2\nu,b,9\n")

@@ -75,21 +75,21 @@ def flow(tmp_path: Path) -> Flow:
     return Flow(tmp_path / "run")
 
 
-def test_what_is_current_is_skipped(flow: Flow) -> None:
+def test_current_stages_are_skipped(flow: Flow) -> None:
     assert flow.run() == ["make", "use"]
     assert flow.run() == []
     assert flow.run(["use"], force=True) == ["use"]
     assert flow.states() == [("current", ""), ("current", "")]
 
 
-def test_a_changed_setting_makes_its_stage_stale_and_says_which(flow: Flow) -> None:
+def test_a_changed_setting_makes_its_stage_stale_and_is_named(flow: Flow) -> None:
     flow.run()
     flow.values = {"tokenize": {"levels": 2}}
     assert flow.states() == [("current", ""), ("stale", "tokenize.levels changed (4 -> 2)")]
     assert flow.run() == ["use"]
 
 
-def test_what_depends_on_a_stale_stage_is_stale_but_runs_only_if_its_input_changed(flow: Flow) -> None:
+def test_later_stages_are_stale_but_run_only_if_their_input_changed(flow: Flow) -> None:
     flow.run()
     flow.values = {"embed": {"dimensions": 129}}
     assert [state for state, _ in flow.states()] == ["stale", "stale"]
@@ -98,7 +98,9 @@ def test_what_depends_on_a_stale_stage_is_stale_but_runs_only_if_its_input_chang
     assert flow.run() == ["make", "use"]
 
 
-def test_who_reads_a_part_is_stale_only_where_that_part_changed(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_reads_a_subfolder_is_stale_only_if_that_changed(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def make_parts(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         for part, text in (("sub", config.embed.dimensions // 100), ("other", config.embed.dimensions)):
             (run.out / part).mkdir()
@@ -117,9 +119,9 @@ def test_who_reads_a_part_is_stale_only_where_that_part_changed(flow: Flow, monk
     assert flow.run(stages=stages) == ["make", "use"]
 
 
-def test_a_setting_of_nobody_changes_nothing(flow: Flow) -> None:
+def test_a_setting_that_no_stage_reads_changes_nothing(flow: Flow) -> None:
     flow.run()
-    flow.values = {"evaluate": {"examples": 3}}
+    flow.values = {"evaluate": {"num_examples": 3}}
     assert flow.run() == []
 
 
@@ -130,12 +132,12 @@ def test_a_new_setting_that_is_left_out_makes_no_finished_stage_stale(flow: Flow
     assert flow.states() == [("current", ""), ("current", "")]
 
 
-def test_raised_code_versions_run_again(flow: Flow) -> None:
+def test_a_new_code_version_runs_again(flow: Flow) -> None:
     flow.run()
     assert flow.run(stages=(MAKE, USE._replace(version=2))) == ["use"]
 
 
-def test_contents_of_a_source_count_and_not_its_place(flow: Flow, tmp_path: Path) -> None:
+def test_contents_of_a_source_count_and_not_its_path(flow: Flow, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").write_text("x")
     flow.values = {"embed": {"vectors": str(tmp_path / "a")}}
@@ -147,7 +149,7 @@ def test_contents_of_a_source_count_and_not_its_place(flow: Flow, tmp_path: Path
     assert flow.run() == ["make", "use"]
 
 
-def test_a_stage_is_not_built_on_what_is_not_current(flow: Flow) -> None:
+def test_a_stage_refuses_inputs_that_are_not_current(flow: Flow) -> None:
     with pytest.raises(ArtifactError, match="use reads make, which is missing"):
         flow.run(["use"])
     flow.run()
@@ -196,7 +198,7 @@ def test_the_log_keeps_every_metric_once(tmp_path: Path) -> None:
     assert lines == [{"step": 1, "a/loss": 1.0}, {"step": 1, "b/loss": 5.0}]
 
 
-def test_a_stage_that_reads_what_it_does_not_declare_is_a_mistake(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_may_read_only_declared_inputs(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     def peek(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         run.read("use")
 

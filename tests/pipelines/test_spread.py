@@ -1,4 +1,4 @@
-"""A real run whose ranking is spread: every executor writes the same rows, and a killed one ends as if it never was."""
+"""A run with parallel ranking: every executor writes the same rows, also after a kill."""
 
 import os
 import shutil
@@ -60,11 +60,11 @@ def test_every_executor_writes_the_same_rows(executor: Executor, copied: Callabl
     here, spread = rank(copied("here"), LocalExecutor(1)), rank(copied("spread"), executor)
     assert spread.read_bytes() == here.read_bytes()
     frame = pl.read_parquet(spread)
-    assert frame.select("source", "user_id", "rank").n_unique() == len(frame), "nobody is ranked twice"
+    assert frame.select("source", "user_id", "rank").n_unique() == len(frame), "no user is ranked twice"
     assert frame.group_by("source").agg(pl.col("user_id").n_unique())["user_id"].unique().to_list() == [150]
 
 
-def test_how_users_are_cut_changes_no_item(copied: Callable[[str], Path]) -> None:
+def test_the_size_of_partitions_changes_no_item(copied: Callable[[str], Path]) -> None:
     """Scores may differ in their last bits, which is why the cut is fixed."""
     few, many = (pl.read_parquet(rank(copied(str(n)), LocalExecutor(1), users=n)) for n in (32, 4096))
     assert few.drop("score").equals(many.drop("score"))

@@ -7,16 +7,13 @@ import pytest
 
 from recsys.retrieval.config import IndexConfig, Metric
 from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.kinds import KINDS
 from recsys.tables import FloatArray, IntArray
 
 WIDTH = 16
-_SMALL = IndexConfig(recall_at=10, tuning_queries=100, ef_construction=40, lists=8)
+_SMALL = IndexConfig(recall_at=10, num_tuning_queries=100, ef_construction=40, nlist=8)
 CONFIGS = {
-    "flat": _SMALL.model_copy(update={"kind": "flat"}),
-    "hnsw": _SMALL.model_copy(update={"kind": "hnsw"}),
-    "ivf-flat": _SMALL.model_copy(update={"kind": "ivf-flat"}),
-    "ivf-sq8": _SMALL.model_copy(update={"kind": "ivf-sq8"}),
-    "ivf-rabitq": _SMALL.model_copy(update={"kind": "ivf-rabitq"}),
+    **{kind: _SMALL.model_copy(update={"kind": kind}) for kind in KINDS},
     "factory": _SMALL.model_copy(update={"factory": "PCA12,IVF8,SQ8", "recall": 0.95}),
 }
 

@@ -1,4 +1,4 @@
-"""Which index is built, how hard it searches, and what happens without FAISS or with a GPU."""
+"""The choice of index, the tuning of its effort, and behaviour without FAISS or with a GPU."""
 
 import logging
 import subprocess
@@ -12,7 +12,8 @@ import pytest
 
 from recsys.errors import ConfigError, DependencyError
 from recsys.retrieval import base as base_module
-from recsys.retrieval.config import IndexConfig, Kind
+from recsys.retrieval.build import perturbed
+from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.kinds import chosen_kind, factory_string, recall_target
 from recsys.retrieval.library import gpu_copy, import_faiss
@@ -34,7 +35,7 @@ from tests.retrieval.conftest import CONFIGS, clustered
         (10_000_001, False, "ivf-rabitq"),
     ],
 )
-def test_the_automatic_choice(count: int, deletes: bool, kind: Kind) -> None:
+def test_the_automatic_choice(count: int, deletes: bool, kind: str) -> None:
     assert chosen_kind(count, IndexConfig(frequent_deletes=deletes)) == kind
 
 
@@ -42,16 +43,16 @@ def test_the_configuration_overrides_the_choice() -> None:
     assert chosen_kind(10, IndexConfig(kind="ivf-sq8")) == "ivf-sq8"
     assert factory_string(10, 8, IndexConfig(factory="SQ8")) == "SQ8"
     assert factory_string(1_000_000, 128, IndexConfig(kind="ivf-rabitq")) == "RR128,IVF4000,RaBitQ4"
-    assert factory_string(1000, 8, IndexConfig(kind="ivf-flat", lists=900)) == "IVF25,Flat"
+    assert factory_string(1000, 8, IndexConfig(kind="ivf-flat", nlist=900)) == "IVF25,Flat"
     assert recall_target(10_000_000, IndexConfig(recall=0.7)) == 0.7
     assert recall_target(100_000, IndexConfig()) == 0.99
     assert recall_target(1_000_000, IndexConfig()) == 0.95
 
 
-def test_a_factory_string_of_one_s_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_user_provided_factory_strings(caplog: pytest.LogCaptureFixture) -> None:
     vectors = clustered(400)
     for factory in ("HNSW8,Flat", "IVF8,Flat,RFlat", "SQ8", "RR16,IVF8,RaBitQfs4", "IVF8,PQ8x4fs"):
-        config = IndexConfig(factory=factory, recall_at=5, tuning_queries=50)
+        config = IndexConfig(factory=factory, recall_at=5, num_tuning_queries=50)
         with caplog.at_level(logging.ERROR):
             index = ItemIndex.build(vectors, None, config)
         assert (index.kind, index.snapshot.base.factory) == ("factory", factory)
@@ -82,10 +83,29 @@ def test_the_smallest_effort_that_reaches_the_target(caplog: pytest.LogCaptureFi
     assert tuned_effort(search, truth, [1, 5, 8, 10], 0.8) == (8, pytest.approx(0.8))
     assert not caplog.records
     assert tuned_effort(search, truth, [1, 5], 0.8) == (5, pytest.approx(0.5))
-    assert "reaches a recall of 0.5000, 0.8000 was asked for" in caplog.text
+    assert "reaches a recall of 0.5000, the target is 0.8000" in caplog.text
 
 
-def test_efforts_rise_to_everything() -> None:
+def test_the_recall_of_few_queries_must_exceed_the_target_by_its_standard_error() -> None:
+    truth = np.tile(np.arange(10, dtype=np.float32), (4, 1))
+
+    def search(effort: int) -> Any:
+        found = truth.copy()
+        found[:2, effort:] = np.inf  # half of the queries have full recall
+        return found
+
+    assert tuned_effort(search, truth, [2, 4, 6, 8, 10], 0.88).effort == 10
+    assert tuned_effort(search, truth, [2, 4, 6, 8, 10], 0.84).effort == 8
+
+
+def test_perturbed_vectors_lie_half_a_deviation_from_the_items() -> None:
+    vectors = np.zeros((2, 4), np.float32) + np.array([[1], [-1]], np.float32)  # deviation 1
+    moved = perturbed(vectors, 2000, np.random.default_rng(0))
+    assert (np.abs(moved) - 1).std() == pytest.approx(0.5, abs=0.03)
+    assert moved.mean() == pytest.approx(0, abs=0.1)
+
+
+def test_efforts_ascend_to_an_exhaustive_search() -> None:
     assert efforts(None, 1000) == [1]
     tried = efforts("efSearch", 600)
     assert tried == sorted(set(tried))
@@ -100,7 +120,7 @@ def test_a_graph_leaves_no_link_unused() -> None:
     assert (ground >= 0).mean() > 0.99
 
 
-def test_a_graph_searches_less_hard_than_it_answers_where_that_finds_enough() -> None:
+def test_ef_search_may_be_below_k_where_the_recall_suffices() -> None:
     config = CONFIGS["hnsw"].model_copy(update={"recall_at": 100, "recall": 0.8})
     vectors, queries = clustered(5000), clustered(100, seed=1)
     index = ItemIndex.build(vectors, None, config, queries=queries)
@@ -118,7 +138,15 @@ def test_a_higher_target_takes_more_effort() -> None:
     assert low.recall < high.recall
 
 
-def test_without_faiss_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_candidates_are_refined_where_vectors_are_compressed() -> None:
+    vectors, queries = clustered(3000), clustered(40, seed=1)
+    config = CONFIGS["ivf-rabitq"].model_copy(update={"recall": 1.0, "recall_at": 100})
+    exact = ItemIndex.build(vectors, config=IndexConfig(kind="flat")).search(queries, 200)
+    found = ItemIndex.build(vectors, config=config, queries=queries).search(queries, 200)
+    np.testing.assert_array_equal(found.labels, exact.labels)
+
+
+def test_without_faiss_the_error_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(DependencyError, match=r"recsys\[cpu\], recsys\[gpu\] \(CUDA 12\) or recsys\[gpu-cuvs\]"):
         ItemIndex.build(clustered(30), None)
@@ -129,7 +157,7 @@ def test_the_configuration_needs_no_faiss() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_building_and_searching_leave_the_threads_alone() -> None:
+def test_building_and_searching_do_not_change_the_number_of_threads() -> None:
     before = faiss.omp_get_max_threads()
     ItemIndex.build(clustered(300), None, CONFIGS["hnsw"]).search(clustered(5), 3)
     assert faiss.omp_get_max_threads() == before
@@ -171,7 +199,7 @@ def test_no_gpu_no_copy() -> None:
     assert gpu_copy(import_faiss(), faiss.IndexFlatL2(4)) is None
 
 
-def test_a_graph_over_columns_of_very_different_ranges_still_finds_what_differs_in_the_small_ones() -> None:
+def test_a_graph_keeps_its_recall_with_columns_of_very_different_ranges() -> None:
     vectors = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
     vectors[:, 0] = 1e3 * (np.arange(3000) % 2)
     index = ItemIndex.build(vectors, config=IndexConfig(kind="hnsw", recall=0.95, recall_at=10))

@@ -1,4 +1,4 @@
-"""Searches while the index changes under them: every answer is that of one state."""
+"""Searches during changes: every result is that of one snapshot."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ from tests.retrieval.conftest import clustered, odd_labels
 FAR = 50.0
 
 
-def test_searches_see_whole_changes_only(fresh: Callable[[], ItemIndex]) -> None:
+def test_searches_see_complete_changes_only(fresh: Callable[[], ItemIndex]) -> None:
     """Two items far from all others always come and go together; a search for them finds both or neither."""
     index, pair = fresh(), clustered(2) * 0.01 + FAR
     done = threading.Event()
@@ -70,6 +70,7 @@ def test_changes_during_a_compaction_are_kept(monkeypatch: pytest.MonkeyPatch, f
 
     def meanwhile(*arguments: object, **options: object) -> Base:
         base: Base = build(*arguments, **options)  # type: ignore[arg-type]
+        index.add([8], vectors[7:8])  # stays
         index.add([6, 1], vectors[3:5])  # new, and back after its removal
         index.remove([2, 3, 5])  # of the delta, and of the base
         index.add([2, 3], vectors[5:7])  # back, elsewhere
@@ -78,7 +79,7 @@ def test_changes_during_a_compaction_are_kept(monkeypatch: pytest.MonkeyPatch, f
 
     monkeypatch.setattr(module, "build_base", meanwhile)
     index.compact()
-    expected = np.union1d(np.setdiff1d(odd_labels(300), [5]), [0, 2, 4])
+    expected = np.union1d(np.setdiff1d(odd_labels(300), [5]), [0, 2, 4, 8])
     np.testing.assert_array_equal(np.sort(index.search(vectors[:1], 400).labels[0, : len(index)]), expected)
     np.testing.assert_array_equal(index.search(vectors[[0, 2, 4, 5, 6]], 1).labels[:, 0], [0, 4, 1, 2, 3])
     monkeypatch.setattr(module, "build_base", build)
@@ -86,7 +87,7 @@ def test_changes_during_a_compaction_are_kept(monkeypatch: pytest.MonkeyPatch, f
     np.testing.assert_array_equal(np.sort(index.snapshot.base.labels), expected)
 
 
-def test_a_forked_child_is_told_rather_than_left_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_child_gets_an_error_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     index = ItemIndex.build(clustered(30), None, IndexConfig())
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(RuntimeError, match="forked"):

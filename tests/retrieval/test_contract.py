@@ -1,4 +1,4 @@
-"""What every index must do, whatever FAISS type is behind it."""
+"""The contract of every index, whatever its FAISS type."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,14 +44,14 @@ def test_an_item_is_its_own_nearest(built: ItemIndex, vectors: FloatArray) -> No
     assert (found.distances == 0).mean() > 0.97
 
 
-def test_a_batch_is_its_rows_alone(built: ItemIndex, queries: FloatArray) -> None:
+def test_results_do_not_depend_on_the_batch(built: ItemIndex, queries: FloatArray) -> None:
     batch = built.search(queries, K)
     alone = [built.search(query[None], K) for query in queries]
     np.testing.assert_array_equal(batch.labels, np.concatenate([found.labels for found in alone]))
     np.testing.assert_array_equal(batch.distances, np.concatenate([found.distances for found in alone]))
 
 
-def test_more_than_there_is_pads(fresh: Fresh, queries: FloatArray) -> None:
+def test_k_above_the_number_of_items_pads(fresh: Fresh, queries: FloatArray) -> None:
     index = fresh()
     index.remove([1, 3])
     found = index.search(queries[:3], 400)
@@ -62,7 +62,7 @@ def test_more_than_there_is_pads(fresh: Fresh, queries: FloatArray) -> None:
         np.testing.assert_array_equal(np.sort(row), odd_labels(300)[2:])
 
 
-def test_items_come_and_go_and_come_back(fresh: Fresh, vectors: FloatArray) -> None:
+def test_items_are_added_removed_and_added_again(fresh: Fresh, vectors: FloatArray) -> None:
     index, new = fresh(), vectors[300:310]
     index.add(range(0, 20, 2), new)
     assert len(index) == 310
@@ -113,7 +113,7 @@ def test_a_held_snapshot_sees_no_later_change(fresh: Fresh, vectors: FloatArray)
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1), seed=st.integers(0, 99), k=st.integers(1, 40), as_mask=st.booleans())
-def test_a_filter_is_kept_and_filled(
+def test_a_filter_is_respected_and_k_items_are_found(
     built: ItemIndex, queries: FloatArray, share: float, seed: int, k: int, as_mask: bool
 ) -> None:
     mask = np.random.default_rng(seed).random(2 * 800) < share
@@ -123,7 +123,7 @@ def test_a_filter_is_kept_and_filled(
     assert (np.count_nonzero(found.labels >= 0, axis=1) == min(k, len(labels))).all()
 
 
-def test_filters_meet_removed_and_new_items(fresh: Fresh, vectors: FloatArray) -> None:
+def test_filters_with_removed_and_added_items(fresh: Fresh, vectors: FloatArray) -> None:
     index = fresh()
     index.add([0, 2], vectors[300:302])
     index.remove([1, 5])
@@ -156,7 +156,7 @@ def test_a_large_filter_goes_through_the_index(
 def test_a_filtered_search_visits_more_lists_to_keep_its_recall(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.retrieval.base.FLAT_MOST", 50)
     items, queries = (np.random.default_rng(seed).standard_normal((count, 8)) for seed, count in ((0, 6000), (1, 200)))
-    config = IndexConfig(kind="ivf-flat", lists=100, recall_at=10, recall=0.95, tuning_queries=200)
+    config = IndexConfig(kind="ivf-flat", nlist=100, recall_at=10, recall=0.95, num_tuning_queries=200)
     index = ItemIndex.build(items, config=config, queries=queries)
     kept = np.flatnonzero(np.random.default_rng(2).random(6000) < 0.1)
     found = index.search(queries, 10, allowed=kept).labels
@@ -164,7 +164,7 @@ def test_a_filtered_search_visits_more_lists_to_keep_its_recall(monkeypatch: pyt
     assert np.mean([len(np.intersect1d(a, kept[b])) / 10 for a, b in zip(found, rows, strict=True)]) > 0.95
 
 
-def test_duplicates_come_in_the_order_of_their_labels(config: IndexConfig, vectors: FloatArray) -> None:
+def test_duplicates_are_in_the_order_of_their_labels(config: IndexConfig, vectors: FloatArray) -> None:
     many = np.repeat(vectors[:100], 4, axis=0)
     index = ItemIndex.build(many, np.random.default_rng(0).permutation(400), config)
     found = index.search(vectors[:100], 4)
@@ -175,8 +175,33 @@ def test_duplicates_come_in_the_order_of_their_labels(config: IndexConfig, vecto
     np.testing.assert_array_equal(same.search(np.ones((1, WIDTH)), 64).labels, [np.arange(64)])
 
 
+def test_of_equal_distances_the_smallest_labels_are_found(vectors: FloatArray) -> None:
+    labels = np.random.default_rng(0).permutation(400)
+    smallest = np.sort(labels.reshape(100, 4), axis=1)[:, :2]
+    for kind in ("flat", "ivf-flat"):
+        index = ItemIndex.build(np.repeat(vectors[:100], 4, axis=0), labels, CONFIGS[kind])
+        np.testing.assert_array_equal(index.search(vectors[:100], 2, allowed=labels).labels, smallest)
+
+
+def test_large_values_are_allowed(built: ItemIndex, vectors: FloatArray) -> None:
+    assert np.isfinite(built.search(1e14 * vectors[:1], K).distances).all()
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf-flat"])
+def test_a_filtered_search_and_a_longer_one_try_harder(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr("recsys.retrieval.base.FLAT_MOST", 10)
+    items = np.random.default_rng(0).standard_normal((6000, WIDTH)).astype(np.float32)
+    queries = np.random.default_rng(1).standard_normal((60, WIDTH)).astype(np.float32)
+    config = IndexConfig.model_validate({"kind": kind, "recall": 0.8, "recall_at": 1, "nlist": 100})
+    index = ItemIndex.build(items, None, config, queries=queries)
+    for rows, k in ((np.arange(0, 6000, 50), K), (np.arange(6000), 100)):
+        exact = rows[brute_force(items[rows], queries, k)[0]]
+        found = index.search(queries, k, None if len(rows) == 6000 else rows).labels
+        assert np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, exact, strict=True)]) > 0.9
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e300])
-def test_values_that_are_no_numbers_are_refused(built: ItemIndex, vectors: FloatArray, value: float) -> None:
+def test_non_finite_values_are_refused(built: ItemIndex, vectors: FloatArray, value: float) -> None:
     bad = vectors[:3].astype(np.float64)
     bad[1, 2] = value
     with pytest.raises(DataError, match="queries: NaN, infinite or larger"):
@@ -197,7 +222,7 @@ def test_the_wrong_shape_is_refused(built: ItemIndex, vectors: FloatArray) -> No
     assert built.search(vectors[:0], 3).labels.shape == (0, 3)
 
 
-def test_labels_that_cannot_be_are_refused(fresh: Fresh, vectors: FloatArray) -> None:
+def test_invalid_labels_are_refused(fresh: Fresh, vectors: FloatArray) -> None:
     index = fresh()
     for labels, words in (
         ([1], "label 1 is in the index already"),

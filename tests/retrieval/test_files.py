@@ -1,4 +1,4 @@
-"""An index on disk: every damaged file is refused by its name, and a kill leaves an index that can be read."""
+"""An index on disk: damaged files are refused by name, and a kill leaves a readable index."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from recsys.errors import ArtifactError
 from recsys.retrieval import storage
@@ -77,7 +78,7 @@ def test_a_foreign_manifest_is_refused(folder: Path, change: dict[str, object], 
         ItemIndex.load(folder)
 
 
-def test_a_manifest_reaches_no_file_outside_its_folder(folder: Path) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(folder: Path) -> None:
     path, base = folder / "index.json", only(folder, "base-*.faiss")
     base.rename(folder.parent / base.name)
     path.write_text(path.read_text(encoding="utf-8").replace(base.name, f"../{base.name}"), encoding="utf-8")
@@ -85,7 +86,7 @@ def test_a_manifest_reaches_no_file_outside_its_folder(folder: Path) -> None:
         ItemIndex.load(folder)
 
 
-def test_no_manifest_or_half_of_one_is_refused(folder: Path) -> None:
+def test_a_missing_or_truncated_manifest_is_refused(folder: Path) -> None:
     truncated = (folder / "index.json").read_text(encoding="utf-8")[:50]
     (folder / "index.json").write_text(truncated, encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"index\.json cannot be read"):
@@ -95,12 +96,29 @@ def test_no_manifest_or_half_of_one_is_refused(folder: Path) -> None:
         ItemIndex.load(folder)
 
 
-def test_the_manifest_tells_what_was_measured(index: ItemIndex, folder: Path) -> None:
+def test_the_manifest_contains_the_measured_recall(index: ItemIndex, folder: Path) -> None:
     manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     assert (manifest["effort_name"], manifest["effort"]) == ("nprobe", index.effort)
     assert (manifest["recall_at"], manifest["recall"]) == (10, index.recall)
     assert manifest["tuned_on"] == "queries"
     assert set(manifest["files"]) == {"base", "items", "changes"}
+
+
+def stored_queries(folder: Path) -> int:
+    return len(load_file(only(folder, "items-*.safetensors"))["queries"])
+
+
+def test_queries_of_users_can_be_left_out_of_the_files(index: ItemIndex, folder: Path) -> None:
+    assert stored_queries(folder) == 20
+    index.save(folder, with_queries=False)
+    assert stored_queries(folder) == 0
+    assert json.loads((folder / "index.json").read_text(encoding="utf-8"))["tuned_on"] == "perturbed vectors"
+
+
+def test_an_index_is_tuned_on_a_sample_of_many_queries(tmp_path: Path) -> None:
+    config = CONFIGS["ivf-flat"].model_copy(update={"num_tuning_queries": 10})
+    ItemIndex.build(clustered(200), None, config, queries=clustered(50, seed=1)).save(tmp_path)
+    assert stored_queries(tmp_path) == 10
 
 
 @pytest.mark.parametrize("step", ["base", "items", "changes", "manifest"])

@@ -1,4 +1,4 @@
-"""Kernel-sum scoring: values against loops, and what must hold for samples, priors and tuning."""
+"""Kernel scoring: values against naive loops, and properties of samples, priors and tuning."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.baselines.base import TopItems
 from recsys.errors import DataError
 from recsys.metrics import top_k_metrics
 from recsys.retrieval.scoring import (
+    BANDWIDTHS,
     Candidates,
     Scoring,
     best_items,
@@ -20,7 +20,7 @@ from recsys.retrieval.scoring import (
     log_popularity,
     tune_scoring,
 )
-from recsys.tables import FloatArray, IntArray
+from recsys.tables import FloatArray, IntArray, TopItems
 
 ITEMS, DIM = 30, 4
 
@@ -34,13 +34,13 @@ def exact(queries: FloatArray, k: int) -> IntArray:
     return np.argsort(distances, axis=1, kind="stable")[:, :k]
 
 
-def candidates(samples: FloatArray, neighbours: int = 5, excluded: list[IntArray] | None = None) -> Candidates:
+def candidates(samples: FloatArray, num_neighbors: int = 5, excluded: list[IntArray] | None = None) -> Candidates:
     counts = np.arange(ITEMS)
     return find_candidates(
         samples,
         search=exact,
         latents=latents(),
-        neighbours=neighbours,
+        num_neighbors=num_neighbors,
         excluded=excluded,
         popularity=log_popularity(counts),
     )
@@ -70,17 +70,17 @@ def test_an_items_own_latent_ranks_it_first() -> None:
     assert (np.diff(top.scores, axis=1) <= 0).all()
 
 
-def test_what_a_user_excludes_is_no_candidate_and_costs_no_place() -> None:
+def test_excluded_items_are_no_candidates_and_are_replaced() -> None:
     samples = latents()[:4, None, :]
     excluded = [np.array([user, user + 1]) for user in range(4)]
-    found = candidates(samples, neighbours=5, excluded=excluded)
+    found = candidates(samples, num_neighbors=5, excluded=excluded)
     for user in range(4):
         kept = found.items[user][found.items[user] >= 0]
         assert len(kept) >= 5
         assert not set(kept) & set(excluded[user])
 
 
-def test_what_others_exclude_changes_no_candidate_of_a_user() -> None:
+def test_candidates_do_not_depend_on_the_exclusions_of_others() -> None:
     samples = np.random.default_rng(1).standard_normal((2, 3, DIM)).astype(np.float32)
     few, many = np.array([4]), np.arange(0, ITEMS, 2)
     together = candidates(samples, 3, [few, many])
@@ -103,7 +103,7 @@ def test_more_samples_cover_more_tastes() -> None:
 
 
 def test_priors_add_up() -> None:
-    found = candidates(latents()[:2, None, :], neighbours=ITEMS)
+    found = candidates(latents()[:2, None, :], num_neighbors=ITEMS)
     plain, biased = Scoring(0.5).score(found), Scoring(0.5, popularity=0.3, agreement=2.0).score(found)
     assert biased - plain == pytest.approx(0.3 * found.popularity, abs=1e-4)
     heavy = best_items(found, Scoring(0.5, popularity=1000.0).score(found), 1)
@@ -130,7 +130,7 @@ def test_tuning_measures_each_setting_as_ranking_would() -> None:
             samples[part],
             search=exact,
             latents=latents(),
-            neighbours=4,
+            num_neighbors=4,
             excluded=None,
             popularity=log_popularity(np.arange(ITEMS)),
             agreement=agreement[part],
@@ -143,7 +143,43 @@ def test_tuning_measures_each_setting_as_ranking_would() -> None:
         assert ndcg == pytest.approx(top_k_metrics(np.concatenate(tops), targets, k=10).ndcg, abs=1e-6)
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def two_candidates(*, agreement: float = 0.0, distance: float = 4.0) -> Candidates:
+    """One user with the candidates 0 and 1, equal but for the agreement of candidate 1."""
+    zeros = np.zeros((1, 2), np.float32)
+    agreed = np.array([[0, agreement]], np.float32)
+    return Candidates(np.array([[0, 1]]), np.full((1, 3, 2), distance, np.float32), zeros, agreed)
+
+
+def test_the_agreement_prior_is_tuned_only_where_it_means_something() -> None:
+    batches = [(two_candidates(agreement=1.0), np.array([1]))]
+    with_prior, without = (tune_scoring(batches, agreement=flag) for flag in (True, False))
+    assert with_prior[0].scoring.agreement > 0
+    assert with_prior[0].ndcg == 1
+    assert {found.scoring.agreement for found in without} == {0.0}
+
+
+def test_of_equally_good_settings_the_one_with_the_smallest_priors_is_chosen() -> None:
+    tried = tune_scoring([(two_candidates(), np.array([0]))], agreement=True)
+    assert {found.ndcg for found in tried} == {1.0}
+    assert (tried[0].scoring.popularity, tried[0].scoring.agreement) == (0, 0)
+
+
+def test_bandwidths_are_multiples_of_the_distance_to_the_nearest_item() -> None:
+    tried = tune_scoring([(two_candidates(distance=9.0), np.array([0]))], agreement=False)
+    assert {found.scoring.bandwidth for found in tried} == {3.0 * factor for factor in BANDWIDTHS}
+
+
+def test_log_popularity_is_standardized() -> None:
+    assert log_popularity(np.array([0, 3])) == pytest.approx([-1, 1])
+    assert log_popularity(np.array([5, 5])).tolist() == [0, 0]
+
+
+def test_equal_scores_are_ordered_by_item_index() -> None:
+    found = Candidates(np.array([[2, 5, 7, -1]]), np.ones((1, 1, 4), np.float32), *np.zeros((2, 1, 4), np.float32))
+    assert best_items(found, Scoring(1.0).score(found), 3).items.tolist() == [[2, 5, 7]]
+
+
+def test_invalid_inputs_are_refused() -> None:
     with pytest.raises(DataError, match="no validation users"):
         tune_scoring([], agreement=False)
     with pytest.raises(DataError, match="bandwidth=0"):

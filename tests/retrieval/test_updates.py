@@ -1,4 +1,4 @@
-"""Any sequence of additions, removals, compactions and reloads leaves what a dictionary would hold."""
+"""Random sequences of additions, removals, compactions and reloads, against a dictionary."""
 
 import tempfile
 from pathlib import Path

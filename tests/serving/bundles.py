@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from recsys.files import write_json, write_text
-from recsys.rankers.config import RecommendConfig
+from recsys.ranking.config import RecommendConfig
 from recsys.tables import ItemVectors, SemanticIds
 from recsys.tokenization.config import TokenizeConfig
 from serving.bundle.bundle import Bundle, Origin, write_bundle
@@ -21,7 +21,7 @@ def origin(*, both: bool = True, seed: int = 0, data: str = "d0") -> Origin:
     """Settings of one route or both."""
     settings = BundleSettings(
         routes=("discrete", "continuous") if both else ("discrete",),
-        history=20,
+        max_history=20,
         exclude_seen=True,
         seed=seed,
         recommend=RecommendConfig(),

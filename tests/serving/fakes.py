@@ -173,12 +173,12 @@ class FakeEngine:
         shown = [*self.illegal, *allowed][: request.k]
         items = tuple(self._ranked(item_id, rank, tier) for rank, item_id in enumerate(shown))
         ignored = tuple(item_id for item_id in request.history if item_id not in self._texts)
-        return Answer(items, ignored, {"prefill": 0.001, "decode": 0.002} if tier in ("full", "narrow") else {})
+        return Answer(items, ignored, {"generative": 0.002, "diffusion": 0.001} if tier in ("full", "narrow") else {})
 
     def _ranked(self, item_id: str, rank: int, tier: Tier) -> RankedItem:
         place = list(self._texts).index(item_id) if item_id in self._texts else 0
         title = self._texts.get(item_id, {}).get("title", item_id)
-        ranking = "popularity" if tier == "popularity" else "dense"
+        ranking = "popularity" if tier == "popularity" else "diffusion"
         source_scores = {ranking: 1.0 / (1 + rank)} | (
             {"generative": -0.5 * rank} if tier in ("full", "narrow") else {}
         )

@@ -50,7 +50,12 @@ class Served(NamedTuple):
 def serving(bundle: Path, home: Path, *options: str) -> Iterator[Served]:
     """`recsys serve` on a free port, its state in `home`."""
     code = "from pipelines.cli import main; main()"
-    settings = ["--store", f"sqlite:///{home / 'histories.sqlite'}", "--set", f"item_updates={home / 'changes.jsonl'}"]
+    settings = [
+        "--store",
+        f"sqlite:///{home / 'histories.sqlite'}",
+        "--set",
+        f"serve.item_updates={home / 'changes.jsonl'}",
+    ]
     with (home / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", *settings, *options],
@@ -190,7 +195,7 @@ def test_kill_9_loses_nothing_that_was_confirmed(bundles: list[Path], tmp_path: 
 
 
 def test_far_too_much_is_answered_or_refused_and_leaves_a_healthy_server(bundles: list[Path], tmp_path: Path) -> None:
-    with serving(bundles[0], tmp_path, "--set", "max_in_flight=16") as served, Client(served.url) as client:
+    with serving(bundles[0], tmp_path, "--set", "serve.max_in_flight=16") as served, Client(served.url) as client:
         found: Counted = asyncio.run(at_rate(served.port, asked(USERS), rate=400, seconds=2))
         assert set(found.codes) <= {200, 503}
         assert found.codes[200] > 0

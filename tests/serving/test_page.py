@@ -81,12 +81,12 @@ def test_a_row_tells_where_an_item_came_from(visit: Visit) -> None:
     page = visit.open("#item=i8&k=5")
     recommended(page, "Item i9")
     second = page.locator("#items li").nth(1)
-    assert second.locator(".sources").inner_text().split() == ["generative", "−0.50", "dense", "0.50"]
+    assert second.locator(".sources").inner_text().split() == ["generative", "−0.50", "diffusion", "0.50"]
     assert second.locator(".score").inner_text().split() == ["score", "0.500"]
     assert second.locator(".tokens code").all_text_contents() == ["<a_1>", "<b_2>"]
     expect(second.locator(".shared")).to_have_text(["<a_1>"])  # which the history's item has too
-    expect(page.locator("#latency")).to_contain_text("prefill")
-    expect(page.locator("#latency")).to_contain_text("decode")
+    expect(page.locator("#latency")).to_contain_text("diffusion")
+    expect(page.locator("#latency")).to_contain_text("generative")
 
 
 def test_the_address_holds_history_and_options_and_nothing_else_does(visit: Visit) -> None:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, training_histories
-from recsys.diffusion.config import DiffuseConfig
+from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.diffusion.heads import fit_head
 from recsys.diffusion.joint import JointFolders, fit_joint
 from recsys.diffusion.joint_batches import JointData
-from recsys.diffusion.training import Run, fit_preference
+from recsys.diffusion.training import fit_preference
 from recsys.embeddings.encoder import TfidfEncoder
 from recsys.embeddings.neighbours import TextNeighbours
 from recsys.embeddings.text import item_texts
-from recsys.fusion import FusionConfig
 from recsys.llm.conditions import training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
-from recsys.rankers.collaborative import SASREC_FOLDER
-from recsys.rankers.config import RecommendConfig
-from recsys.rankers.loading import Items, Models, assemble
-from recsys.rankers.validation import interaction_counts
-from recsys.recommender import Recommender
+from recsys.ranking.config import FusionConfig
+from recsys.ranking.loading import SASREC_FOLDER, Items, Models, RankingContext
+from recsys.ranking.registry import build_rankers
+from recsys.ranking.tuning import tune
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import VALIDATION, ItemVectors
 from recsys.tokenization.config import TokenizeConfig
@@ -32,20 +31,16 @@ from recsys.tokenization.continuous import fit_sigma_vae
 from recsys.tokenization.continuous_config import ContinuousConfig
 from recsys.tokenization.inputs import combine
 from recsys.tokenization.tokenizer import fit_rqvae
-from recsys.tracking import NullTracker
+from recsys.training.plan import Run
 from serving.bundle.loading import LoadedBundle
-from serving.engine.catalog_state import CatalogState, Settings
+from serving.engine.catalog_state import CatalogState
 from serving.engine.interface import EngineInfo
 from serving.engine.new_items import NewItemTokenizer
-from tests.rankers.fakes import CONFIG, cycle, sasrec
+from tests.ranking.fakes import cycle, finetuned, sasrec
+from tests.ranking.trained import DIFFUSE, RECOMMEND, batch
 
 TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12, collaborative_weight=1)
 CONTINUOUS = ContinuousConfig(tokens=2, token_dim=8, epochs=10, batch=12)
-# fp32: bf16 draws other samples of a request in another batch, and some CPUs would take bf16.
-DIFFUSE = DiffuseConfig(
-    width=32, blocks=1, epochs=30, batch=64, learning_rate=5e-3, ema_decay=0.9, samples=8, precision="fp32"
-)
-SETTINGS = Settings(20, 0, exclude_seen=True, recommend=RecommendConfig(beams=12, nearest=4))
 
 
 def train(root: Path) -> LoadedBundle:
@@ -60,29 +55,40 @@ def train(root: Path) -> LoadedBundle:
     ids = discrete.assign(inputs.vectors, dataset.catalog.item_ids)
     continuous = fit_sigma_vae(text, behaviour, CONTINUOUS, seed=0)
     latents = continuous.latents(text, behaviour).vectors
-    Recommender.fit(dataset, ids, discrete.codebooks, folder=root / "model", config=CONFIG)
+    finetuned(dataset, ids, discrete.codebooks, folder=root / "model")
     training = training_histories(dataset.interactions, dataset.catalog)
     conditions = training_conditions(load_language_model(root / "model"), ids, training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), latents, DIFFUSE
     fit_preference(*rows, seed=0).save(root / "preference")
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(root / "preference")
     counts = interaction_counts(training.items, len(dataset.catalog))
-    items = Items(dataset.catalog, ids, latents, counts, ItemIndex.build(latents), np.arange(len(dataset.catalog)))
+    items = Items(dataset.catalog, counts, np.arange(len(counts)), ids, latents, ItemIndex.build(latents))
     sasrec(dataset).save(root / SASREC_FOLDER)
-    models = Models.load(root / "model", root / "preference", root, items)
+    folders = {"finetune": root / "model", "diffuse": root / "preference", "embed": root}
     neighbours = TextNeighbours.of(text, behaviour, counts > 0)
-    return _parts(dataset, items, models, NewItemTokenizer(vectors.shape[1], discrete, continuous, encoder, neighbours))
+    new_items = NewItemTokenizer(vectors.shape[1], discrete, continuous, encoder, neighbours)
+    return _parts(dataset, items, folders, new_items)
 
 
-def _parts(dataset: Dataset, items: Items, models: Models, new_items: NewItemTokenizer) -> LoadedBundle:
-    ensemble = assemble(models, items, SETTINGS.recommend, window=SETTINGS.window, seed=SETTINGS.seed)
-    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, history=20)
-    # Log-linear: a place more or less, which the last bits of a batch can decide, does not jump in the fused score.
+def over(state: CatalogState, **changes: Any) -> CatalogState:
+    """The same models over items of which something is changed."""
+    return replace(state, context=state.context.over(replace(state.items, **changes)))
+
+
+def with_own_index(state: CatalogState) -> CatalogState:
+    """With an index of its own, for an engine that is changed."""
+    return over(state, item_index=ItemIndex.build(state.latents))
+
+
+def _parts(dataset: Dataset, items: Items, folders: dict[str, Path], new_items: NewItemTokenizer) -> LoadedBundle:
+    context = RankingContext(folders, items, Models(folders, items), RECOMMEND, max_history=20, seed=0)
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
+    # Log-linear: a rank more or less, which the last bits of a batch can decide, does not jump in the fused score.
     fusion = FusionConfig(method="log-linear")
-    tuned = ensemble.tune(asked, fusion, exclude_seen=True, tracker=NullTracker())
-    state = CatalogState(items, np.ones(len(items.catalog), np.bool_), models.language_model, models, SETTINGS)
+    params = tune(build_rankers(context, fusion.sources), batch(asked.histories), asked.targets, fusion)
+    state = CatalogState(context, np.ones(len(items.catalog), np.bool_), params, exclude_seen=True)
     info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
-    return LoadedBundle(state, tuned, new_items, info)
+    return LoadedBundle(state, new_items, info)
 
 
 def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool) -> LoadedBundle:
@@ -92,7 +98,9 @@ def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool)
         root: where `train` put its models.
     """
     dataset = cycle()
-    items = parts.state.items._replace(item_index=ItemIndex.build(parts.state.items.latents))
+    items = with_own_index(parts.state).items
+    assert items.semantic_ids is not None
+    assert items.latents is not None
     training = training_histories(dataset.interactions, dataset.catalog)
     texts = ContinuousTexts(dataset.catalog.titles() if titles else None)
     data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.tokens, texts)
@@ -102,4 +110,5 @@ def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool)
     conditions = joint.training_conditions(training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), items.latents, config
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(out)
-    return _parts(dataset, items, Models.load(root / "model", out, root, items), parts.new_items)
+    folders = {"finetune": root / "model", "diffuse": out, "embed": root}
+    return _parts(dataset, items, folders, parts.new_items)

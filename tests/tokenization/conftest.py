@@ -1,11 +1,10 @@
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from recsys.tables import FloatArray
 from recsys.tokenization.config import TokenizeConfig
-from recsys.tokenization.tokenizer import Tokenizer, fit_rqvae
+from recsys.tokenization.registry import QUANTIZERS, fit_tokenizer
+from recsys.tokenization.tokenizer import Tokenizer
 
 NUM_ITEMS, NUM_GROUPS = 240, 6
 
@@ -14,17 +13,10 @@ def groups() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.arange(NUM_ITEMS) % NUM_GROUPS
 
 
-def tiny_rqvae(vectors: FloatArray) -> Tokenizer:
-    return fit_rqvae(vectors, tiny_config(), seed=0)
-
-
 def tiny_config(epochs: int = 12) -> TokenizeConfig:
     return TokenizeConfig(
         levels=3, codes=8, latent_dim=4, hidden=(16,), epochs=epochs, batch=60, sinkhorn_iterations=10
     )
-
-
-TOKENIZERS: dict[str, Callable[[FloatArray], Tokenizer]] = {"rq-vae": tiny_rqvae}
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +27,7 @@ def vectors() -> FloatArray:
     return (centres[groups()] + 0.5 * generator.normal(size=(NUM_ITEMS, 12))).astype(np.float32)
 
 
-@pytest.fixture(scope="session", params=TOKENIZERS)
+@pytest.fixture(scope="session", params=list(QUANTIZERS))
 def tokenizer(request: pytest.FixtureRequest, vectors: FloatArray) -> Tokenizer:
-    """Every implementation, fitted: whatever takes this fixture is part of the contract."""
-    return TOKENIZERS[request.param](vectors)
+    """Every registered quantizer, fitted: whatever takes this fixture is part of the contract."""
+    return fit_tokenizer(vectors, tiny_config().model_copy(update={"quantizer": request.param}), seed=0)

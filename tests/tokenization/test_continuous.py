@@ -95,7 +95,7 @@ def test_new_items_that_borrow_behaviour_get_latents_near_their_kind_and_as_far_
     latents = fitted().latents(TEXT, BEHAVIOUR).vectors
     rows = np.arange(NUM_ITEMS, NUM_ITEMS + 50)
     text = take(block(20, seed=0, items=NUM_ITEMS + 50), rows)
-    borrowed = TextNeighbours.of(TEXT, BEHAVIOUR, np.ones(NUM_ITEMS, np.bool_)).lend(text.vectors)
+    borrowed = TextNeighbours.of(TEXT, BEHAVIOUR, np.ones(NUM_ITEMS, np.bool_)).proxies(text.vectors)
     new = fitted().latents(text, ItemVectors(text.item_ids, borrowed.vectors)).vectors
     nearest = np.square(new[:, None] - latents[None]).sum(axis=2).argmin(axis=1)
     assert (nearest % 10 == rows % 10).mean() > 0.9
@@ -125,35 +125,6 @@ def test_blocks_share_the_energy_of_the_input_by_their_weights() -> None:
     energy = tokenizer.blocks.whiten(given, slice(None)).square().mean(dim=0).numpy()
     assert energy.mean() == pytest.approx(1, rel=1e-3)
     assert 3 * energy[:20].sum() == pytest.approx(energy[20:].sum(), rel=1e-3)
-
-
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_killed_and_resumed_is_bit_equal(epoch: int, tmp_path: Path) -> None:
-    config = tiny_config(epochs=4, batch=10)  # 30 steps an epoch: a checkpoint an epoch
-    whole = fit_sigma_vae(TEXT, BEHAVIOUR, config, seed=5)
-    with pytest.raises(KilledError):
-        fit_sigma_vae(TEXT, BEHAVIOUR, config, seed=5, work=tmp_path, tracker=RecordingTracker(epoch))
-    resumed = fit_sigma_vae(TEXT, BEHAVIOUR, config, seed=5, work=tmp_path)
-    for name, tensor in state(whole).items():
-        assert torch.equal(tensor, state(resumed)[name]), name
-    np.testing.assert_array_equal(whole.scale, resumed.scale)
-
-
-def test_a_checkpoint_is_really_continued(tmp_path: Path) -> None:
-    config, tracker = tiny_config(epochs=4, batch=10), RecordingTracker()
-    with pytest.raises(KilledError):
-        fit_sigma_vae(TEXT, BEHAVIOUR, config, seed=5, work=tmp_path, tracker=RecordingTracker(3))
-    fit_sigma_vae(TEXT, BEHAVIOUR, config, seed=5, work=tmp_path, tracker=tracker)
-    assert list(tracker.logged) == [3, 4]
-
-
-def test_a_checkpoint_of_other_vectors_or_another_seed_is_not_continued(tmp_path: Path) -> None:
-    config = tiny_config(epochs=2)
-    fit_sigma_vae(TEXT, BEHAVIOUR, config, seed=0, work=tmp_path)
-    for text, seed in ((block(20, seed=3), 0), (TEXT, 1)):
-        again = fit_sigma_vae(text, BEHAVIOUR, config, seed=seed, work=tmp_path)
-        fresh = fit_sigma_vae(text, BEHAVIOUR, config, seed=seed)
-        assert all(torch.equal(tensor, state(fresh)[name]) for name, tensor in state(again).items())
 
 
 def test_the_seed_decides_and_no_global_generator_is_touched() -> None:
@@ -223,7 +194,7 @@ def test_foreign_descriptions_are_refused_by_name(changed: dict[str, object], tm
 def test_unreadable_descriptions_are_refused_by_name(text: str, tmp_path: Path) -> None:
     fitted().save(tmp_path)
     (tmp_path / "continuous.json").write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(ArtifactError, match=r"continuous\.json cannot be read"):
+    with pytest.raises(ArtifactError, match=r"continuous\.json"):
         ContinuousTokenizer.load(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What every tokenizer must do, whatever it is made of."""
+"""The contract of every registered quantizer."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 
 from recsys.errors import ArtifactError, DataError
 from recsys.tables import FloatArray
+from recsys.tokenization.registry import load_tokenizer
 from recsys.tokenization.tokenizer import Tokenizer
 from tests.tokenization.conftest import NUM_GROUPS, NUM_ITEMS, groups
 
@@ -62,7 +63,7 @@ def test_identical_vectors_get_distinct_ids(tokenizer: Tokenizer, vectors: Float
 def test_saved_and_loaded_it_is_the_same(tokenizer: Tokenizer, vectors: FloatArray, tmp_path: Path) -> None:
     tokenizer.save(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer.safetensors"]
-    loaded = type(tokenizer).load(tmp_path)
+    loaded = load_tokenizer(tmp_path)
     codes = tokenizer.encode(vectors)
     np.testing.assert_array_equal(loaded.encode(vectors), codes)
     np.testing.assert_array_equal(loaded.decode(codes), tokenizer.decode(codes))
@@ -71,11 +72,11 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: Tokenizer, vectors: FloatArr
 
 def test_damaged_and_foreign_files_are_refused(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot be read"):
-        type(tokenizer).load(tmp_path)
+        load_tokenizer(tmp_path)
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"kind": "something else"}', encoding="utf-8")
     with pytest.raises(ArtifactError, match="run `tokenize` again"):
-        type(tokenizer).load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_vectors_of_another_width_or_number_are_refused(tokenizer: Tokenizer, vectors: FloatArray) -> None:

@@ -2,11 +2,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import polars as pl
 import pytest
 
-from recsys.tables import Catalog, FloatArray, Histories, IntArray, SemanticIds
-from recsys.tokenization.quality import item_categories, token_quality
+from recsys.tables import FloatArray, Histories, IntArray, SemanticIds
+from recsys.tokenization.quality import token_quality
 from recsys.tokenization.tokenizer import Tokenizer
 from tests.tokenization.conftest import NUM_GROUPS, NUM_ITEMS, groups
 
@@ -91,9 +90,3 @@ def test_a_fitted_tokenizer_keeps_groups_together(tokenizer: Tokenizer, vectors:
     assert quality.neighbours_kept is not None
     assert quality.neighbours_kept > 0.2
     assert quality.reconstruction_error <= quality.reconstruction_error_unique < 0.3
-
-
-def test_categories_come_from_the_catalogue() -> None:
-    frame = pl.DataFrame({"item_id": ["a", "b", "c"], "categories": ["A > B > C > D; E > F", None, "G|H"]})
-    assert item_categories(Catalog(frame)) == ["A > B > C", None, "G"]
-    assert item_categories(Catalog(frame.drop("categories"))) is None

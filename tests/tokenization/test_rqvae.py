@@ -1,61 +1,66 @@
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recsys.errors import DataError
 from recsys.tables import FloatArray
+from recsys.tokenization import rqvae
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.kmeans import kmeans
 from recsys.tokenization.rqvae import RqVae, Transport, default_widths
 from recsys.tokenization.tokenizer import fit_rqvae
+from recsys.tokenization.uniform import uniform_codes
 from recsys.tracking import NullTracker
 from tests.tokenization.conftest import tiny_config
+from tests.training.trainings import KilledError
 
 
-class KilledError(Exception):
-    pass
+def test_no_batch_is_too_small_to_be_spread(vectors: FloatArray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among fewer items than codes, uniform marginals leave an item's choice to chance: the rest joins a batch."""
+    rows: list[int] = []
 
+    def spy(costs: torch.Tensor, *, epsilon: float, iterations: int) -> torch.Tensor:
+        rows.append(len(costs))
+        return uniform_codes(costs, epsilon=epsilon, iterations=iterations)
 
-class KillingTracker(NullTracker):
-    """Raises in place of the kill, after the given epoch."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def log(self, values: object, *, step: int) -> None:
-        if step == self.epoch:
-            raise KilledError
-
-
-@pytest.mark.parametrize("epoch", [1, 4])
-def test_killed_and_resumed_is_bit_equal(epoch: int, vectors: FloatArray, tmp_path: Path) -> None:
-    config = tiny_config(6).model_copy(update={"batch": 10})  # 24 steps an epoch: a checkpoint every other epoch
-    whole = fit_rqvae(vectors, config, seed=5)
-    with pytest.raises(KilledError):
-        fit_rqvae(vectors, config, seed=5, work=tmp_path, tracker=KillingTracker(epoch))
-    resumed = fit_rqvae(vectors, config, seed=5, work=tmp_path)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-
-
-def test_a_checkpoint_of_another_configuration_is_not_continued(vectors: FloatArray, tmp_path: Path) -> None:
-    fit_rqvae(vectors, tiny_config(3), seed=0, work=tmp_path)
-    again = fit_rqvae(vectors, tiny_config(3), seed=1, work=tmp_path)
-    np.testing.assert_array_equal(again.codebooks, fit_rqvae(vectors, tiny_config(3), seed=1).codebooks)
-
-
-def test_training_touches_no_global_generator(vectors: FloatArray) -> None:
-    torch.manual_seed(3)
-    before = torch.get_rng_state()
-    fit_rqvae(vectors, tiny_config(2), seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
+    monkeypatch.setattr(rqvae, "uniform_codes", spy)
+    fit_rqvae(vectors[:123], tiny_config(1), seed=0)  # batches of 60
+    assert rows == [60, 63]
+    rows.clear()
+    fit_rqvae(vectors[:50], tiny_config(1), seed=0)
+    assert rows == [50]
 
 
 def test_a_codebook_that_nobody_needs_whole_is_kept_alive(vectors: FloatArray) -> None:
     codes = fit_rqvae(vectors, tiny_config(20), seed=0).encode(vectors)
     assert all(len(np.unique(codes[:, level])) == 8 for level in range(3))
+
+
+def test_revived_codes_start_without_the_moments_of_their_past(vectors: FloatArray, tmp_path: Path) -> None:
+    revived: dict[int, float] = {}
+
+    class Stop(NullTracker):
+        def log(self, values: Mapping[str, float], *, step: int) -> None:
+            if step == 4:
+                raise KilledError  # before the checkpoint of this epoch is written
+            revived[step] = values["tokenize/codes_revived"]
+
+    # 60 steps an epoch at a high learning rate: codes die that had been used, and every epoch ends with a checkpoint.
+    changed = {"batch": 4, "learning_rate": 0.1, "sinkhorn_iterations": 0}
+    with pytest.raises(KilledError):
+        fit_rqvae(vectors, tiny_config(6).model_copy(update=changed), seed=0, work=tmp_path, tracker=Stop())
+    (checkpoint,) = tmp_path.glob("*.safetensors")
+    moments = [
+        tensor for name, tensor in load_file(checkpoint).items() if "exp_avg" in name and tensor.shape == (3, 8, 4)
+    ]
+    assert len(moments) == 2
+    assert revived[3] > 0
+    for moment in moments:
+        assert int((moment == 0).all(dim=2).sum()) == revived[3]
 
 
 @pytest.mark.parametrize(("items", "features"), [(1, 3), (5, 1), (3, 40)])
@@ -102,6 +107,17 @@ def test_reconstruction_reaches_the_encoder_and_codebooks_learn_from_their_own_l
     torch.testing.assert_close(through, torch.ones_like(latent))
     (pull,) = torch.autograd.grad(quantized.codebook_loss, model.codebooks)
     assert (pull.abs().sum(dim=(1, 2)) > 0).all()
+
+
+def test_every_level_pulls_the_encoder_to_its_code_vector() -> None:
+    model = tiny_model()
+    latent = torch.randn(9, 2, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    quantized = model.quantize(latent)
+    (pull,) = torch.autograd.grad(quantized.commitment_loss, latent, retain_graph=True)
+    vectors = model.codebooks.detach()[torch.arange(3), quantized.codes]  # [9, 3, 2]
+    residuals = latent.detach()[:, None] - vectors.cumsum(dim=1)  # what each level leaves
+    torch.testing.assert_close(pull, 2 * residuals.sum(dim=1) / (3 * latent.numel()))
+    assert torch.autograd.grad(quantized.codebook_loss, latent, allow_unused=True) == (None,)
 
 
 def test_transport_spreads_the_last_level_only() -> None:

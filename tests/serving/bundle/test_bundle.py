@@ -241,7 +241,7 @@ def test_golden_requests_cover_every_tier_and_a_filter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "words"),
     [
-        (lambda: FakeEngine(tiers=("full", "popularity")), "narrow: this tier is gone"),
+        (lambda: FakeEngine(tiers=("full", "popularity")), "narrow: the engine does not have this tier"),
         (lambda: withdrawn(FakeEngine()), "rank"),
     ],
 )

@@ -13,15 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError
-from recsys.fusion import DENSE, SOURCES
+from recsys.ranking.config import FusionConfig
+from recsys.ranking.loading import Models
 from recsys.retrieval.index import ItemIndex
 from recsys.tokenization.tokenizer import fit_rqvae
 from serving.bundle.loading import LoadedBundle
 from serving.engine.engine import BundleEngine
 from serving.engine.interface import NewItem, Request, Retrieval, Tier
-from tests.rankers.fakes import NUM_ITEMS
-from tests.serving.trained import TOKENIZE, jointly_trained
+from tests.ranking.fakes import NUM_ITEMS
+from tests.serving.trained import TOKENIZE, jointly_trained, with_own_index
 
+SOURCES = FusionConfig().sources
 EVERY = [f"item {i}" for i in range(NUM_ITEMS)]
 
 
@@ -34,18 +36,19 @@ def engine(parts: LoadedBundle) -> BundleEngine:
 @pytest.fixture
 def live(parts: LoadedBundle) -> BundleEngine:
     """With an index of its own, to be changed."""
-    items = parts.state.items._replace(item_index=ItemIndex.build(parts.state.items.latents))
-    return BundleEngine(parts._replace(state=replace(parts.state, items=items)))
+    return BundleEngine(parts._replace(state=with_own_index(parts.state)))
 
 
 @pytest.fixture
 def discrete(parts: LoadedBundle) -> BundleEngine:
     """A bundle of the discrete route alone."""
     new_items = replace(parts.new_items, continuous=None)
-    state = replace(parts.state, models=None)
-    points = parts.new_items.discrete.quantized(state.items.semantic_ids.codes)
-    state = replace(state, items=state.items._replace(latents=points, item_index=ItemIndex.build(points)))
-    return BundleEngine(LoadedBundle(state, None, new_items, replace(parts.info, routes=("discrete",))))
+    points = parts.new_items.discrete.quantized(parts.state.semantic_ids.codes)
+    items = replace(parts.state.items, latents=points, item_index=ItemIndex.build(points))
+    folders = {"finetune": parts.state.context.folders["finetune"]}
+    context = replace(parts.state.context, folders=folders, items=items, models=Models(folders, items))
+    state = replace(parts.state, context=context, fusion=None)
+    return BundleEngine(LoadedBundle(state, new_items, replace(parts.info, routes=("discrete",))))
 
 
 def walk(start: int, length: int = 4) -> tuple[str, ...]:
@@ -75,7 +78,7 @@ def test_the_next_item_comes_first_with_its_sources_and_tokens(engine: BundleEng
         assert first.title == first.item_id.replace("item", "Thing")
         assert [token[:3] for token in first.tokens] == ["<a_", "<b_"]
         assert all(a.score >= b.score for a, b in pairwise(answer.items))
-        assert answer.seconds.keys() == {"prefill", "decode", "retrieve", "fuse"}
+        assert answer.seconds.keys() == {*SOURCES, "fused"}
     assert hits >= 10
 
 
@@ -161,7 +164,7 @@ def test_impossible_requests_are_refused_before_they_wait(engine: BundleEngine) 
 
 
 def test_retrieval_alone_agrees_with_plain_distances(engine: BundleEngine, parts: LoadedBundle) -> None:
-    latents = parts.state.items.latents
+    latents = parts.state.latents
     query = latents[3] + np.float32(0.01)
     plain = np.square(latents - query).sum(axis=1)
     found = engine.retrieve(Retrieval(k=4, vector=tuple(query.tolist())))
@@ -172,11 +175,9 @@ def test_retrieval_alone_agrees_with_plain_distances(engine: BundleEngine, parts
     assert engine.retrieve(Retrieval(k=4, item_id="item 3")) == near
     dense = engine.retrieve(Retrieval(k=4, history=walk(1)))
     assert dense[0].item_id == walk(1, 5)[-1]
-    assert all(item.source_scores == {DENSE: item.score} for item in dense)
-    said = {
-        item.item_id: item.source_scores[DENSE] for item in engine.recommend([Request(walk(1), k=4)], "dense")[0].items
-    }
-    assert said[dense[0].item_id] == dense[0].score
+    assert all(item.source_scores == {"diffusion": item.score} for item in dense)
+    served = engine.recommend([Request(walk(1), k=4)], "dense")[0].items
+    assert {item.item_id: item.source_scores["diffusion"] for item in served}[dense[0].item_id] == dense[0].score
     even = engine.similar("item 3", 4, (("category", ("even",)),))
     assert all(int(item.item_id.split()[1]) % 2 == 0 for item in even)
 
@@ -192,7 +193,7 @@ def test_exactly_one_thing_is_retrieved_by(engine: BundleEngine, discrete: Bundl
         engine.retrieve(Retrieval())
     with pytest.raises(DataError, match="exactly one"):
         engine.retrieve(Retrieval(history=(), item_id="item 1"))
-    with pytest.raises(DataError, match="no continuous route"):
+    with pytest.raises(DataError, match="no diffusion ranking"):
         discrete.retrieve(Retrieval(history=walk(0)))
 
 
@@ -200,9 +201,9 @@ def test_an_added_item_is_found_everywhere_at_once(live: BundleEngine) -> None:
     new = NewItem("new", {"title": "Thing 99\u202e <b>", "category": "even"})
     live.add([new])
     assert live.info.items == NUM_ITEMS + 1
-    facts = live.item("new")
-    assert (facts.title, facts.interactions, facts.withdrawn) == ("Thing 99 <b>", 0, False)
-    assert len(facts.tokens) == 2
+    found = live.item("new")
+    assert (found.title, found.interactions, found.withdrawn) == ("Thing 99 <b>", 0, False)
+    assert len(found.tokens) == 2
     assert [item.item_id for item in live.search("thing 99", 5)] == ["new"]
     for tier in live.tiers:
         found = ids(live, Request(k=50, exclude_seen=False), tier)
@@ -213,12 +214,12 @@ def test_an_added_item_is_found_everywhere_at_once(live: BundleEngine) -> None:
 
 
 def test_an_added_item_is_taken_to_behave_as_the_one_it_reads_like(live: BundleEngine) -> None:
-    """It comes beside its twin, and what SASRec and the dense ranking say of both is the same."""
+    """It comes beside its twin, and SASRec and the diffusion ranking score both alike."""
     live.add([NewItem("twin", {"title": "Thing 10", "category": "even"})])
     answer = live.recommend([Request(walk(6), k=NUM_ITEMS + 1)], "full")[0]
-    sources = {item.item_id: item.source_scores for item in answer.items}
-    assert sources["twin"]["sasrec"] == pytest.approx(sources["item 10"]["sasrec"])
-    assert sources["twin"]["dense"] == pytest.approx(sources["item 10"]["dense"], rel=1e-3)
+    scores = {item.item_id: item.source_scores for item in answer.items}
+    assert scores["twin"]["sasrec"] == pytest.approx(scores["item 10"]["sasrec"])
+    assert scores["twin"]["diffusion"] == pytest.approx(scores["item 10"]["diffusion"], rel=1e-3)
     assert {"twin", "item 10"} == {item.item_id for item in answer.items[:2]}
 
 
@@ -258,7 +259,7 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
 
 def test_live_additions_are_compacted_in_the_background(live: BundleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine.compaction.MIN_CHANGES", 4)
-    index = live._state.items.item_index
+    index = live._state.item_index
     twin = {"title": "Thing 10", "category": "even"}
     live.add([NewItem(f"new {i}", twin) for i in range(3)])
     join_compaction()
@@ -286,14 +287,14 @@ def test_a_compaction_that_fails_is_logged_and_tried_again(
     assert "compaction of the item index failed: MemoryError" in caplog.text
     live.withdraw(["item 4"])
     join_compaction()
-    assert live._state.items.item_index.num_changes == 0
+    assert live._state.item_index.num_changes == 0
 
 
 @pytest.mark.parametrize(
     ("items", "said"),
     [
         ([NewItem("item 1", {})], "in the catalogue already"),
-        ([NewItem("a", {}), NewItem("a", {})], "given twice"),
+        ([NewItem("a", {}), NewItem("a", {})], "is repeated"),
         ([NewItem("a", {"colour": "red"})], "'colour' is no text column"),
         ([NewItem("a", {}, (1.0, 2.0))], "got 2 numbers, this bundle"),
         ([NewItem("a", {}, (1.0,) * 5)], "got 5 numbers, this bundle"),
@@ -318,15 +319,15 @@ def test_without_an_encoder_a_new_item_needs_a_vector(parts: LoadedBundle) -> No
 def test_an_added_item_is_not_popular_for_reading_like_one_that_is(live: BundleEngine) -> None:
     live.add([NewItem("twin", {"title": "Thing 10", "category": "even"})])
     answer = live.recommend([Request((), k=NUM_ITEMS + 1)], "full")[0]
-    sources = {item.item_id: item.source_scores for item in answer.items}
-    assert sources["twin"]["sasrec"] == 0 < sources["item 10"]["sasrec"]
+    scores = {item.item_id: item.source_scores for item in answer.items}
+    assert scores["twin"]["sasrec"] == 0 < scores["item 10"]["sasrec"]
 
 
 def test_where_there_is_no_behaviour_none_is_borrowed(discrete: BundleEngine, parts: LoadedBundle) -> None:
     texts = parts.new_items.encoder.encode(["Thing 10", "Thing 11"])  # type: ignore[union-attr]
     tokenizer = fit_rqvae(texts, TOKENIZE.model_copy(update={"collaborative_weight": 0}), seed=0)
     alone = replace(parts.new_items, discrete=tokenizer, continuous=None, neighbours=None)
-    catalog, codes = parts.state.items.catalog, parts.state.items.semantic_ids.codes
+    catalog, codes = parts.state.items.catalog, parts.state.semantic_ids.codes
     made = alone.tokens([NewItem("new", {"title": "Thing 10", "category": "odd"})], catalog, codes)
     assert made.proxies.tolist() == [-1]
     assert made.codes.shape == (1, 2)

@@ -6,19 +6,18 @@ a title that is changed afterwards moves nothing, and a new item's words move it
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from recsys.llm.backbone import encode_text, train_text_tokenizer
-from recsys.retrieval.index import ItemIndex
 from recsys.tables import Catalog
 from serving.bundle.loading import LoadedBundle
 from serving.engine.engine import BundleEngine
 from serving.engine.interface import NewItem, Request
-from tests.rankers.fakes import NUM_ITEMS
+from tests.ranking.fakes import NUM_ITEMS
+from tests.serving.trained import over, with_own_index
 
 TRIGGERS = (
     "BEST SELLER #1 must have",
@@ -36,9 +35,10 @@ REQUESTS = [
 
 def fresh(parts: LoadedBundle, catalog: Catalog | None = None) -> BundleEngine:
     """An engine with an index of its own, over a catalogue with other texts where one is given."""
-    items = parts.state.items
-    items = items._replace(item_index=ItemIndex.build(items.latents), catalog=catalog or items.catalog)
-    return BundleEngine(parts._replace(state=replace(parts.state, items=items)))
+    state = with_own_index(parts.state)
+    if catalog is not None:
+        state = over(state, catalog=catalog)
+    return BundleEngine(parts._replace(state=state))
 
 
 def lists(engine: BundleEngine) -> list[list[str]]:
@@ -75,8 +75,9 @@ def test_a_trigger_gives_a_new_item_no_more_exposure_than_a_plain_title_may(part
 def test_text_never_becomes_special_or_code_tokens(parts: LoadedBundle, tmp_path: Path) -> None:
     tokenizer = train_text_tokenizer(["Thing", *TRIGGERS], 400)
     special = set(tokenizer.all_special_ids)
-    first_code = parts.state.language_model.layout.base
-    own = parts.state.language_model.tokenizer
+    language_model = parts.state.context.models.language_model
+    assert language_model is not None
+    first_code, own = language_model.layout.base, language_model.tokenizer
     for trigger in TRIGGERS:
         assert not set(encode_text(tokenizer, trigger)) & special
         ids = encode_text(own, trigger)

@@ -77,13 +77,13 @@ def test_recommendations_say_how_they_came_about(served: Endpoint) -> None:
         "item_id": "i2",
         "title": "Item i2",
         "score": 1.0,
-        "source_scores": {"dense": 1.0, "generative": 0.0},
+        "source_scores": {"diffusion": 1.0, "generative": 0.0},
         "tokens": ["<a_0>", "<b_2>"],
     }
     assert (body["bundle"], body["tier"], body["degraded"], body["reason"]) == ("fake", "full", False, None)
     assert body["ignored"] == ["who"]
-    assert set(body["milliseconds"]) == {"queue", "prefill", "decode", "retrieve", "fuse", "total"}
-    assert body["milliseconds"]["decode"] == 2.0
+    assert set(body["milliseconds"]) == {"queue", "generative", "diffusion", "total"}
+    assert body["milliseconds"]["generative"] == 2.0
 
 
 @pytest.mark.parametrize(

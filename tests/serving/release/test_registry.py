@@ -84,7 +84,7 @@ def test_a_worse_bundle_does_not_take_the_alias_but_by_force(
     publish(good.folder, name="gate", alias="champion", uri=uri)
     little = fake_bundle(tmp_path / "little", ndcg=0.056)
     worse, unknown = fake_bundle(tmp_path / "worse", ndcg=0.05), fake_bundle(tmp_path / "unknown", ndcg=None)
-    with pytest.raises(ArtifactError, match=r"its NDCG@10 of 0\.0500 is below 0\.0550.*--force"):
+    with pytest.raises(ArtifactError, match=r"its NDCG@10 of 0\.0500 is below 0\.0550.*--skip-gates"):
         publish(worse.folder, name="gate", alias="champion", uri=uri)
     with pytest.raises(ArtifactError, match="it has no metrics"):
         publish(unknown.folder, name="gate", alias="champion", uri=uri)
@@ -166,7 +166,7 @@ def test_sources_and_registries_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert tracking_uri("sqlite:///mine.db", home=Path("runs")) == f"sqlite:///{tmp_path}/mine.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://host")
     assert tracking_uri(None, home=Path("runs")) == "https://host"
-    with pytest.raises(ConfigError, match="is no URI"):
+    with pytest.raises(ConfigError, match="is not a URI"):
         tracking_uri("mine.db", home=tmp_path)
 
 

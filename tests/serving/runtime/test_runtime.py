@@ -100,10 +100,10 @@ def test_answers_are_those_of_each_request_alone(requests: list[Request], max_ba
 def test_an_answer_tells_where_its_time_went() -> None:
     async def main() -> None:
         served = await case.ask()
-        assert set(served.seconds) == {"queue", "prefill", "decode", "total"}
+        assert set(served.seconds) == {"queue", "generative", "diffusion", "total"}
         assert 0 <= served.seconds["queue"] <= served.seconds["total"]
         assert case.value("stage_seconds_count", stage="queue") == 1
-        assert case.value("stage_seconds_count", stage="decode") == 1
+        assert case.value("stage_seconds_count", stage="generative") == 1
         assert case.value("batch_size_sum", tier="full") == 1
 
     with serving() as case:

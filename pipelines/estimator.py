@@ -1,0 +1,155 @@
+"""`Recommender`: the whole flow as one estimator, for a dataset in memory.
+
+It runs the same stages as the command line in a run directory, a temporary one unless a folder is given, so that a
+training can be resumed, bundled and served.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+from weakref import finalize
+
+import polars as pl
+
+from pipelines import FOLDERS
+from pipelines.commands import CONFIG, stored_config
+from pipelines.config import RunConfig, dump_yaml, validate
+from pipelines.recommend import load_recommender
+from pipelines.runner import load_stage, run_stages
+from recsys.artifacts import RunDirectory, StageRun
+from recsys.data.dataset import Dataset
+from recsys.errors import ConfigError, DataError
+from recsys.files import text_sha256, write_text
+from recsys.ranking.recommender import FittedRecommender, RankedItem, Request
+from recsys.tables import Interactions, Rankings
+from recsys.tracking import NullTracker, Tracker
+
+
+class Recommender:
+    """Trains the configured sources on a dataset, and recommends.
+
+    Args:
+        config: the configuration of a run, as an object or as nested values such as a recipe holds; defaults where
+            nothing is given. Its section `prepare` is not used but for `max_history`.
+
+    Raises:
+        ConfigError: a key, type or value that is not allowed.
+    """
+
+    def __init__(self, config: RunConfig | Mapping[str, Any] | None = None) -> None:
+        self.config = config if isinstance(config, RunConfig) else validate(config or {})
+        self._directory: RunDirectory | None = None
+
+    def __repr__(self) -> str:
+        return f"<Recommender ({'fitted' if self._directory else 'not fitted'})>"
+
+    def fit(self, dataset: Dataset, *, folder: Path | str | None = None, tracker: Tracker | None = None) -> Self:
+        """Run every stage from the item vectors to the rankings of the test users.
+
+        Args:
+            folder: a run directory to write; what is current there is not made again.
+
+        Raises:
+            RecsysError: as the stages raise it.
+        """
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="recsys-")
+            finalize(self, shutil.rmtree, folder, ignore_errors=True)  # with the estimator, or at exit
+        directory = RunDirectory(Path(folder), FOLDERS)
+        # The dataset has no file to fingerprint; its content stands for its source in the configuration.
+        content = text_sha256(dataset.interactions.frame.write_json() + dataset.catalog.frame.write_json())
+        prepare = self.config.prepare.model_copy(update={"source": f"memory:{content[:16]}"})
+        self.config = self.config.model_copy(update={"prepare": prepare})
+        stages = self.config.stages
+
+        def save(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+            dataset.save(run.out)
+
+        with directory.lock():
+            write_text(directory.path / CONFIG, dump_yaml(self.config))
+            run_stages(
+                self.config,
+                directory,
+                stages,
+                selected=[stage.name for stage in stages if stage.name != "evaluate"],
+                tracker=tracker or NullTracker(),
+                load=lambda stage: save if stage.name == "prepare" else load_stage(stage),
+            )
+        self._use(directory)
+        return self
+
+    def recommend(
+        self,
+        history: Sequence[str] | None = None,
+        k: int = 10,
+        *,
+        user_id: str | None = None,
+        exclude_seen: bool | None = None,
+    ) -> list[RankedItem]:
+        """The `k` items to follow a history of item ids, oldest first, or that of a user of the dataset.
+
+        Ids that the catalogue does not have are ignored; an empty history is allowed. The same request gives the same
+        list.
+
+        Raises:
+            DataError: neither or both of `history` and `user_id` are given, the user is unknown, or `k` is below 1.
+        """
+        if (history is None) == (user_id is None):
+            raise DataError("recommend: give exactly one of history and user_id")
+        known = self._history(user_id) if user_id is not None else tuple(history or ())
+        request = Request(tuple(known), k, user_id, exclude_seen=exclude_seen)
+        return list(self._fitted.recommend([request])[0].items)
+
+    @property
+    def rankings(self) -> Rankings:
+        """Those of every test user by every ranker, for `recsys.evaluate`."""
+        return Rankings.load(self._run.verified("recommend") / "rankings.parquet")
+
+    def save(self, folder: Path | str) -> None:
+        """Copy everything that was trained into a folder that is not there yet; it is a run directory."""
+        target = Path(folder)
+        if target.exists():
+            raise ConfigError(f"{target} exists; choose a new folder")
+        shutil.copytree(self._run.path, target)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """What `save` wrote, or any finished run.
+
+        Raises:
+            ArtifactError: the folder is no finished run, or is damaged.
+        """
+        directory = RunDirectory(Path(folder), FOLDERS)
+        made = cls(stored_config(directory))
+        made._use(directory)
+        return made
+
+    def _use(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self.__dict__.pop("_fitted", None)
+        self.__dict__.pop("_interactions", None)
+
+    @property
+    def _run(self) -> RunDirectory:
+        if self._directory is None:
+            raise ConfigError("this recommender is not fitted; call fit(dataset) or Recommender.load(folder) first")
+        return self._directory
+
+    @cached_property
+    def _fitted(self) -> FittedRecommender:
+        return load_recommender(self.config, self._run)
+
+    @cached_property
+    def _interactions(self) -> pl.DataFrame:
+        return Interactions.load(self._run.verified("prepare") / "interactions.parquet").frame
+
+    def _history(self, user_id: str) -> tuple[str, ...]:
+        items = self._interactions.filter(pl.col("user_id") == user_id)["item_id"].to_list()
+        if not items:
+            raise DataError(f"user {user_id[:100]!r} is not in the dataset; give a history instead")
+        return tuple(items)

@@ -1,0 +1,150 @@
+"""Requests in the user's own item ids -> answers: what the command line, the estimator and the endpoint all call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from recsys.errors import DataError
+from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.query import RankingBatch
+from recsys.ranking.stopwatch import Stopwatch
+from recsys.tables import BoolArray, CandidateFilter, Catalog, Histories, IntArray, TopItems
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request for recommendations.
+
+    `user` names the noise of the diffusion samples, so that one user always gets the same list; the history does where
+    no user is named. `exclude_seen` None means the recommender's own policy.
+    """
+
+    history: tuple[str, ...] = ()
+    k: int = 10
+    user: str | None = None
+    exclude: tuple[str, ...] = ()
+    exclude_seen: bool | None = None
+
+
+@dataclass(frozen=True)
+class RankedItem:
+    """One item of an answer, with the score of each ranking that lists it and the tokens of its semantic id."""
+
+    item_id: str
+    title: str
+    score: float
+    source_scores: dict[str, float] = field(default_factory=dict)
+    tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Items, best first, and the ids of the history that the catalogue does not have.
+
+    `seconds` is the time of each source, of the whole batch.
+    """
+
+    items: tuple[RankedItem, ...]
+    ignored: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class FittedRecommender:
+    """Answers requests by an ensemble.
+
+    Args:
+        max_history: newest items of a history that rankers see.
+        exclude_seen: whether a history's items are left out, where a request does not say.
+        tokens: item index -> the tokens of its semantic id, for the answers.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        ensemble: Ensemble,
+        *,
+        max_history: int,
+        exclude_seen: bool,
+        tokens: Callable[[int], tuple[str, ...]] | None = None,
+    ) -> None:
+        self.catalog, self.ensemble, self._titles = catalog, ensemble, catalog.titles()
+        self._max_history, self._exclude_seen = max_history, exclude_seen
+        self._tokens = tokens or (lambda _: ())
+
+    def recommend(
+        self, requests: Sequence[Request], *, allowed: BoolArray | None = None, ensemble: Ensemble | None = None
+    ) -> list[Answer]:
+        """An answer for each request; those that need the same number of items ranked are ranked together.
+
+        Args:
+            allowed: bool [N], the only items that any request may get.
+            ensemble: to rank by in place of the recommender's own.
+
+        Raises:
+            DataError: a request's `k` is below 1.
+        """
+        ranked_by = ensemble or self.ensemble
+        groups: dict[int, list[int]] = {}
+        for row, request in enumerate(requests):
+            if request.k < 1:
+                raise DataError(f"k={request.k} recommendations were requested; at least 1 is needed")
+            groups.setdefault(ranked_by.depth(request.k), []).append(row)
+        answers: dict[int, Answer] = {}
+        for depth, rows in groups.items():
+            group = [requests[row] for row in rows]
+            answers |= zip(rows, self._answers(group, ranked_by, depth, allowed), strict=True)
+        return [answers[row] for row in range(len(requests))]
+
+    def item(self, item: int, score: float, source_scores: Mapping[str, float] | None = None) -> RankedItem:
+        """An item index as it is shown."""
+        return RankedItem(
+            self.catalog.item_ids[item], self._titles[item], score, dict(source_scores or {}), self._tokens(item)
+        )
+
+    def _answers(
+        self, requests: Sequence[Request], ensemble: Ensemble, depth: int, allowed: BoolArray | None
+    ) -> list[Answer]:
+        positions = self.catalog.positions
+        known = [[positions[i] for i in request.history if i in positions] for request in requests]
+        names = [r.user if r.user is not None else "\0".join(r.history) for r in requests]
+        excluded = [self._excluded(request, seen) for request, seen in zip(requests, known, strict=True)]
+        batch = RankingBatch.build(
+            Histories.from_lists(names, known),
+            max_history=self._max_history,
+            candidates=CandidateFilter(excluded, allowed),
+        )
+        watch = Stopwatch()
+        rankings = ensemble.rank(batch, depth, stopwatch=watch)
+        return [
+            Answer(
+                self._ranked(rankings, ensemble.answer, row, request.k),
+                tuple(i for i in request.history if i not in positions),
+                watch.seconds,
+            )
+            for row, request in enumerate(requests)
+        ]
+
+    def _excluded(self, request: Request, seen: list[int]) -> IntArray:
+        positions = self.catalog.positions
+        excluded = [positions[i] for i in request.exclude if i in positions]
+        if self._exclude_seen if request.exclude_seen is None else request.exclude_seen:
+            excluded += seen
+        return np.unique(np.array(excluded, dtype=np.int64))
+
+    def _ranked(self, rankings: Mapping[str, TopItems], answer: str, row: int, k: int) -> tuple[RankedItem, ...]:
+        """The ranking that is the answer, with the scores that the others give its items."""
+        scores = {source: _by_item(found, row) for source, found in rankings.items()}
+        served = scores[answer]
+        others = {source: found for source, found in scores.items() if source != answer or len(scores) == 1}
+        return tuple(
+            self.item(item, score, {source: found[item] for source, found in others.items() if item in found})
+            for item, score in list(served.items())[:k]
+        )
+
+
+def _by_item(found: TopItems, row: int) -> dict[int, float]:
+    """Item index -> score of one request, best first."""
+    return {int(i): float(s) for i, s in zip(found.items[row], found.scores[row], strict=True) if i >= 0}

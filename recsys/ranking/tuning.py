@@ -1,0 +1,108 @@
+"""What validation users choose: the parameters of tunable rankers, and the fusion of the sources.
+
+Writes and reads `fusion.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recsys.errors import ArtifactError, DataError
+from recsys.files import read_json, write_json
+from recsys.metrics import top_k_metrics
+from recsys.ranking.base import Ranker, TunableRanker
+from recsys.ranking.config import FusionConfig
+from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.fusion import CUTOFF, FUSED, Fusion, tune_fusion
+from recsys.ranking.query import RankingBatch
+from recsys.tables import IntArray
+
+FUSION_FILE = "fusion.json"
+
+
+class FusionParams(NamedTuple):
+    """`rankers` holds the parameters of tunable rankers, `fusion` is None where there is one source alone.
+
+    `validation` is the NDCG@10 of each ranking on the validation users.
+    """
+
+    rankers: dict[str, dict[str, Any]]
+    fusion: Fusion | None
+    validation: dict[str, float]
+
+    def apply(self, rankers: Mapping[str, Ranker]) -> dict[str, Ranker]:
+        """The rankers with their parameters.
+
+        Raises:
+            ArtifactError: parameters are not of the ranker that has their name.
+        """
+        return {name: self._with_params(name, ranker) for name, ranker in rankers.items()}
+
+    def _with_params(self, name: str, ranker: Ranker) -> Ranker:
+        if name not in self.rankers or not isinstance(ranker, TunableRanker):
+            return ranker
+        try:
+            return ranker.with_params(self.rankers[name])
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{FUSION_FILE}: {self.rankers[name]} are no parameters of '{name}' ({error}); run `recommend` again"
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write `fusion.json`."""
+        fusion = None if self.fusion is None else self.fusion.to_json()
+        write_json(path, {"rankers": self.rankers, "fusion": fusion, "validation": self.validation})
+
+    @classmethod
+    def load(cls, path: Path) -> FusionParams:
+        """What `save` wrote.
+
+        Raises:
+            ArtifactError: the file is missing or damaged.
+        """
+        values: dict[str, Any] = read_json(path)
+        try:
+            fusion = None if values["fusion"] is None else Fusion.from_json(values["fusion"])
+            return cls(dict(values["rankers"]), fusion, dict(values["validation"]))
+        except (KeyError, TypeError, ValueError, DataError) as error:
+            raise ArtifactError(f"{path} cannot be read ({error}); run `recommend` again") from error
+
+
+def tune(rankers: Mapping[str, Ranker], batch: RankingBatch, targets: IntArray, config: FusionConfig) -> FusionParams:
+    """Choose by the NDCG@10 of validation requests.
+
+    Args:
+        targets: [U] item index of what each user took next.
+    """
+    tuned: dict[str, Ranker] = {}
+    for name, ranker in rankers.items():
+        tuned[name] = ranker.tune(batch, targets) if isinstance(ranker, TunableRanker) else ranker
+        batch.rankings[name] = tuned[name].rank(batch, config.depth)
+    found = dict(batch.rankings)
+    sources = {source: found[source] for source in config.sources if source in found}
+    fusion = tune_fusion(sources, targets, config)[0].fusion if len(sources) > 1 else None
+    if fusion is not None:
+        found[FUSED] = fusion.fuse(sources, CUTOFF)
+    return FusionParams(
+        {name: ranker.params for name, ranker in tuned.items() if isinstance(ranker, TunableRanker)},
+        fusion,
+        {name: top_k_metrics(ranking.items, targets, k=CUTOFF).ndcg for name, ranking in found.items()},
+    )
+
+
+def assemble(rankers: Mapping[str, Ranker], config: FusionConfig, params: FusionParams | None) -> Ensemble:
+    """Rankers and what validation chose -> the ensemble that ranks.
+
+    Raises:
+        DataError: none of the configured sources is there.
+    """
+    sources: Collection[str] = [source for source in config.sources if source in rankers]
+    if not sources:
+        raise DataError(
+            f"none of recommend.fusion.sources ({', '.join(config.sources)}) can be ranked by here; "
+            f"there are {', '.join(rankers) or 'none'}"
+        )
+    applied = rankers if params is None else params.apply(rankers)
+    return Ensemble(applied, sources=sources, fusion=params and params.fusion, depth=config.depth)

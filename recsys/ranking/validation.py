@@ -1,0 +1,115 @@
+"""How well a model ranks while it trains: NDCG@10 of validation users, by the ranker that will serve it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.baselines.base import rank_by_scores
+from recsys.data.histories import sampled_users
+from recsys.diffusion.heads import QueryHead
+from recsys.diffusion.preference import PreferenceModel
+from recsys.diffusion.sampling import sample_key
+from recsys.llm.storage import LanguageModel
+from recsys.metrics import top_k_metrics
+from recsys.ranking.base import Ranker
+from recsys.ranking.diffusion import DiffusionRanker, LatentSearch
+from recsys.ranking.generative import GenerativeRanker
+from recsys.ranking.query import RankingBatch
+from recsys.retrieval.config import IndexConfig
+from recsys.retrieval.index import ItemIndex
+from recsys.tables import FloatArray, IntArray, Queries, SemanticIds
+
+NUM_BEAMS = 20
+NUM_SAMPLES = 8  # a user's, enough to tell heads apart and a quarter of the default's time
+CUTOFF = 10
+INDEX_USERS, INDEX_SAMPLES = 500, 2  # whose samples an index is tuned on, and how many of each
+SAMPLES_FILE = "validation_samples.parquet"
+
+
+class ValidationUsers(NamedTuple):
+    """Users whose next item a model should rank first."""
+
+    queries: Queries
+    exclude_seen: bool
+
+    @classmethod
+    def sample(cls, queries: Queries, *, users: int, seed: int, exclude_seen: bool) -> Self:
+        """At most `users` of the queries, chosen by the seed."""
+        return cls(sampled_users(queries, users=users, seed=seed), exclude_seen)
+
+    def batch(self) -> RankingBatch:
+        """Their requests, with histories as they are."""
+        histories = self.queries.histories
+        longest = int(histories.lengths.max(initial=1))
+        return RankingBatch.build(histories, max_history=longest, exclude_seen=self.exclude_seen)
+
+    def ndcg(self, ranker: Ranker) -> float:
+        """NDCG@10."""
+        found = ranker.rank(self.batch(), CUTOFF)
+        return top_k_metrics(found.items, self.queries.targets, k=CUTOFF).ndcg
+
+
+@dataclass(frozen=True)
+class LanguageModelValidator:
+    """Scores language models through the real decoder."""
+
+    users: ValidationUsers
+    semantic_ids: SemanticIds
+
+    def __call__(self, language_model: LanguageModel) -> float:
+        return self.users.ndcg(GenerativeRanker(language_model, self.semantic_ids, num_beams=NUM_BEAMS))
+
+
+class HeadValidator(NamedTuple):
+    """Scores the diffusion module and the plain heads on the same users, by exact search.
+
+    `states` [U, d_h] are the conditions of the users; they are passed anew where the language model itself is trained.
+    """
+
+    users: ValidationUsers
+    latents: FloatArray
+    counts: IntArray
+    seed: int
+
+    def preference(self, model: PreferenceModel, states: FloatArray) -> float:
+        """Of the best bandwidth and popularity prior, so that a module is not judged by how it happens to be scored."""
+        search = LatentSearch(self.latents, ItemIndex.build(self.latents, config=IndexConfig(kind="flat")), self.counts)
+        ranker = DiffusionRanker(model, search, lambda _: states, num_samples=NUM_SAMPLES, nearest=50, seed=self.seed)
+        return ranker.trials(self.users.batch(), self.users.queries.targets)[0].ndcg
+
+    def head(self, head: QueryHead, states: FloatArray) -> float:
+        """By the head's own scores."""
+        users = self.users
+        found = rank_by_scores(
+            lambda rows: head.scores(states[rows], self.latents),
+            len(states),
+            num_items=len(self.latents),
+            k=CUTOFF,
+            candidates=users.batch().candidates,
+        )
+        return top_k_metrics(found.items, users.queries.targets, k=CUTOFF).ndcg
+
+    def index_samples(self, model: PreferenceModel, states: FloatArray) -> FloatArray:
+        """Latents [Q, D] as users' requests will search for them, to tune an index on."""
+        keys = [sample_key(user) for user in self.users.queries.user_ids[:INDEX_USERS]]
+        samples = model.sample(states[:INDEX_USERS], keys, seed=self.seed, num_samples=INDEX_SAMPLES)
+        return samples.reshape(-1, samples.shape[-1])
+
+
+def save_samples(samples: FloatArray, folder: Path) -> None:
+    """Write `validation_samples.parquet`: latents [Q, D]."""
+    flat = pa.array(samples.reshape(-1), type=pa.float32())
+    column = pa.FixedSizeListArray.from_arrays(flat, samples.shape[-1])
+    pq.write_table(pa.table({"latent": column}), folder / SAMPLES_FILE)
+
+
+def load_samples(folder: Path) -> FloatArray:
+    """What `save_samples` wrote, float32 [Q, D]."""
+    column = pq.read_table(folder / SAMPLES_FILE).combine_chunks()["latent"].chunk(0)
+    samples: FloatArray = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+    return samples

@@ -1,0 +1,36 @@
+"""The nouns that flow through the system; each checks its schema once, here, and is trusted afterwards.
+
+Identifiers are the user's own strings. Inside the program an item is its row in the `Catalog` (an
+*item index*); indices never leave it.
+"""
+
+from recsys.tables.candidates import CandidateFilter
+from recsys.tables.histories import Histories, Queries
+from recsys.tables.interactions import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
+from recsys.tables.items import ItemVectors, SemanticIds, unit_rows
+from recsys.tables.rankings import RANKING_SCHEMA, Rankings, TopItems, concatenate, top_k
+from recsys.tables.types import BoolArray, FloatArray, IntArray
+
+__all__ = [
+    "INTERACTION_SCHEMA",
+    "RANKING_SCHEMA",
+    "TEST",
+    "TRAIN",
+    "UNUSED",
+    "VALIDATION",
+    "BoolArray",
+    "CandidateFilter",
+    "Catalog",
+    "FloatArray",
+    "Histories",
+    "IntArray",
+    "Interactions",
+    "ItemVectors",
+    "Queries",
+    "Rankings",
+    "SemanticIds",
+    "TopItems",
+    "concatenate",
+    "top_k",
+    "unit_rows",
+]

@@ -1,0 +1,51 @@
+"""Which items may be recommended: the one place that says "not this item"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from recsys.tables.histories import Histories
+from recsys.tables.types import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class CandidateFilter:
+    """Restricts the rankings of some requests over N items; an empty filter allows everything.
+
+    `excluded` holds item indices for each request [U]; `allowed` [N] is shared by all of them.
+    """
+
+    excluded: Sequence[IntArray] | None = None
+    allowed: BoolArray | None = None
+
+    @classmethod
+    def unseen(cls, histories: Histories) -> Self:
+        """Everything but each history's own items."""
+        return cls([histories[user] for user in range(len(histories))])
+
+    def take(self, rows: IntArray) -> CandidateFilter:
+        """The filter of some of the requests, in that order."""
+        excluded = None if self.excluded is None else [self.excluded[int(row)] for row in rows]
+        return CandidateFilter(excluded, self.allowed)
+
+    def mask(self, num_requests: int, num_items: int) -> BoolArray | None:
+        """bool [U, N], or None where everything is allowed."""
+        if self.excluded is None and self.allowed is None:
+            return None
+        mask = np.ones((num_requests, num_items), dtype=np.bool_)
+        if self.allowed is not None:
+            mask &= self.allowed
+        for row, items in enumerate(self.excluded or ()):
+            mask[row, items] = False
+        return mask
+
+    def apply(self, scores: FloatArray) -> None:
+        """Set the scores [U, N] of all other items to -inf, in place."""
+        if self.allowed is not None:
+            scores[:, ~self.allowed] = -np.inf
+        for row, items in enumerate(self.excluded or ()):
+            scores[row, items] = -np.inf

@@ -1,0 +1,1 @@
+"""One trainer for every model of the package: seeded steps, fingerprinted checkpoints, schedule, EMA, best epoch."""

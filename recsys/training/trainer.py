@@ -1,0 +1,216 @@
+"""The training loop of every model: SASRec, both tokenizers, the language model, the heads, and joint training.
+
+Everything random is a function of (seed, epoch, step), so a run that is killed at any step and started again ends with
+the weights of an uninterrupted one. The kept weights are the best by the caller's `validate`, not by loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from recsys.tracking import NullTracker
+from recsys.training.checkpoints import (
+    Fingerprint,
+    load_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    prefixed,
+    save_checkpoint,
+    unprefixed,
+)
+from recsys.training.ema import MovingAverage
+from recsys.training.plan import Callbacks, Plan, Progress, Run, StepLoss
+from recsys.training.seeding import seeded
+
+logger = logging.getLogger(__name__)
+
+Batches = Callable[[int], Sequence[tuple[Tensor, ...]]]
+
+
+class Trainer:
+    """Trains the parameters of `module` that require gradients, and leaves the best ones in it.
+
+    Args:
+        module: takes a batch's tensors and returns a `StepLoss`.
+        batches: epoch -> its batches, the same list at every call; moved to the module's device.
+        fingerprint: of the configuration and data; only its own checkpoint is continued.
+        validate: the score to keep the best weights by (higher is better); None keeps the last weights.
+        average: a moving average of (a part of) the module, updated after every step and kept with the weights.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: Batches,
+        plan: Plan,
+        *,
+        run: Run,
+        fingerprint: Fingerprint,
+        validate: Callable[[], float] | None = None,
+        average: MovingAverage[Any] | None = None,
+        callbacks: Callbacks | None = None,
+    ) -> None:
+        self._module, self._batches, self._plan, self._run = module, batches, plan, run
+        self._fingerprint, self._validate, self._average = fingerprint, validate, average
+        self._callbacks, self._tracker = callbacks or Callbacks(), run.tracker or NullTracker()
+        self._named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.AdamW(self._groups(), betas=plan.betas, fused=plan.fused)
+        self._accelerator = Accelerator() if plan.distributed else None
+        self._prepared: Any = self._accelerator.prepare(module) if self._accelerator else module
+        self._world, self._rank = 1, 0
+        if self._accelerator is not None:
+            self._world, self._rank = self._accelerator.num_processes, self._accelerator.process_index
+        self._best: dict[str, Tensor] = {}
+        self._progress, self._saved_at = Progress(), 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by learning rate, and by whether they decay."""
+        plan, groups = self._plan, list[dict[str, Any]]()
+        for prefix in ("", *plan.rate_factors):
+            members = [p for n, p in self._named.items() if self._prefix(n) == prefix]
+            decaying = [p for p in members if plan.decay_vectors or p.ndim > 1]
+            rest = [p for p in members if not plan.decay_vectors and p.ndim <= 1]
+            rate = plan.learning_rate * plan.rate_factors.get(prefix, 1.0)
+            groups.append({"params": decaying, "weight_decay": plan.weight_decay, "lr": rate})
+            groups.append({"params": rest, "weight_decay": 0.0, "lr": rate})
+        return groups
+
+    def _prefix(self, name: str) -> str:
+        return next((prefix for prefix in self._plan.rate_factors if name.startswith(prefix)), "")
+
+    def train(self) -> Progress:
+        """Train to the end (from the last checkpoint, if there is one) and restore the best weights."""
+        if not self._resume():
+            self._callbacks.on_start()
+            if self._validate is not None and self._plan.validate_first:
+                self._keep_if_best()
+                self._progress = self._progress._replace(first=self._progress.best)
+        epochs = range(self._progress.epoch, self._plan.epochs)
+        for _ in epochs if self._plan.log_steps else self._track(epochs, "epochs"):
+            if self._progress.settled:
+                break
+            self._epoch()
+        self._warn_if_unsettled()
+        self._callbacks.on_end()
+        self._load(self._best)
+        self._module.eval()
+        return self._progress
+
+    def _epoch(self) -> None:
+        plan, epoch = self._plan, self._progress.epoch
+        batches = self._batches(epoch)
+        num_steps = len(batches) // self._world  # every process takes as many
+        steps = range(self._progress.step, num_steps)
+        schedule = LambdaLR(self._optimizer, lambda done: self._rate_factor(epoch, (steps.start + done) / num_steps))
+        means: dict[str, Tensor] = {}
+        num_examples = 0
+        self._prepared.train()
+        for step in self._track(steps, f"epoch {epoch + 1}/{plan.epochs}") if plan.log_steps else steps:
+            loss = self._step(batches[step * self._world + self._rank])
+            schedule.step()
+            if plan.log_steps and self._progress.total_steps % plan.log_steps == 0:
+                self._log({name: float(value.detach()) for name, value in loss.parts().items()})
+            elif not plan.log_steps:
+                num_examples += loss.num_examples
+                for name, value in loss.parts().items():
+                    means[name] = means.get(name, torch.zeros(())) + value.detach().cpu() * loss.num_examples
+            if plan.checkpoint_within_epochs:
+                self._checkpoint()
+        last = epoch + 1 == plan.epochs
+        values = {name: float(total) / num_examples for name, total in means.items()}
+        values |= self._callbacks.on_epoch_end(self._optimizer, last=last)
+        self._progress = self._progress._replace(epoch=epoch + 1, step=0)
+        self._log(values)
+        due = self._validate is not None and ((epoch + 1) % plan.validate_every == 0 or last)
+        if due:
+            self._keep_if_best()
+        self._checkpoint(force=due or last)
+
+    def _step(self, batch: tuple[Tensor, ...]) -> StepLoss:
+        progress, device = self._progress, next(iter(self._named.values())).device
+        seed = self._run.seed + 7919 * self._rank  # every process drops other units
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._plan.bf16)
+        with seeded(seed, progress.total_steps + 1), autocast:
+            loss: StepLoss = self._prepared(*(tensor.to(device) for tensor in batch))
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._accelerator is not None:
+            self._accelerator.backward(loss.mean())
+        else:
+            loss.mean().backward()  # type: ignore[no-untyped-call]
+        if self._plan.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(list(self._named.values()), self._plan.max_grad_norm)
+        self._optimizer.step()
+        self._progress = progress._replace(step=progress.step + 1, total_steps=progress.total_steps + 1)
+        if self._average is not None:
+            self._average.update()
+        return loss
+
+    def _rate_factor(self, epoch: int, share: float) -> float:
+        """The learning rate's share of its peak, after `share` of an epoch."""
+        within = 0 if self._plan.anneal_by_epoch else share
+        return self._plan.learning_rate_factor((epoch + within) / self._plan.epochs)
+
+    def _keep_if_best(self) -> None:
+        assert self._validate is not None
+        self._module.eval()
+        score = float(self._validate())
+        self._log({"validation_ndcg@10": score})
+        if score > self._progress.best:
+            self._best = {name: tensor.detach().clone() for name, tensor in self._state().items()}
+            self._progress = self._progress._replace(best=score, best_epoch=self._progress.epoch, stale=0)
+        else:
+            stale, patience = self._progress.stale + 1, self._plan.patience
+            self._progress = self._progress._replace(stale=stale, settled=patience is not None and stale >= patience)
+
+    def _warn_if_unsettled(self) -> None:
+        if self._validate is not None and self._plan.patience is not None and not self._progress.settled:
+            logger.warning(
+                "%s: the maximum of %d epochs ended it before validation settled (best at epoch %d); raise epochs",
+                *(self._run.name, self._plan.epochs, self._progress.best_epoch),
+            )
+
+    def _track(self, steps: range, label: str) -> Any:
+        return self._tracker.track(steps, f"{self._run.name} {label}", len(steps))
+
+    def _log(self, values: Mapping[str, float]) -> None:
+        if values and self._rank == 0:
+            step = self._progress.total_steps if self._plan.log_steps else self._progress.epoch
+            self._tracker.log({f"{self._run.name}/{key}": value for key, value in values.items()}, step=step)
+
+    def _state(self) -> dict[str, Tensor]:
+        """All tensors that make up the weights, by name."""
+        weights: dict[str, Tensor] = dict(self._named)
+        return weights if self._average is None else weights | prefixed("average", self._average.state_dict())
+
+    def _checkpoint(self, *, force: bool = False) -> None:
+        enough = self._progress.total_steps - self._saved_at >= self._plan.checkpoint_steps
+        if self._run.work is None or self._rank != 0 or not (force or enough):
+            return
+        tensors = prefixed("model", self._state()) | prefixed("best", self._best) | optimizer_tensors(self._optimizer)
+        save_checkpoint(self._run.work, self._fingerprint, tensors, self._progress._asdict())
+        self._saved_at = self._progress.total_steps
+
+    def _resume(self) -> bool:
+        """Restore the checkpoint of this training; False where there is none."""
+        saved = None if self._run.work is None else load_checkpoint(self._run.work, self._fingerprint)
+        if saved is None:
+            return False
+        self._load(unprefixed("model", saved.tensors))
+        self._best = unprefixed("best", saved.tensors)
+        load_optimizer(self._optimizer, saved.tensors)
+        self._progress = Progress(**saved.meta)
+        self._saved_at = self._progress.total_steps
+        return True
+
+    @torch.no_grad()
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        state = self._state()
+        for name, value in weights.items():
+            state[name].copy_(value)

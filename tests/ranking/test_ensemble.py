@@ -1,0 +1,301 @@
+"""Both routes on a circle of items whose next one is known: trained for real, ranked, tuned, fused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import pytest
+
+from recsys.data.histories import queries
+from recsys.decoding import beam
+from recsys.diffusion.heads import QueryHead
+from recsys.diffusion.preference import PreferenceModel
+from recsys.errors import ArtifactError, DataError
+from recsys.metrics import top_k_metrics
+from recsys.ranking.base import Ranker, ReducibleRanker, ScoreRanker, TunableRanker
+from recsys.ranking.config import FusionConfig
+from recsys.ranking.cross_entropy import CrossEntropyRanker
+from recsys.ranking.diffusion import Agreement, DiffusionRanker, LatentSearch
+from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.fusion import FUSED, Fusion
+from recsys.ranking.loading import RankingContext
+from recsys.ranking.query import RankingBatch
+from recsys.ranking.recommender import FittedRecommender, Request
+from recsys.ranking.registry import RANKERS, build_rankers
+from recsys.ranking.stopwatch import Stopwatch
+from recsys.ranking.tuning import FusionParams, assemble, tune
+from recsys.retrieval.config import IndexConfig
+from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.scoring import Scoring
+from recsys.tables import VALIDATION, CandidateFilter, FloatArray, Histories, TopItems
+from tests.ranking.fakes import NUM_ITEMS, cycle, next_of, sasrec
+from tests.ranking.trained import RECOMMEND, Trained, batch
+
+SOURCES = FusionConfig().sources
+
+
+@pytest.fixture(scope="module")
+def ensemble(trained: Trained) -> Ensemble:
+    """Every ranker, and the fusion of the configured sources."""
+    return assemble(trained.rankers, FusionConfig(), trained.params)
+
+
+def test_every_ranking_knows_the_next_item(trained: Trained, ensemble: Ensemble) -> None:
+    found, targets = ensemble.rank(trained.batch(), 5), trained.users.targets
+    assert list(found) == [*RANKERS, FUSED]
+    for name, ranking in found.items():
+        ndcg = top_k_metrics(ranking.items, targets, k=5).ndcg
+        assert name in ("popularity", "item-knn") or ndcg > 0.6, f"{name}: by chance it would be about .25"
+    validation = trained.params.validation
+    assert validation[FUSED] >= max(validation[name] for name in SOURCES) - 0.05
+
+
+def test_rankings_are_timed_by_source(trained: Trained, ensemble: Ensemble) -> None:
+    watch = Stopwatch()
+    ensemble.rank(trained.batch(), 5, stopwatch=watch)
+    assert list(watch.seconds) == [*RANKERS, FUSED]
+    assert min(watch.seconds.values()) > 0
+
+
+def test_seen_items_are_in_no_ranking(trained: Trained, ensemble: Ensemble) -> None:
+    histories = trained.users.histories
+    for ranking in ensemble.rank(trained.batch(), 8).values():
+        for user in range(len(histories)):
+            assert not set(ranking.items[user]) & set(histories[user])
+            kept = ranking.items[user][ranking.items[user] >= 0]
+            assert len(set(kept.tolist())) == len(kept)
+
+
+def test_the_same_request_gives_the_same_list_alone_and_among_others(trained: Trained, ensemble: Ensemble) -> None:
+    together = ensemble.rank(trained.batch(), 5)
+    for user in (0, 7):
+        alone = ensemble.rank(batch(trained.users.histories.take(np.array([user]))), 5)
+        assert np.array_equal(alone[FUSED].items[0], together[FUSED].items[user])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_all_the_weight_on_one_source_gives_back_its_ranking(trained: Trained, source: str) -> None:
+    fusion = Fusion("reciprocal-rank", {name: float(name == source) for name in SOURCES})
+    single = assemble(trained.rankers, FusionConfig(), trained.params._replace(fusion=fusion))
+    found = single.rank(trained.batch(), 5)
+    assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
+
+
+def test_without_collaborative_vectors_the_others_are_fused(trained: Trained, tmp_path: Path) -> None:
+    folders = trained.folders | {"embed": tmp_path}
+    rankers = build_rankers(RankingContext.load(folders, RECOMMEND, max_history=20, seed=0), SOURCES)
+    params = tune(rankers, trained.batch(), trained.users.targets, FusionConfig())
+    assert params.fusion is not None
+    assert params.fusion.weights.keys() == {"generative", "diffusion", "cross-entropy"}
+    found = assemble(rankers, FusionConfig(), trained.params).rank(trained.batch(), 5)
+    assert list(found) == ["generative", "cross-entropy", "diffusion", FUSED], "also with the weights of all"
+
+
+def test_a_source_that_is_not_configured_is_not_fused(trained: Trained) -> None:
+    config = FusionConfig(sources=("generative", "diffusion"))
+    params = tune(trained.rankers, trained.batch(), trained.users.targets, config)
+    assert params.fusion is not None
+    assert params.fusion.weights.keys() == {"generative", "diffusion"}
+    found = assemble(trained.rankers, config, params).rank(trained.batch(), 5)
+    assert list(found) == [*RANKERS, FUSED], "rankings of the others are there to be compared"
+
+
+def test_one_source_alone_is_the_answer_and_not_fused(trained: Trained) -> None:
+    config = FusionConfig(sources=("sasrec",))
+    params = tune(trained.rankers, trained.batch(), trained.users.targets, config)
+    assert params.fusion is None
+    assert FUSED not in params.validation
+    single = assemble(trained.rankers, config, params)
+    assert single.answer == "sasrec"
+    assert FUSED not in single.rank(trained.batch(), 5)
+
+
+def test_no_configured_source_is_one_clear_line(trained: Trained) -> None:
+    with pytest.raises(DataError, match=r"fusion\.sources \(sasrec\) can be ranked by here; there are popularity"):
+        assemble({"popularity": trained.rankers["popularity"]}, FusionConfig(sources=("sasrec",)), None)
+
+
+def test_sasrec_ranks_as_the_model_and_later_items_as_their_proxies() -> None:
+    model = sasrec(cycle())
+    histories = Histories.from_lists(["a", "b", "c"], [[3, 4, 5], [], [0, 1]])
+    expected = model.rank(histories.last(2), k=6, candidates=CandidateFilter.unseen(histories))
+    requests = RankingBatch.build(histories, max_history=2)
+    own = np.arange(NUM_ITEMS)
+    assert np.array_equal(ScoreRanker(model, own).rank(requests, 6).items, expected.items)
+    grown = ScoreRanker(model, np.append(own, [5, -1]))
+    later = Histories.from_lists(["a", "b", "c"], [[3, 4, NUM_ITEMS, NUM_ITEMS + 1], [NUM_ITEMS + 1], [0, 1]])
+    old = CandidateFilter(requests.candidates.excluded, np.arange(NUM_ITEMS + 2) < NUM_ITEMS)
+    # The window of the last two: item 12 counts as item 5, item 13 as none.
+    assert np.array_equal(
+        grown.rank(RankingBatch.build(later, max_history=3, candidates=old), 6).items,
+        ScoreRanker(model, own)
+        .rank(
+            RankingBatch.build(
+                Histories.from_lists(["a", "b", "c"], [[4, 5], [], [0, 1]]),
+                max_history=3,
+                candidates=requests.candidates,
+            ),
+            6,
+        )
+        .items,
+    )
+    ranked = grown.rank(RankingBatch.build(later, max_history=3, exclude_seen=False), NUM_ITEMS + 2)
+    for user, items in enumerate(ranked.items.tolist()):
+        scores = dict(zip(items, ranked.scores[user].tolist(), strict=True))
+        alone = [scores[item] for item in range(NUM_ITEMS)]
+        empty = user == 1  # it gets the most popular, and later ones are none of these
+        assert scores[NUM_ITEMS] == (0 if empty else scores[5])
+        assert scores[NUM_ITEMS + 1] == pytest.approx(0 if empty else np.mean(alone), abs=1e-5)
+
+
+def test_sasrec_reads_the_newest_items_of_the_window_alone() -> None:
+    model = sasrec(cycle())
+    histories = Histories.from_lists(["a", "b"], [[7, 2, 4, 5], [9, 8, 11, 0]])
+    scores = {}
+    for window in (1, 2, 3):
+        requests = RankingBatch.build(histories, max_history=window, exclude_seen=False)
+        found = ScoreRanker(model).rank(requests, 6)
+        assert found.scores == pytest.approx(-np.sort(-model.scores(histories.last(window)))[:, :6], abs=1e-5)
+        scores[window] = found.scores
+    assert not np.allclose(scores[2], scores[3], atol=1e-3)
+    assert not np.allclose(scores[1], scores[2], atol=1e-3)
+
+
+def test_a_reduced_ensemble_searches_fewer_beams_and_draws_fewer_samples(
+    trained: Trained, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beams, samples = list[int](), list[int | None]()
+    search, sample = beam.search_tree, PreferenceModel.sample
+    monkeypatch.setattr(beam, "search_tree", lambda tree, **kw: beams.append(kw["beams"]) or search(tree, **kw))
+    monkeypatch.setattr(
+        PreferenceModel,
+        "sample",
+        lambda model, *a, **more: samples.append(more["samples"]) or sample(model, *a, **more),
+    )
+    undecoded = ensemble.only([source for source in ensemble.rankers if source != "generative"])
+    for reduced in (ensemble, ensemble.reduced(), undecoded):
+        found = reduced.rank(trained.batch(exclude_seen=False), 5)
+        assert ("generative" in found) == (reduced is not undecoded)
+        assert (found[FUSED].items >= 0).all()
+    assert beams == [50, 10]
+    assert samples == [1, None, 1, 8, 1, None]
+
+
+def test_more_items_than_fusion_looks_at_are_ranked_when_requested(trained: Trained) -> None:
+    shallow = assemble(trained.rankers, FusionConfig(depth=2), trained.params)
+    found = shallow.rank(trained.batch(exclude_seen=False), NUM_ITEMS)
+    assert (found[FUSED].items >= 0).all()
+
+
+def test_a_regression_ranks_by_the_nearest_latent(trained: Trained) -> None:
+    ranked = trained.rankers["regression"].rank(trained.batch(), 5)
+    assert top_k_metrics(ranked.items, trained.users.targets, k=5).ndcg > 0.8
+    assert (np.diff(ranked.scores, axis=1) <= 0).all()
+
+
+def test_a_recommendation_names_the_score_of_each_source(trained: Trained) -> None:
+    fused = assemble({name: trained.rankers[name] for name in SOURCES}, FusionConfig(), trained.params)
+    recommender = FittedRecommender(cycle().catalog, fused, max_history=20, exclude_seen=True)
+    history = tuple(f"item {i}" for i in (3, 4, 5, 6))
+    answer = recommender.recommend([Request(history, 3, "u3")])[0]
+    first = answer.items[0]
+    assert first.item_id == next_of(list(history))
+    assert first.source_scores.keys() == {*SOURCES}
+    assert answer.seconds.keys() == {*SOURCES, FUSED}
+    assert recommender.recommend([Request(history, 3, "u3")])[0].items == answer.items
+    assert len(recommender.recommend([Request((), 3)])[0].items) == 3
+
+
+def test_what_was_tuned_survives_its_file_and_a_broken_one_is_refused(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "fusion.json"
+    trained.params.save(path)
+    assert json.loads(path.read_text()).keys() == {"rankers", "fusion", "validation"}
+    assert trained.params.rankers.keys() == {"diffusion-one-sample", "diffusion"}
+    assert FusionParams.load(path) == trained.params
+    alone = trained.params._replace(fusion=None)
+    alone.save(path)
+    assert FusionParams.load(path) == alone
+    for broken in ("{", "{}", '{"rankers": {}, "fusion": {}, "validation": {}}'):
+        path.write_text(broken)
+        with pytest.raises(ArtifactError, match=r"fusion\.json"):
+            FusionParams.load(path)
+    foreign = trained.params._replace(rankers={"diffusion": {"width": 3}})
+    with pytest.raises(ArtifactError, match=r"are no parameters of 'diffusion'.*run `recommend` again"):
+        assemble(trained.rankers, FusionConfig(), foreign)
+
+
+def test_tuned_parameters_reach_their_ranker(trained: Trained) -> None:
+    chosen = {"bandwidth": 0.25, "popularity": 0.5, "agreement": 0.0}
+    params = trained.params._replace(rankers={"diffusion": chosen})
+    applied = params.apply(trained.rankers)
+    for name in ("diffusion", "diffusion-one-sample"):
+        tunable = applied[name]
+        assert isinstance(tunable, TunableRanker)
+        assert (tunable.params == chosen) == (name == "diffusion")
+    assert isinstance(trained.rankers["diffusion"], ReducibleRanker)
+
+
+def test_agreement_needs_two_categories() -> None:
+    assert Agreement.of_labels(None) is None
+    assert Agreement.of_labels(["a", "a", None]) is None
+    found = Agreement.of_labels(["b", None, "a"])
+    assert found is not None
+    assert (found.categories.tolist(), found.num_categories) == ([1, -1, 0], 2)
+
+
+class Fixed(NamedTuple):
+    """Stands for the language model, the diffusion module and the cross-entropy head: none of them knows the item."""
+
+    generated: TopItems
+
+    def rank(self, batch: RankingBatch, k: int) -> TopItems:
+        return self.generated
+
+    def sample(self, states: FloatArray, keys: list[int], *, seed: int, samples: int | None) -> FloatArray:
+        return np.zeros((len(states), samples or 4, 2), np.float32)
+
+    def scores(self, states: FloatArray, latents: FloatArray) -> FloatArray:
+        return np.zeros((len(states), len(latents)), np.float32)
+
+
+def test_tuning_finds_out_that_the_generated_category_is_right() -> None:
+    users, items = 20, 24
+    angles = np.linspace(0, 2 * np.pi, items, endpoint=False)
+    latents = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)  # all as far from every sample
+    categories = np.arange(items) // 12
+    targets = np.random.default_rng(0).permutation(items)[:users]
+    wrong_item_of_the_right_category = np.where(targets % 12 == 11, targets - 1, targets + 1)[:, None]
+    fixed = Fixed(TopItems(wrong_item_of_the_right_category, np.zeros((users, 1), np.float32)))
+    index = ItemIndex.build(latents, config=IndexConfig(kind="flat"))
+    search = LatentSearch(latents, index, np.ones(items, np.int64), Agreement(categories, 2))
+
+    def conditions(requests: RankingBatch) -> FloatArray:
+        return np.zeros((len(requests), 1), np.float32)
+
+    preference = cast(PreferenceModel, fixed)
+    rankers: dict[str, Ranker] = {
+        "generative": fixed,
+        "cross-entropy": CrossEntropyRanker(cast(QueryHead, fixed), latents, conditions),
+        "diffusion-one-sample": DiffusionRanker(preference, search, conditions, num_samples=1, nearest=items),
+        "diffusion": DiffusionRanker(preference, search, conditions, nearest=items),
+    }
+    histories = Histories.from_lists([f"u{user}" for user in range(users)], [[] for _ in range(users)])
+    tuned = tune(rankers, batch(histories, exclude_seen=False), targets, FusionConfig())
+    assert min(tuned.rankers[name]["agreement"] for name in ("diffusion", "diffusion-one-sample")) > 0
+    validation = tuned.validation
+    assert validation["diffusion"] == pytest.approx(validation["diffusion-one-sample"], abs=1e-6)
+    assert validation["diffusion"] > 1.5 * validation["cross-entropy"]
+    assert Scoring(1.0).to_json() == {"bandwidth": 1.0, "popularity": 0.0, "agreement": 0.0}
+
+
+def test_the_tuning_of_all_validation_users_is_what_is_served(trained: Trained) -> None:
+    """Each figure of the file is that of ranking with what the file holds."""
+    dataset = cycle()
+    users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
+    found = assemble(trained.rankers, FusionConfig(), trained.params).rank(batch(users.histories), 10)
+    for name, ranking in found.items():
+        ndcg = top_k_metrics(ranking.items, users.targets, k=10).ndcg
+        assert ndcg == pytest.approx(trained.params.validation[name], abs=1e-6), name

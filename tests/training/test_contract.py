@@ -1,0 +1,94 @@
+"""Every training: a killed one resumes bit-equal, a checkpoint is continued only by the training that wrote it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from recsys.errors import ArtifactError
+from tests.training.trainings import TRAININGS, Job, KilledError, Killer, Weights
+
+pytestmark = pytest.mark.parametrize("train", TRAININGS.values(), ids=list(TRAININGS))
+
+Train = Callable[[Job], Weights]
+
+
+def assert_equal(found: Weights, expected: Weights) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+class Uninterrupted(NamedTuple):
+    weights: Weights
+    events: int
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Uninterrupted]:
+    """A training from its start to its end, run once for every change."""
+
+    @cache
+    def run(train: Train, **change: Any) -> Uninterrupted:
+        tracker = Killer()
+        return Uninterrupted(
+            train(Job(tmp_path_factory.mktemp("out") / "out", tracker=tracker, **change)), tracker.events
+        )
+
+    return run
+
+
+def kill(train: Train, job: Job, at: int) -> None:
+    with pytest.raises(KilledError):
+        train(replace(job, tracker=Killer(at)))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.55, 0.9])
+def test_killed_and_resumed_is_bit_equal(
+    train: Train, share: float, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path
+) -> None:
+    expected, job = uninterrupted(train), Job(tmp_path / "out", tmp_path / "work", tracker=Killer())
+    kill(train, job, round(share * (expected.events - 1)))
+    assert_equal(train(job), expected.weights)
+    if share > 0.5:
+        assert job.tracker.events < expected.events, "the checkpoint is really continued"
+
+
+def test_a_finished_training_is_not_repeated_and_a_damaged_checkpoint_is_refused(
+    train: Train, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    before, job = torch.get_rng_state(), Job(tmp_path / "out", tmp_path / "work")
+    train(job)
+    assert torch.equal(torch.get_rng_state(), before), "the global generator is left alone"
+    again = replace(job, out=tmp_path / "again", tracker=Killer())
+    assert_equal(train(again), uninterrupted(train).weights)
+    assert again.tracker.events == 0
+    for path in (tmp_path / "work").rglob("*.safetensors"):
+        path.write_bytes(b"half")
+    with pytest.raises(ArtifactError, match="delete it to train from the start"):
+        train(job)
+
+
+CHANGES: dict[str, dict[str, Any]] = {"seed is 0, not 1": {"seed": 1}, "_rate": {"rate": 2.0}, "data": {"shift": 1}}
+
+
+def test_a_checkpoint_of_another_training_is_kept_and_not_continued(
+    train: Train, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, job = uninterrupted(train), Job(tmp_path / "out", tmp_path / "work")
+    kill(train, job, round(0.7 * first.events))
+    files = {path: path.read_bytes() for path in (tmp_path / "work").rglob("*.safetensors")}
+    assert files
+    for reason, change in CHANGES.items():
+        caplog.clear()
+        expected = uninterrupted(train, **change).weights
+        changed = train(replace(job, out=tmp_path / reason, tracker=Killer(), **change))
+        assert any("starts anew" in message and reason in message for message in caplog.messages)
+        assert_equal(changed, expected)
+        assert any(not torch.equal(changed[name], first.weights[name]) for name in changed), "the change matters"
+    assert {path: path.read_bytes() for path in files} == files, "nothing of the first training is lost"
+    assert_equal(train(job), first.weights)
