@@ -63,7 +63,7 @@ STAGES = (
         "04_instructions",
         ("prepare",),
         1,
-        ("instruct",),
+        ("instruct", "prepare.max_history"),
         "Write the instruction-tuning examples for the language model.",
         routes=(DISCRETE,),
     ),

@@ -26,7 +26,7 @@ from recsys.ranking.validation import HeadValidator, ValidationUsers, save_sampl
 from recsys.tables import VALIDATION, Catalog, FloatArray, Histories, ItemVectors, SemanticIds
 from recsys.tokenization.continuous import ContinuousTokenizer
 from recsys.tracking import Tracker
-from recsys.training.plan import Run
+from recsys.training.plan import Run, plateau_notes
 
 
 class _Trained(NamedTuple):
@@ -66,6 +66,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
             validate=lambda head: validator.head(head, trained.validation),
         )
         head.save(run.out)
+        run.note(**plateau_notes(kind, head.progress))
         scores[kind] = validator.head(head, trained.validation)
     run.note(**{f"ndcg@10_{name}": score for name, score in scores.items()})
 

@@ -19,6 +19,7 @@ from recsys.embeddings.text import fit_texts
 from recsys.ranking.loading import SASREC_FOLDER
 from recsys.tables import VALIDATION, BoolArray, Histories, ItemVectors
 from recsys.tracking import Tracker
+from recsys.training.plan import plateau_notes
 
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
@@ -47,7 +48,8 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     neighbours.save(run.out / TEXT_NEIGHBOURS)
     proxies = np.arange(len(catalog))
     proxies[~known] = neighbours.proxies(text.vectors[~known]).items
-    sasrec = sasrec.borrowing(proxies)
+    run.note(**plateau_notes("sasrec", sasrec.progress))
+    sasrec = sasrec.with_proxies(proxies)
     sasrec.save(run.out / SASREC_FOLDER)
     collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
     collaborative.save(run.out / "collaborative.parquet")

@@ -100,17 +100,17 @@ class Sasrec(ScoringModel):
         """Float32 [N, D] in item order, after the last epoch: nothing that validation chooses reaches them."""
         return self.vectors
 
-    def borrowing(self, lenders: IntArray) -> Sasrec:
-        """The same, but that items have the vectors of their lenders [N]: an item's index, or -1 for the mean.
+    def with_proxies(self, proxies: IntArray) -> Sasrec:
+        """A copy in which each item has the vector of its proxy [N]: an item index, or -1 for the mean of all.
 
-        Items lend to themselves, but for those that training never met: of these it has learnt what they are not.
-        Counts are not lent: an empty history still gets the items that were met most often.
+        Items of the training set are their own proxies; cold-start items have learnt only as negatives. Counts stay, so
+        that empty histories still get the most popular items.
         """
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             weight = model.items.weight
-            weight.copy_(torch.from_numpy(_borrowed(weight.detach().cpu().numpy(), lenders)))
-        return replace(self, model=model, vectors=_borrowed(self.vectors, lenders))
+            weight.copy_(torch.from_numpy(_proxy_vectors(weight.detach().cpu().numpy(), proxies)))
+        return replace(self, model=model, vectors=_proxy_vectors(self.vectors, proxies))
 
     @property
     def num_items(self) -> int:
@@ -148,7 +148,7 @@ class Sasrec(ScoringModel):
         return cls(saved.config, model, saved.tensors["vectors"].numpy(), saved.tensors["counts"].numpy())
 
 
-def _borrowed(vectors: FloatArray, lenders: IntArray) -> FloatArray:
-    out: FloatArray = vectors[lenders]
-    out[lenders < 0] = vectors[lenders == np.arange(len(lenders))].mean(axis=0)
+def _proxy_vectors(vectors: FloatArray, proxies: IntArray) -> FloatArray:
+    out: FloatArray = vectors[proxies]
+    out[proxies < 0] = vectors[proxies == np.arange(len(proxies))].mean(axis=0)
     return out

@@ -29,6 +29,10 @@ class DiffuseConfig(Config):
     dispersive_temperature: float = Field(default=1.0, gt=0)
     language_model_weight: float = Field(default=0.1, ge=0, description="of the text loss in joint training")
     epochs: int = Field(default=12, ge=1)
+    plain_epochs: int = Field(default=60, ge=1, description="most epochs of the plain heads, which train to a plateau")
+    patience: int = Field(
+        default=5, ge=1, description="validations without a new best that end a plain head's training"
+    )
     batch_size: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)

@@ -163,7 +163,6 @@ def fit_head(
     module = LOSSES[kind](model, torch.from_numpy(rows.latents)).to(default_device())
     average = MovingAverage(model, config.ema_decay)
     head = QueryHead(average.module, kind, config)
-    progress = fit(
-        module, rows, config, run=run, average=average, validate=None if validate is None else partial(validate, head)
-    )
+    score = None if validate is None else partial(validate, head)
+    progress = fit(module, rows, config, run=run, average=average, validate=score, to_plateau=True)
     return replace(head, progress=progress)

@@ -99,10 +99,14 @@ def fit(
     run: Run,
     average: MovingAverage[Any],
     validate: Callable[[], float] | None = None,
+    to_plateau: bool = False,
 ) -> Progress:
     """Train a module (conditions [B, d_h], targets [B] -> `Losses`) on rows, and leave the kept weights in `average`.
 
-    `validate` scores the averaged weights every `config.validate_every` epochs and after the last.
+    Args:
+        validate: scores the averaged weights every `config.validate_every` epochs and after the last.
+        to_plateau: at a constant learning rate until `validate` stops rising, for at most `config.plain_epochs`; the
+            average does what the cosine does in a training of known length.
     """
     device = next(module.parameters()).device
     plan = Plan(
@@ -118,6 +122,11 @@ def fit(
         bf16=uses_bf16(config.precision, device),
         validate_every=config.validate_every,
     )
+    if to_plateau and validate is not None:
+        warmup_ratio = min(config.warmup_ratio * config.epochs / config.plain_epochs, 0.5)
+        plan = plan._replace(
+            epochs=config.plain_epochs, patience=config.patience, warmup_ratio=warmup_ratio, final_ratio=1.0
+        )
 
     def batches(epoch: int) -> list[tuple[Tensor, ...]]:
         order = torch.from_numpy(np.random.default_rng((run.seed, epoch)).permutation(len(rows.targets)))

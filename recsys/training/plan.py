@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -92,6 +92,13 @@ class Progress(NamedTuple):
     best_epoch: int = 0
     stale: int = 0  # validations since the best
     settled: bool = False  # whether validation stopped rising before the epochs ended
+
+
+def plateau_notes(name: str, progress: Progress | None) -> dict[str, Any]:
+    """How a training to a plateau ended, for a stage's record: its best epoch, its last, and whether it settled."""
+    if progress is None:
+        return {}
+    return {f"{name}_epochs": [progress.best_epoch, progress.epoch], f"{name}_settled": progress.settled}
 
 
 class StepLoss(Protocol):

@@ -60,10 +60,11 @@ def test_only_the_nearest_neighbours_are_kept() -> None:
     assert similarity.indices.tolist() == [1, 0, 3, 2]
 
 
-def test_more_items_than_neighbours_are_kept_are_ranked_when_wanted() -> None:
-    train = histories_of([[0, 1], [0, 1], [0, 2], [3, 2], [4], [5, 4]])
-    top = fit_item_knn(train, 6, neighbours=1, shrinkage=0).rank(histories_of([[0]]), k=5, exclude_seen=True)
-    assert top.items.tolist() == [[1, 2, 4, 3, 5]]  # the neighbour, then all others by popularity
+def test_k_may_exceed_the_number_of_neighbors() -> None:
+    train, history = histories_of([[0, 1], [0, 1], [0, 2], [3, 2], [4], [5, 4]]), histories_of([[0]])
+    model = fit_item_knn(train, 6, num_neighbors=1, shrinkage=0)
+    top = model.rank(history, k=5, candidates=CandidateFilter.unseen(history))
+    assert top.items.tolist() == [[1, 2, 4, 3, 5]]  # the neighbor, then the others by popularity
 
 
 def test_newer_items_count_more() -> None:

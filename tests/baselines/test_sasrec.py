@@ -144,17 +144,17 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
         SasrecConfig(heads=3)
 
 
-def test_items_that_borrow_vectors_are_scored_and_read_as_their_lenders() -> None:
+def test_items_with_proxies_are_scored_and_read_as_their_proxies() -> None:
     model = fit_sasrec(cycles(12, [6] * 12), 12, SMALL, seed=0)
-    lenders = np.arange(12)
-    lenders[[4, 7]] = 9, -1
-    borrowing = model.borrowing(lenders)
+    proxies = np.arange(12)
+    proxies[[4, 7]] = 9, -1
+    changed = model.with_proxies(proxies)
     histories = Histories.from_lists(["a", "b", "c"], [[3, 9], [3, 4], [3]])
-    scores = borrowing.scores(histories)
+    scores = changed.scores(histories)
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
     np.testing.assert_allclose(scores[:, 4], scores[:, 9], rtol=1e-5)
     others = np.delete(np.arange(12), [4, 7])
     np.testing.assert_allclose(scores[:, 7], scores[:, others].mean(axis=1), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(scores[[0, 2]][:, others], model.scores(histories)[[0, 2]][:, others])
-    np.testing.assert_array_equal(borrowing.item_vectors()[4], model.item_vectors()[9])
+    np.testing.assert_array_equal(changed.item_vectors()[4], model.item_vectors()[9])
     assert not np.array_equal(model.item_vectors()[4], model.item_vectors()[9]), "the model itself is as it was"

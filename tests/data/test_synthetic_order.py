@@ -24,9 +24,9 @@ def dataset() -> Dataset:
 
 
 def hit_rate(model: ScoringModel, dataset: Dataset) -> float:
-    asked = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=20)
-    top = model.rank(asked.histories, k=10, candidates=CandidateFilter.unseen(asked.histories))
-    return float((top.items == asked.targets[:, None]).any(axis=1).mean())
+    users = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=20)
+    top = model.rank(users.histories, k=10, candidates=CandidateFilter.unseen(users.histories))
+    return float((top.items == users.targets[:, None]).any(axis=1).mean())
 
 
 def test_models_rank_in_the_known_order(dataset: Dataset) -> None:

@@ -178,5 +178,5 @@ def test_bf16_results_of_a_batch_share_nine_of_ten_items_with_single_prompts() -
 def test_a_model_in_training_mode_is_refused() -> None:
     model = copy.deepcopy(backbone("Qwen3")).train()
     case = Case(np.array([[0], [1]]), 2, [[1]], 2, np.random.default_rng(0))
-    with pytest.raises(ModelError, match=r"call model\.eval\(\) first"):
+    with pytest.raises(ModelError, match=r"training mode.*call model\.eval\(\)"):
         case.search(model)

@@ -35,6 +35,7 @@ def small_config(**changes: object) -> DiffuseConfig:
         "hidden_size": 16,
         "num_layers": 1,
         "epochs": 4,
+        "plain_epochs": changes.get("epochs", 4),
         "batch_size": 100,
         "precision": "fp32",
         "ema_decay": 0.9,

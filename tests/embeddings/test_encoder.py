@@ -52,6 +52,14 @@ def test_a_new_text_lies_near_those_it_shares_words_with(tmp_path: Path) -> None
     np.testing.assert_array_equal(unknown, np.zeros((1, 4)))
 
 
+def test_features_are_terms_of_two_texts_or_more_with_damped_frequencies() -> None:
+    given = [f"common word{n}" for n in range(60)] + ["common once twice twice"] * 2 + ["rare"] + ["common"] * 60
+    encoder, vectors = TfidfEncoder.fit(given, dimensions=1000, seed=0)
+    assert set(encoder.terms) == {"common", "common once", "once", "once twice", "twice", "twice twice"}
+    weights = dict(zip(encoder.terms, vectors[60], strict=True))
+    assert weights["twice"] / weights["once"] == pytest.approx(1 + np.log(2), rel=1e-5)
+
+
 @pytest.mark.parametrize(("fields", "wanted"), [((), ("title", "brand")), (("brand",), ("brand",))])
 def test_a_new_item_s_text_is_joined_of_the_same_fields(
     fields: tuple[str, ...], wanted: tuple[str, ...], tmp_path: Path
@@ -95,6 +103,7 @@ class FakeTransformer:
     loaded: list[str] = []  # noqa: RUF012
 
     def __init__(self, name: str, *, trust_remote_code: bool) -> None:
+        assert not trust_remote_code
         self.loaded.append(name)
 
     def encode(self, given: Sequence[str], **options: object) -> FloatArray:

@@ -40,7 +40,26 @@ def test_out_of_catalogue_and_repeated_items_are_counted_and_noticed() -> None:
     assert (wild.out_of_catalogue_items, wild.repeated_items) == (1, 1)
     assert found.systems["good"].out_of_catalogue_items == 0
     assert any("wild returned 1 out-of-catalogue items" in notice for notice in found.notices)
-    assert any("1 of 4 users have a cold-start target" in notice for notice in found.notices)
+    for notice in ("1 of 4 users have a cold-start target", "wild repeated an item within a list 1 times"):
+        assert any(notice in found for found in found.notices)
+
+
+def test_lists_shorter_than_the_largest_cutoff_are_noticed() -> None:
+    notices = fakes.evaluation().notices
+    assert "good returned at most 3 items a user; metrics at larger cutoffs do not change." in notices
+
+
+def test_examples_show_the_newest_items_of_a_long_history() -> None:
+    history = [0] * 5 + [1] * 10
+    (shown,) = example_users(
+        fakes.rankings(),
+        queries=Queries(Histories.from_lists(["u1"], [history]), np.array([1])),
+        catalog=fakes.catalog(),
+        cutoff=2,
+        count=1,
+        generator=np.random.default_rng(0),
+    )
+    assert (shown.history, shown.earlier) == (["Pot & lid"] * 10, 5)
 
 
 def test_an_out_of_catalogue_item_keeps_its_rank() -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import xml.etree.ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -150,6 +151,14 @@ def test_many_systems_are_compared_in_a_matrix(full: str) -> None:
     assert cells[good][wild].startswith(f"{found.difference.value:+.4f}")
     assert cells[wild][good].startswith(f"{-found.difference.value:+.4f}")
     assert cells[good][good] == ""
+
+
+def test_differences_are_marked_by_their_corrected_p_value() -> None:
+    evaluation = fakes.evaluation()
+    for p_holm, shown in ((0.049, "good &gt; popular"), (0.051, "good and popular")):
+        comparisons = [replace(c, better="good", worse="popular", p_holm=p_holm) for c in evaluation.comparisons]
+        page = render_report(Report("Marked", replace(evaluation, comparisons=comparisons)))
+        assert page.count(shown) == len(comparisons)
 
 
 def test_latents_and_fusion_are_shown(full: str) -> None:

@@ -30,6 +30,7 @@ SETTINGS = {
     "finetune.checkpoint_steps": 4,
     "diffuse.hidden_size": 32,
     "diffuse.epochs": 4,
+    "diffuse.plain_epochs": 4,
     "diffuse.validation_users": 50,
     "diffuse.num_samples": 8,
     "recommend.num_beams": 20,

@@ -66,7 +66,7 @@ def test_sasrec_alone_is_refused_without_collaborative_vectors() -> None:
         ("tokenize=3", "tokenize: got 3"),
         ("prepare.kind=cvs", "prepare.kind: got 'cvs'; allowed: auto, synthetic, table, movielens, amazon-2014"),
         ("tokenize.quantizer=k-means", "tokenize.quantizer: got 'k-means'; allowed: rq-vae"),
-        ("index.kind=hsnw", "index.kind: got 'hsnw'; allowed: auto, flat, hnsw"),
+        ("index.kind=hsnw", "index.kind: got 'hsnw'; did you mean 'hnsw'? allowed: auto, flat, hnsw"),
         ("seed.deep=3", "seed"),
         ("tokenize.levels", "write it as section.key=value"),
         ("tokenize.levels=[1", "the value is not valid YAML"),

@@ -27,6 +27,7 @@ from recsys.ranking.recommender import FittedRecommender, Request
 from recsys.ranking.registry import RANKERS, build_rankers
 from recsys.ranking.stopwatch import Stopwatch
 from recsys.ranking.tuning import FusionParams, assemble, tune
+from recsys.ranking.validation import HeadValidator, ValidationUsers
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
@@ -173,7 +174,7 @@ def test_a_reduced_ensemble_searches_fewer_beams_and_draws_fewer_samples(
     monkeypatch.setattr(
         PreferenceModel,
         "sample",
-        lambda model, *a, **more: samples.append(more["samples"]) or sample(model, *a, **more),
+        lambda model, *a, **more: samples.append(more["num_samples"]) or sample(model, *a, **more),
     )
     undecoded = ensemble.only([source for source in ensemble.rankers if source != "generative"])
     for reduced in (ensemble, ensemble.reduced(), undecoded):
@@ -194,6 +195,16 @@ def test_a_regression_ranks_by_the_nearest_latent(trained: Trained) -> None:
     ranked = trained.rankers["regression"].rank(trained.batch(), 5)
     assert top_k_metrics(ranked.items, trained.users.targets, k=5).ndcg > 0.8
     assert (np.diff(ranked.scores, axis=1) <= 0).all()
+
+
+def test_a_head_is_validated_by_the_ranking_that_it_will_give(trained: Trained) -> None:
+    context, users = trained.context, ValidationUsers(trained.users, exclude_seen=True)
+    head, conditions, latents = context.models.head("cross_entropy"), context.conditions, context.items.latents
+    assert head is not None
+    assert conditions is not None
+    assert latents is not None
+    found = HeadValidator(users, latents, context.items.counts, seed=0).head(head, conditions(trained.batch()))
+    assert found == pytest.approx(users.ndcg(trained.rankers["cross-entropy"]))
 
 
 def test_a_recommendation_names_the_score_of_each_source(trained: Trained) -> None:
@@ -254,8 +265,8 @@ class Fixed(NamedTuple):
     def rank(self, batch: RankingBatch, k: int) -> TopItems:
         return self.generated
 
-    def sample(self, states: FloatArray, keys: list[int], *, seed: int, samples: int | None) -> FloatArray:
-        return np.zeros((len(states), samples or 4, 2), np.float32)
+    def sample(self, states: FloatArray, keys: list[int], *, seed: int, num_samples: int | None) -> FloatArray:
+        return np.zeros((len(states), num_samples or 4, 2), np.float32)
 
     def scores(self, states: FloatArray, latents: FloatArray) -> FloatArray:
         return np.zeros((len(states), len(latents)), np.float32)

@@ -38,6 +38,18 @@ def test_items_apart_keep_their_nearest_codes() -> None:
     np.testing.assert_array_equal(unique_codes(points, codebooks), [[0, 0], [0, 1], [1, 0], [1, 1]])
 
 
+def test_codes_without_rivals_are_the_greedy_residual_codes() -> None:
+    latents, codebooks = gaussian(0, 12, 3), gaussian(1, 4, 16, 3)
+    expected = np.empty((12, 4), dtype=np.int64)
+    for row, residual in enumerate(latents):
+        for level, codebook in enumerate(codebooks):
+            expected[row, level] = np.square(residual - codebook).sum(axis=1).argmin()
+            residual = residual - codebook[expected[row, level]]
+    assert len(np.unique(expected, axis=0)) == 12
+    np.testing.assert_array_equal(unique_codes(latents, codebooks), expected)
+    np.testing.assert_array_equal(free_codes(latents, codebooks, np.empty((0, 4), np.int64)), expected)
+
+
 def test_a_bucket_is_assigned_at_the_least_total_cost() -> None:
     points, codebook = gaussian(3, 4, 2), gaussian(4, 6, 2)
     codes = unique_codes(points, codebook[None])[:, 0]

@@ -91,12 +91,12 @@ def test_new_items_get_latents_near_their_kind() -> None:
     assert (nearest % 10 == rows % 10).mean() > 0.9
 
 
-def test_new_items_that_borrow_behaviour_get_latents_near_their_kind_and_as_far_out_as_others() -> None:
+def test_new_items_with_proxies_get_latents_near_their_kind_and_as_far_out_as_others() -> None:
     latents = fitted().latents(TEXT, BEHAVIOUR).vectors
     rows = np.arange(NUM_ITEMS, NUM_ITEMS + 50)
     text = take(block(20, seed=0, items=NUM_ITEMS + 50), rows)
-    borrowed = TextNeighbours.of(TEXT, BEHAVIOUR, np.ones(NUM_ITEMS, np.bool_)).proxies(text.vectors)
-    new = fitted().latents(text, ItemVectors(text.item_ids, borrowed.vectors)).vectors
+    found = TextNeighbours.of(TEXT, BEHAVIOUR, np.ones(NUM_ITEMS, np.bool_)).proxies(text.vectors)
+    new = fitted().latents(text, ItemVectors(text.item_ids, found.vectors)).vectors
     nearest = np.square(new[:, None] - latents[None]).sum(axis=2).argmin(axis=1)
     assert (nearest % 10 == rows % 10).mean() > 0.9
     assert np.square(new).mean() == pytest.approx(np.square(latents).mean(), rel=0.2)

@@ -108,7 +108,7 @@ def sigma_vae(job: Job) -> Weights:
 
 def _head_config(job: Job, **changes: Any) -> DiffuseConfig:
     small = {"hidden_size": 16, "num_layers": 1, "epochs": 4, "batch_size": 20, "precision": "fp32", "ema_decay": 0.9}
-    small |= {"validate_every": 1, "learning_rate": 1e-3 * job.rate}
+    small |= {"plain_epochs": 8, "patience": 3, "validate_every": 1, "learning_rate": 1e-3 * job.rate}
     return DiffuseConfig.model_validate(small | changes)
 
 
