@@ -1,4 +1,4 @@
-"""The client against a real server, and its patience against one that is made up."""
+"""The client against a real server, and its retries against a fake one."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_a_key_is_sent(tmp_path: Path) -> None:
             client.version()
 
 
-def test_nobody_there_is_an_error_and_not_ready() -> None:
+def test_an_unreachable_endpoint_is_an_error_and_not_ready() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
@@ -119,7 +119,7 @@ def patient(transport: httpx.MockTransport, seconds: float) -> tuple[Client, lis
     return Client("http://x", transport=transport, retry_seconds=seconds, sleep=waited.append), waited
 
 
-def test_a_busy_server_is_asked_again_when_it_says() -> None:
+def test_a_busy_server_is_retried_after_retry_after() -> None:
     transport, asked = made_up((503, BUSY, {"Retry-After": "2"}), (503, BUSY, {}))
     client, waited = patient(transport, 10)
     with client:
@@ -143,7 +143,7 @@ def test_patience_has_an_end() -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(503, "failed"), (503, "expired"), (429, "rate_limited"), (500, "failed")]
 )
-def test_only_what_was_refused_unread_is_asked_again(call: Callable[[Client], object], status: int, code: str) -> None:
+def test_only_requests_refused_unread_are_retried(call: Callable[[Client], object], status: int, code: str) -> None:
     transport, asked = made_up((status, {"error": {"code": code, "message": "no"}}, {"Retry-After": "1"}))
     client, waited = patient(transport, 10)
     with client, pytest.raises(ApiError, match=code):

@@ -1,4 +1,4 @@
-"""The engine speaks item ids, keeps to what is permitted at every tier, and takes changes at once."""
+"""The engine answers in item ids, respects filters at every tier, and applies item changes at once."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_an_added_item_is_not_popular_for_reading_like_one_that_is(live: BundleE
     assert scores["twin"]["sasrec"] == 0 < scores["item 10"]["sasrec"]
 
 
-def test_where_there_is_no_behaviour_none_is_borrowed(discrete: BundleEngine, parts: LoadedBundle) -> None:
+def test_without_collaborative_vectors_new_items_have_no_proxy(discrete: BundleEngine, parts: LoadedBundle) -> None:
     texts = parts.new_items.encoder.encode(["Thing 10", "Thing 11"])  # type: ignore[union-attr]
     tokenizer = fit_rqvae(texts, TOKENIZE.model_copy(update={"collaborative_weight": 0}), seed=0)
     alone = replace(parts.new_items, discrete=tokenizer, continuous=None, neighbours=None)
