@@ -1,4 +1,4 @@
-"""A circle of twelve items with everything a bundle has, trained for real and small: what engine tests are made of."""
+"""A small trained engine: twelve items in a cycle, with every part of a bundle."""
 
 from __future__ import annotations
 
