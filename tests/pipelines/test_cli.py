@@ -111,7 +111,7 @@ def test_help_and_configs_load_neither_torch_nor_mlflow() -> None:
         (["serve", "nowhere", "--set", "serve.max_in_flite=3"], "'serve.max_in_flite'; did you mean 'max_in_flight'?"),
         (["serve", "nowhere", "--set", "runtime.max_batch=0"], "runtime.max_batch: got 0"),
         (["serve", "nowhere", "--set", "ray.replicas=none"], "ray.replicas: got 'none'"),
-        (["keys", "list", "--keys", "none.json"], "none.json is missing; make a key with"),
+        (["keys", "list", "--keys", "none.json"], "none.json is missing; create a key with"),
         (["keys", "create", "--keys", "k.json", "--name", "a", "--scope", "all"], "scope: got 'all'"),
     ],
 )

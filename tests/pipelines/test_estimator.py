@@ -121,7 +121,7 @@ def test_errors_are_one_clear_line(fitted: Recommender, tmp_path: Path) -> None:
         (ArtifactError, "config.yaml", lambda: Recommender.load(tmp_path)),
         (
             ConfigError,
-            "no ranker is named 'sasrek'; did you mean 'sasrec'",
+            r"recommend\.fusion\.sources: got 'sasrek'; did you mean 'sasrec'",
             lambda: Recommender({"recommend": {"fusion": {"sources": ["sasrek"]}}}).fit(cycle()),
         ),
     ]

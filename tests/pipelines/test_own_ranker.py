@@ -135,5 +135,5 @@ def test_it_is_served_with_its_score(own_run: RunDirectory, own_bundle: Bundle) 
 def test_where_it_is_not_registered_its_name_is_refused_before_anything_runs() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(RANKERS, NAME, raising=False)
-        with pytest.raises(ConfigError, match=f"no ranker is named '{NAME}'"), finished(FUSED_SOURCES):
+        with pytest.raises(ConfigError, match=f"got '{NAME}'"), finished(FUSED_SOURCES):
             pass

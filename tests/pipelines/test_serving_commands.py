@@ -196,7 +196,7 @@ def test_check_replays_the_golden_requests(recsys: Command, bundle: Bundle, tmp_
     swap(tmp_path / "b", "golden.json", golden)
     code, _, err = recsys("serve", tmp_path / "b", "--check")
     assert code == 2
-    assert "answers 1 of 32 golden requests otherwise" in err.splitlines()[-1]
+    assert "answers 1 of 32 golden requests differently" in err.splitlines()[-1]
 
 
 def swap(folder: Path, name: str, value: object) -> None:

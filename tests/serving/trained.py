@@ -103,7 +103,7 @@ def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool)
     assert items.latents is not None
     training = training_histories(dataset.interactions, dataset.catalog)
     texts = ContinuousTexts(dataset.catalog.titles() if titles else None)
-    data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.tokens, texts)
+    data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.num_tokens, texts)
     changed = {"epochs": 1, "joint": True, "condition": "continuous", "titles": titles}
     config = DIFFUSE.model_copy(update=changed)
     joint = fit_joint(data, config, folders=JointFolders(root / "model", out), seed=0)
