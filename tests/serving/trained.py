@@ -39,8 +39,8 @@ from serving.engine.new_items import NewItemTokenizer
 from tests.ranking.fakes import cycle, finetuned, sasrec
 from tests.ranking.trained import DIFFUSE, RECOMMEND, batch
 
-TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12, collaborative_weight=1)
-CONTINUOUS = ContinuousConfig(tokens=2, token_dim=8, epochs=10, batch=12)
+TOKENIZE = TokenizeConfig(num_levels=2, codebook_size=6, latent_dim=8, epochs=5, batch_size=12, collaborative_weight=1)
+CONTINUOUS = ContinuousConfig(num_tokens=2, token_dim=8, epochs=10, batch_size=12)
 
 
 def train(root: Path) -> LoadedBundle:
