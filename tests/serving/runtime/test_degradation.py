@@ -90,6 +90,17 @@ def test_a_queue_may_take_a_quarter_of_the_time_left_at_a_tier(selector: TierSel
     assert selector.choose([9.0] * 32, []).tier == "full", "without a queue only deadlines count"
 
 
+def test_after_a_long_queue_only_full_batches_get_a_better_tier_for_half_a_second(
+    selector: TierSelector, clock: Clock
+) -> None:
+    assert selector.choose([0.1] * 8, [[0.1] * 8] * 3).tier == "popularity"
+    clock.now += 0.4
+    assert selector.choose([9.0] * 7, []).tier == "popularity"
+    assert selector.choose([9.0] * 8, []).tier == "full"
+    clock.now += 0.2
+    assert selector.choose([9.0] * 7, []).tier == "full"
+
+
 def test_one_urgent_request_in_the_queue_does_not_degrade_a_batch(selector: TierSelector) -> None:
     assert selector.choose([9.0] * 8, [[0.1]]).tier == "full"
     assert selector.choose([9.0], [[0.1]]).tier != "full"
