@@ -217,7 +217,7 @@ def test_a_run_is_bundled_published_checked_and_rolled_back(recsys: Command, run
     code, out, err = recsys("serve", "models:/recsys@champion", "--check", *registry)
     assert (code, bundle_id in out) == (0, True), err
     code, _, err = recsys("rollback", *registry)
-    assert (code, "nothing was there before it" in err) == (2, True)
+    assert (code, "there is no previous version" in err) == (2, True)
     assert not list((tmp_path / "temporary").glob("recsys-*"))
 
 
