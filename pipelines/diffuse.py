@@ -137,7 +137,7 @@ def _joint_data(config: RunConfig, run: StageRun, data: _Data) -> JointData:
         data.histories,
         config.prepare.max_history,
         data.latents,
-        ContinuousTokenizer.load(run.read("tokenize/continuous")).config.tokens,
+        ContinuousTokenizer.load(run.read("tokenize/continuous")).config.num_tokens,
         ContinuousTexts(
             titles=catalog.titles() if settings.titles else None,
             answers=None if answers is None else [answer or "" for answer in answers],

@@ -98,7 +98,7 @@ def test_the_softmax_loss_is_cross_entropy() -> None:
 def test_sasrec_learns_there_and_ranks_anywhere() -> None:
     steps = [np.arange(start, start + 8) % 10 for start in range(10)] * 4
     histories = Histories.from_lists([f"u{user}" for user in range(len(steps))], steps)
-    config = SasrecConfig(dim=32, epochs=60, max_length=8, dropout=0.0, learning_rate=5e-3)
+    config = SasrecConfig(hidden_size=32, epochs=60, max_length=8, dropout=0.0, learning_rate=5e-3)
     model = fit_sasrec(histories, 10, config, seed=0)
     top = model.rank(histories.take(np.arange(10)), k=1)
     assert top.items[:, 0].tolist() == [(start + 8) % 10 for start in range(10)]

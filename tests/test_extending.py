@@ -48,8 +48,8 @@ def test_a_ranker_is_fitted_ranked_and_fused() -> None:
         "synthetic", synthetic={"num_users": 80, "num_items": 60, "num_interactions": 900}, min_interactions=1
     )
     config = {
-        "embed": {"dimensions": 8, "sasrec": {"dim": 8, "epochs": 1}},
-        "tokenize": {"kind": "continuous", "continuous": {"tokens": 1, "token_dim": 8, "epochs": 1}},
+        "embed": {"dimensions": 8, "sasrec": {"hidden_size": 8, "epochs": 1}},
+        "tokenize": {"kind": "continuous", "continuous": {"num_tokens": 1, "token_dim": 8, "epochs": 1}},
         "recommend": {"k": 5, "fusion": {"sources": ["sasrec", "markov-chain"]}},
     }
     recommender = recsys.Recommender(config).fit(dataset)
@@ -66,7 +66,7 @@ def test_a_dataset_format_is_recognized_and_read(capsys: pytest.CaptureFixture[s
 def test_a_quantizer_is_fitted_by_its_name_saved_and_loaded(tmp_path: Path) -> None:
     run("A quantizer")
     vectors = np.random.default_rng(0).standard_normal((400, 8), dtype=np.float32)
-    config = TokenizeConfig(quantizer="residual-k-means", levels=3, codes=8)
+    config = TokenizeConfig(quantizer="residual-k-means", num_levels=3, codebook_size=8)
     tokenizer = fit_tokenizer(vectors, config, seed=0)
     item_ids = [f"item-{n}" for n in range(len(vectors))]
     ids = tokenizer.assign(vectors, item_ids)

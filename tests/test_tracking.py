@@ -32,16 +32,16 @@ def test_parameters_metrics_and_report_are_stored_and_a_resumed_run_continues(tm
     run = tmp_path / "beauty"
     run.mkdir()
     (run / "report.html").write_text("<p>report</p>")
-    parameters: dict[str, object] = {"tokenize.levels": 4, "prepare.source": None}
+    parameters: dict[str, object] = {"tokenize.num_levels": 4, "prepare.source": None}
     parameters |= {f"many.{i}": i for i in range(120)}
     first = record(run, iter([(0.1, 1), (0.2, 2)]), parameters)
     second = record(run, iter([(0.3, 3)]), parameters)
-    other = record(run, iter([]), parameters | {"tokenize.levels": 3})
+    other = record(run, iter([]), parameters | {"tokenize.num_levels": 3})
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     found = client.get_run(first)
     assert (first == second, first == other) == (True, False)
-    assert (found.data.params["tokenize.levels"], found.data.params["many.119"]) == ("4", "119")
+    assert (found.data.params["tokenize.num_levels"], found.data.params["many.119"]) == ("4", "119")
     history = client.get_metric_history(first, "sasrec/validation_ndcg_at_10")
     assert [(m.step, m.value) for m in history] == [(1, 0.1), (2, 0.2), (3, 0.3)]
     assert found.data.tags["data_fingerprint"] == "abc"

@@ -1,4 +1,4 @@
-"""What the SASRec baseline can be told; its item vectors are the collaborative vectors of the embed stage."""
+"""Configuration of SASRec, whose item vectors are the collaborative vectors of the embed stage."""
 
 from typing import Self
 
@@ -14,9 +14,9 @@ class SasrecConfig(Config):
     `patience` validations without a new best (none: after all `epochs`), at the latest after `epochs`.
     """
 
-    dim: int = Field(default=64, ge=1)
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=2, ge=1)
+    hidden_size: int = Field(default=64, ge=1)
+    num_layers: int = Field(default=2, ge=1)
+    num_heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
     max_length: int = Field(default=50, ge=1)
     epochs: int = Field(default=200, ge=1)
@@ -27,7 +27,9 @@ class SasrecConfig(Config):
     validate_every: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
-    def _heads_divide_dim(self) -> Self:
-        if self.dim % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide dim={self.dim}; choose a divisor of dim")
+    def _heads_divide_hidden_size(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide hidden_size={self.hidden_size}; choose a divisor"
+            )
         return self

@@ -30,13 +30,13 @@ class Block(nn.Module):
 
     def __init__(self, config: SasrecConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.dropout
-        self.norm_attention = nn.LayerNorm(config.dim)
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.output = nn.Linear(config.dim, config.dim)
-        self.norm_forward = nn.LayerNorm(config.dim)
-        self.expand = nn.Linear(config.dim, 4 * config.dim)
-        self.shrink = nn.Linear(4 * config.dim, config.dim)
+        self.heads, self.dropout = config.num_heads, config.dropout
+        self.norm_attention = nn.LayerNorm(config.hidden_size)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm_forward = nn.LayerNorm(config.hidden_size)
+        self.expand = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.shrink = nn.Linear(4 * config.hidden_size, config.hidden_size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self._drop(self._attend(self.norm_attention(x)))
@@ -57,17 +57,17 @@ class Block(nn.Module):
 class SasrecModel(nn.Module):
     """Histories [B, T] of item indices -> hidden states [B, T, D], which score items by `items.weight` [N, D].
 
-    Histories start at place 0 and may be padded at their end with any index: attention is causal, so nothing before
+    Histories start at position 0 and may be padded at their end with any index: attention is causal, so nothing before
     the padding sees it.
     """
 
     def __init__(self, num_items: int, config: SasrecConfig) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.items = nn.Embedding(num_items, config.dim)
-        self.positions = nn.Embedding(config.max_length, config.dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.dim)
+        self.items = nn.Embedding(num_items, config.hidden_size)
+        self.positions = nn.Embedding(config.max_length, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -94,7 +94,7 @@ class Sasrec(ScoringModel):
     progress: Progress | None = None  # how its training ended; None once loaded
 
     def __repr__(self) -> str:
-        return f"<Sasrec ({self.vectors.shape[0]} items x {self.vectors.shape[1]}, {self.config.layers} layers)>"
+        return f"<Sasrec ({self.vectors.shape[0]} items x {self.vectors.shape[1]}, {self.config.num_layers} layers)>"
 
     def item_vectors(self) -> FloatArray:
         """Float32 [N, D] in item order, after the last epoch: nothing that validation chooses reaches them."""
@@ -123,9 +123,9 @@ class Sasrec(ScoringModel):
         device = self.model.items.weight.device
         recent = batch.last(self.config.max_length)
         lengths = recent.lengths
-        places = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
-        padded = np.zeros(places.shape, dtype=np.int64)
-        padded[places] = recent.items
+        mask = np.arange(max(1, lengths.max(initial=0))) < lengths[:, None]
+        padded = np.zeros(mask.shape, dtype=np.int64)
+        padded[mask] = recent.items
         hidden = self.model(torch.from_numpy(padded).to(device))
         last = hidden[torch.arange(len(batch)), torch.from_numpy(np.maximum(lengths, 1) - 1)]
         scores: FloatArray = (last @ self.model.items.weight.T).cpu().numpy()

@@ -224,16 +224,16 @@ def _plan(config: DiffuseConfig, adapted: LanguageModel) -> Plan:
     lora = adapted.config.lora
     training = TrainingConfig(
         epochs=config.epochs,
-        lr=lora.lr,
+        learning_rate=lora.learning_rate,
         weight_decay=config.weight_decay,
-        warmup=config.warmup_ratio,
-        clip=lora.clip,
+        warmup_ratio=config.warmup_ratio,
+        max_grad_norm=lora.max_grad_norm,
         validate_every=config.validate_every,
     )
     bf16 = uses_bf16(config.precision, adapted.model.device)
     plan = training_plan(training, bf16=bf16, checkpoint_steps=adapted.config.checkpoint_steps)
     # Parts that start from random weights learn at the head's rate.
-    factors = dict.fromkeys(("head.", "conditions.connector."), config.learning_rate / lora.lr)
+    factors = dict.fromkeys(("head.", "conditions.connector."), config.learning_rate / lora.learning_rate)
     return plan._replace(rate_factors=factors)
 
 

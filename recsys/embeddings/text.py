@@ -43,11 +43,6 @@ def fit_texts(catalog: Catalog, config: EmbedConfig, *, seed: int) -> FittedText
     return FittedTexts(ItemVectors(catalog.item_ids, transformer.encode(texts)), transformer)
 
 
-def text_vectors(catalog: Catalog, config: EmbedConfig, *, seed: int) -> ItemVectors:
-    """The vectors of `fit_texts` alone."""
-    return fit_texts(catalog, config, seed=seed).vectors
-
-
 def item_texts(catalog: Catalog, fields: Sequence[str] = ()) -> list[str]:
     """One text an item: its fields (all text columns by default) joined by '. ', missing ones left out.
 

@@ -47,11 +47,11 @@ def build_scratch(config: ScratchConfig, text_tokens: int, *, seed: int) -> Any:
     """An untrained Qwen3-architecture causal LM with tied embeddings; the weights depend on the seed alone."""
     qwen = Qwen3Config(
         vocab_size=text_tokens,
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_heads,
         head_dim=config.head_dim,
         max_position_embeddings=4096,
         tie_word_embeddings=True,

@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 class Batch(NamedTuple):
     tokens: Tensor  # [B, T] token_ids
-    targets: Tensor  # [B, T] next token_id, IGNORED where nothing is asked
+    targets: Tensor  # [B, T] next token_id, IGNORED where nothing is predicted
 
 
 class Renderer:

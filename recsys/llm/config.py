@@ -10,12 +10,12 @@ from recsys.config import Config
 class ScratchConfig(Config):
     """A small Qwen3-architecture model with a byte-level BPE trained on the catalogue."""
 
-    hidden: int = Field(256, ge=16, description="width of the residual stream")
-    layers: int = Field(4, ge=1)
-    heads: int = Field(4, ge=1)
+    hidden_size: int = Field(256, ge=16, description="width of the residual stream")
+    num_layers: int = Field(4, ge=1)
+    num_heads: int = Field(4, ge=1)
     head_dim: int = Field(64, ge=8)
-    intermediate: int = Field(768, ge=16, description="width of the gated MLP")
-    vocabulary: int = Field(4096, ge=300, description="BPE tokens of the text tokenizer")
+    intermediate_size: int = Field(768, ge=16, description="width of the gated MLP")
+    vocab_size: int = Field(4096, ge=300, description="BPE tokens of the text tokenizer")
     dropout: float = Field(0.1, ge=0, lt=1, description="on embeddings and on each block's two outputs, in training")
 
 
@@ -23,11 +23,11 @@ class TrainingConfig(Config):
     """One training of the language model, in full or of an adapter."""
 
     epochs: int = Field(10, ge=0)
-    lr: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps before the peak learning rate")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps before the peak learning rate")
     batch_tokens: int = Field(2048, ge=64, description="tokens of one step, padding included")
-    clip: float = Field(1.0, gt=0, description="gradient norm")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
 
 
@@ -35,7 +35,7 @@ class LoraConfig(TrainingConfig):
     """LoRA on all attention and MLP projections (LC-Rec's setting); only the code tokens' rows train besides."""
 
     epochs: int = Field(1, ge=0)
-    lr: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     rank: int = Field(8, ge=1)
     alpha: int = Field(32, ge=1)

@@ -98,7 +98,7 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
     """The untrained starting point: a backbone whose vocabulary holds the code tokens."""
     ids = data.semantic_ids
     if config.pretrained is None:
-        tokenizer = train_text_tokenizer([t for t in data.texts if t], config.scratch.vocabulary)
+        tokenizer = train_text_tokenizer([t for t in data.texts if t], config.scratch.vocab_size)
         model = build_scratch(config.scratch, len(tokenizer), seed=seed)
     else:
         # Masters stay in fp32: bf16 acts through autocast, where small LoRA updates are not rounded away.
@@ -106,7 +106,7 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
     with seeded(seed, 0):  # rows between the text tokens and the code tokens keep what they are drawn as
         layout = add_code_tokens(model, text_tokens=len(tokenizer), num_levels=ids.num_levels, num_codes=ids.num_codes)
     if config.pretrained is None:
-        starts = starts_from_codebooks(data.codebooks, config.scratch.hidden, seed=seed)
+        starts = starts_from_codebooks(data.codebooks, config.scratch.hidden_size, seed=seed)
     else:
         texts = [encode_text(tokenizer, t)[: config.max_text_tokens] for t in data.texts]
         starts = starts_from_texts(model, texts, ids.codes, ids.num_codes)
@@ -120,14 +120,14 @@ def training_plan(config: TrainingConfig, *, bf16: bool, checkpoint_steps: int) 
     """How a language model is trained, in full, by an adapter, or jointly with a head."""
     return Plan(
         config.epochs,
-        config.lr,
+        config.learning_rate,
         config.weight_decay,
         betas=(0.9, 0.98),
         decay_vectors=False,
-        warmup_ratio=config.warmup,
+        warmup_ratio=config.warmup_ratio,
         warmup_start=0.02,
         final_ratio=0.1,
-        max_grad_norm=config.clip,
+        max_grad_norm=config.max_grad_norm,
         bf16=bf16,
         distributed=True,
         validate_every=config.validate_every,

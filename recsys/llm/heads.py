@@ -54,7 +54,7 @@ def head_rows(model: Any, layout: TokenLayout) -> HeadRows:
     """The rows that gradients must reach, whether the model is plain or wrapped by peft.
 
     peft keeps trainable token rows apart; its wrapped `.weight` copies the whole matrix at every access, so the rows
-    are taken where they live.
+    are taken from its adapter.
     """
     head = model.get_output_embeddings()
     adapter = getattr(head, "token_adapter", None) or getattr(model.get_input_embeddings(), "token_adapter", None)
@@ -81,38 +81,38 @@ class LanguageModelLoss(nn.Module):
 
         Args:
             tokens: token_ids [B, T]; padded on the right only, where no real position of a causal model looks.
-            targets: [B, T], the token_id to predict at each position, -100 where nothing is asked.
+            targets: [B, T], the token_id to predict at each position, -100 where nothing is predicted.
         """
         return self.losses(self.decoder()(input_ids=tokens, use_cache=False).last_hidden_state, targets)
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Losses:
         """Losses of hidden states [B, T, d] against targets [B, T]."""
-        asked = targets >= 0
-        states, wanted = hidden[asked], targets[asked]
+        supervised = targets >= 0
+        states, labels = hidden[supervised], targets[supervised]
         rows = head_rows(self.unwrapped(), self.layout)
-        code, num_code = self._code_loss(states, wanted, rows)
-        is_text = wanted < self.layout.base
+        code, num_code = self._code_loss(states, labels, rows)
+        is_text = labels < self.layout.base
         num_text = int(is_text.sum())
         text = states.new_zeros((), dtype=torch.float32)
         if num_text:
             logits = states[is_text] @ torch.cat([rows.text, rows.codes]).T.to(states.dtype)
-            text = F.cross_entropy(logits.float(), wanted[is_text], reduction="sum")
+            text = F.cross_entropy(logits.float(), labels[is_text], reduction="sum")
         return Losses(code, num_code, text, num_text)
 
     def unwrapped(self) -> Any:
         """The causal LM without peft's wrapper."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def _code_loss(self, states: Tensor, wanted: Tensor, rows: HeadRows) -> tuple[Tensor, int]:
+    def _code_loss(self, states: Tensor, labels: Tensor, rows: HeadRows) -> tuple[Tensor, int]:
         size = self.layout.num_codes
-        level = torch.div(wanted - self.layout.base, size, rounding_mode="floor")
+        level = torch.div(labels - self.layout.base, size, rounding_mode="floor")
         total, count = states.new_zeros((), dtype=torch.float32), 0
         for index in range(self.layout.num_levels):
             here = level == index
             if not bool(here.any()):
                 continue
             logits = states[here] @ rows.codes[index * size : (index + 1) * size].T.to(states.dtype)
-            target = wanted[here] - self.layout.base - index * size
+            target = labels[here] - self.layout.base - index * size
             total = total + F.cross_entropy(logits.float(), target, reduction="sum")
             count += len(target)
         return total, count

@@ -35,13 +35,13 @@ def add_lora(model: Any, layout: TokenLayout, config: LoraConfig, *, seed: int) 
         trainable_token_indices=trainable,
         task_type="CAUSAL_LM",
     )
-    with _without_notice_of_renaming(), seeded(seed, 0):
+    with _without_rename_warning(), seeded(seed, 0):
         return peft.get_peft_model(model, adapter)
 
 
 def load_lora(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """Put a saved adapter on a model whose vocabulary already holds the code tokens, frozen unless `trainable`."""
-    with _without_notice_of_renaming(), seeded(0, 0):  # peft draws an adapter before it reads one
+    with _without_rename_warning(), seeded(0, 0):  # peft draws an adapter before it reads one
         return peft.PeftModel.from_pretrained(model, folder, is_trainable=trainable)
 
 
@@ -51,8 +51,8 @@ def merge(model: Any) -> Any:
 
 
 @contextmanager
-def _without_notice_of_renaming() -> Iterator[None]:
-    """peft 0.21 asks transformers 5 for a property by its old name; the notice says nothing to our user."""
+def _without_rename_warning() -> Iterator[None]:
+    """peft 0.21 reads a renamed property of transformers 5; the warning does not concern our user."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         yield

@@ -23,7 +23,7 @@ from recsys.llm.lora import load_lora, merge
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import SemanticIds
 
-_FACTS = "language_model.json"
+_DESCRIPTION = "language_model.json"
 
 
 class LanguageModel(NamedTuple):
@@ -52,12 +52,12 @@ def save_backbone(folder: Path, model: Any) -> None:
 def save_adapter(folder: Path, adapted: Any, language_model: LanguageModel) -> None:
     """Write the peft model's adapter with the code rows, the tokenizer, and where the code tokens are."""
     adapted.save_pretrained(folder / "adapter", save_embedding_layers=False, safe_serialization=True)
-    described = folder / "adapter" / "adapter_config.json"
-    facts = json.loads(described.read_text(encoding="utf-8"))
-    facts["target_modules"] = sorted(facts["target_modules"])  # a set to peft, in another order in every process
-    described.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    path = folder / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # a set to peft, in another order in every process
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     language_model.tokenizer.save_pretrained(folder / "tokenizer")
-    _save_facts(folder, language_model)
+    _save_description(folder, language_model)
 
 
 def save_merged(folder: Path, language_model: LanguageModel) -> None:
@@ -69,13 +69,13 @@ def save_merged(folder: Path, language_model: LanguageModel) -> None:
     save_backbone(folder, model)
     tokenizer.save_pretrained(folder / "tokenizer")
     config = language_model.config.model_copy(update={"pretrained": None, "revision": None})
-    _save_facts(folder, language_model._replace(config=config), merged=True)
+    _save_description(folder, language_model._replace(config=config), merged=True)
 
 
-def _save_facts(folder: Path, language_model: LanguageModel, *, merged: bool = False) -> None:
-    facts: dict[str, Any] = {"layout": language_model.layout.to_json()}
-    facts |= {"config": language_model.config.model_dump(mode="json")} | ({"merged": True} if merged else {})
-    (folder / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+def _save_description(folder: Path, language_model: LanguageModel, *, merged: bool = False) -> None:
+    described: dict[str, Any] = {"layout": language_model.layout.to_json()}
+    described |= {"config": language_model.config.model_dump(mode="json")} | ({"merged": True} if merged else {})
+    (folder / _DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
 def load_language_model(folder: Path, *, backbone: Path | None = None) -> LanguageModel:
@@ -97,7 +97,7 @@ def load_language_model(folder: Path, *, backbone: Path | None = None) -> Langua
 
 def load_merged(folder: Path, *, backbone: Path | None = None) -> LanguageModel:
     """The same on the CPU; arguments and errors as `load_language_model` has them."""
-    loaded = _load(folder, lambda facts: _merged(folder, backbone or folder, facts))
+    loaded = _load(folder, lambda described: _merged(folder, backbone or folder, described))
     return loaded._replace(model=loaded.model.eval())
 
 
@@ -112,37 +112,37 @@ def load_adapted(folder: Path, *, backbone: Path | None = None, trainable: bool 
         ModelError: the pretrained backbone cannot be loaded any more.
     """
 
-    def on_backbone(facts: _Facts) -> Any:
-        model = _backbone(backbone or folder, facts.config, facts.layout)
-        if trainable and facts.config.gradient_checkpointing:
+    def on_backbone(described: _Description) -> Any:
+        model = _backbone(backbone or folder, described.config, described.layout)
+        if trainable and described.config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         return load_lora(model, folder / "adapter", trainable=trainable)
 
     return _load(folder, on_backbone)
 
 
-class _Facts(NamedTuple):
+class _Description(NamedTuple):
     config: FinetuneConfig
     layout: TokenLayout
     merged: bool
 
 
-def _load(folder: Path, build: Callable[[_Facts], Any]) -> LanguageModel:
+def _load(folder: Path, build: Callable[[_Description], Any]) -> LanguageModel:
     """What a folder describes, with the model that `build` makes of the description."""
     try:
-        said = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        config, layout = FinetuneConfig.model_validate(said["config"]), TokenLayout(**said["layout"])
-        model = build(_Facts(config, layout, bool(said.get("merged"))))
+        content = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        config, layout = FinetuneConfig.model_validate(content["config"]), TokenLayout(**content["layout"])
+        model = build(_Description(config, layout, bool(content.get("merged"))))
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error
     return LanguageModel(model, tokenizer, layout, config)
 
 
-def _merged(folder: Path, backbone: Path, facts: _Facts) -> Any:
-    if facts.merged:
+def _merged(folder: Path, backbone: Path, described: _Description) -> Any:
+    if described.merged:
         return load_plain(backbone / "backbone")
-    return merge(load_lora(_backbone(backbone, facts.config, facts.layout), folder / "adapter"))
+    return merge(load_lora(_backbone(backbone, described.config, described.layout), folder / "adapter"))
 
 
 def _backbone(folder: Path, config: FinetuneConfig, layout: TokenLayout) -> Any:

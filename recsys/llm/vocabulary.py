@@ -54,7 +54,7 @@ class TokenLayout:
 
 
 def add_code_tokens(model: Any, *, text_tokens: int, num_levels: int, num_codes: int) -> TokenLayout:
-    """Grow the model's embedding (and head) by the code tokens, and say where they are.
+    """Grow the model's embedding (and head) by the code tokens, and return their layout.
 
     Args:
         model: a transformers causal LM, changed in place.

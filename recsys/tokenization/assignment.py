@@ -20,7 +20,7 @@ _CHUNK = 65_536
 def unique_codes(latents: FloatArray, codebooks: FloatArray) -> IntArray:
     """Distinct codes for every row, each as near to its residual quantization as uniqueness allows.
 
-    Deterministic; equal rows are told apart by their order, so callers sort by something of the items' own.
+    Deterministic; equal rows are distinguished by their order, so callers sort by item id.
 
     Args:
         latents: [N, d].
@@ -36,7 +36,7 @@ def unique_codes(latents: FloatArray, codebooks: FloatArray) -> IntArray:
     if len(latents) > num_codes**levels:
         raise DataError(
             f"{len(latents)} items do not fit {levels} levels of {num_codes} codes, which name {num_codes**levels}; "
-            "raise tokenize.levels or tokenize.codes"
+            "raise tokenize.num_levels or tokenize.codebook_size"
         )
     codes = np.empty((len(latents), levels), dtype=np.int64)
     residual = latents.astype(np.float32, copy=True)
@@ -45,7 +45,7 @@ def unique_codes(latents: FloatArray, codebooks: FloatArray) -> IntArray:
         chosen = nearest_codes(residual, codebook)
         room = num_codes ** (levels - level - 1)
         for members in _crowded(parents, chosen, num_codes, room):
-            chosen[members] = _place(_costs(residual[members], codebook), room)
+            chosen[members] = _assign(_costs(residual[members], codebook), room)
         codes[:, level] = chosen
         residual -= codebook[chosen]
         parents = np.unique(parents * num_codes + chosen, return_inverse=True)[1]
@@ -76,13 +76,13 @@ def free_codes(latents: FloatArray, codebooks: FloatArray, taken: IntArray) -> I
         )
     found = np.empty((len(latents), levels), dtype=np.int64)
     for row, latent in enumerate(latents):
-        residual, alike = latent.astype(np.float32), np.concatenate([taken, found[:row]])
+        residual, siblings = latent.astype(np.float32), np.concatenate([taken, found[:row]])
         for level, codebook in enumerate(codebooks):
-            used = np.bincount(alike[:, level], minlength=num_codes)
+            used = np.bincount(siblings[:, level], minlength=num_codes)
             costs = np.where(used < num_codes ** (levels - level - 1), _costs(residual[None], codebook)[0], np.inf)
             code = found[row, level] = int(costs.argmin())
             residual = residual - codebook[code]
-            alike = alike[alike[:, level] == code]
+            siblings = siblings[siblings[:, level] == code]
     return found
 
 
@@ -107,29 +107,29 @@ def _crowded(parents: IntArray, chosen: IntArray, num_codes: int, room: int) -> 
     return np.split(members, np.flatnonzero(np.diff(parents[members])) + 1) if len(members) else []
 
 
-def _place(costs: FloatArray, room: int) -> IntArray:
+def _assign(costs: FloatArray, room: int) -> IntArray:
     """A code for each row of costs [n, K], none chosen by more than `room` rows."""
     if room == 1:
         rows, columns = linear_sum_assignment(costs)
         assert len(rows) == len(costs)
         return columns.astype(np.int64)
     costs = costs.copy()
-    placed = np.full(len(costs), -1, dtype=np.int64)
+    assigned = np.full(len(costs), -1, dtype=np.int64)
     left = np.full(costs.shape[1], room, dtype=np.int64)
     pending = np.arange(len(costs))
     while len(pending):
         wanted = costs[pending].argmin(axis=1)
         order = np.lexsort((costs[pending, wanted], wanted))
         pending, wanted = pending[order], wanted[order]
-        accepted = _place_in_run(wanted) < left[wanted]
-        placed[pending[accepted]] = wanted[accepted]
+        accepted = _rank_in_run(wanted) < left[wanted]
+        assigned[pending[accepted]] = wanted[accepted]
         left -= np.bincount(wanted[accepted], minlength=len(left))
         costs[:, left == 0] = np.inf
         pending = np.sort(pending[~accepted])
-    return placed
+    return assigned
 
 
-def _place_in_run(values: IntArray) -> npt.NDArray[np.int64]:
+def _rank_in_run(values: IntArray) -> npt.NDArray[np.int64]:
     """For sorted values, each one's position among its equals: 0, 1, ..."""
     starts = np.flatnonzero(np.diff(values, prepend=-1))
     return np.arange(len(values)) - np.repeat(starts, np.diff(starts, append=len(values)))

@@ -23,7 +23,7 @@ from recsys.training.modules import Kind, Saved, load_module, save_module
 from recsys.training.plan import Run
 
 _CHUNK = 16_384
-_KIND = Kind("continuous", ContinuousConfig, "tokenize")
+_KIND = Kind("sigma-vae", ContinuousConfig, "tokenize", stem="continuous")
 
 
 class Decoded(NamedTuple):
@@ -62,7 +62,7 @@ def fit_sigma_vae(
     blocks = WhitenedBlocks.fit(text, collaborative, config)
     x = blocks.whiten(blocks.given(text, collaborative), slice(None))
     model = train_sigma_vae(x, config, run=Run("continuous", seed, work, tracker))
-    width = config.tokens * config.token_dim
+    width = config.num_tokens * config.token_dim
     shift, ones = np.zeros(width, dtype=np.float32), np.ones(width, dtype=np.float32)
     mu = ContinuousTokenizer(model, config, blocks, shift=shift, scale=ones).latents(text, collaborative).vectors
     deviation = mu.std(axis=0, dtype=np.float64).astype(np.float32)
@@ -92,12 +92,14 @@ class ContinuousTokenizer:
 
     def __repr__(self) -> str:
         features = " + ".join(f"{width} {name}" for name, width in self.blocks.widths.items())
-        return f"<ContinuousTokenizer ({features} features, {self.config.tokens} x {self.config.token_dim} latents)>"
+        return (
+            f"<ContinuousTokenizer ({features} features, {self.config.num_tokens} x {self.config.token_dim} latents)>"
+        )
 
     @property
     def width(self) -> int:
         """K * d, the numbers in an item's latents."""
-        return self.config.tokens * self.config.token_dim
+        return self.config.num_tokens * self.config.token_dim
 
     @torch.no_grad()
     def latents(self, text: ItemVectors, collaborative: ItemVectors | None) -> ItemVectors:
@@ -122,7 +124,7 @@ class ContinuousTokenizer:
         if latents.shape[1:] != (self.width,):
             raise DataError(f"decoding: got latents {latents.shape}, expected [N, {self.width}]")
         flat = torch.from_numpy(latents * self.scale + self.shift)
-        return flat.reshape(len(flat), self.config.tokens, self.config.token_dim)
+        return flat.reshape(len(flat), self.config.num_tokens, self.config.token_dim)
 
     @torch.no_grad()
     def decode(self, latents: FloatArray) -> Decoded:

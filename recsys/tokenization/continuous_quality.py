@@ -1,4 +1,4 @@
-"""How good continuous tokens are: whether every dimension lives, the encoders differ, and neighbours stay neighbours.
+"""Quality of continuous tokens: active dimensions, difference of the encoders, reconstruction and neighbours kept.
 
 Reads a fitted tokenizer and the vectors it takes; gives `LatentQuality`, which is written as latent_quality.json.
 """

@@ -38,8 +38,8 @@ class TokenQuality:
             codes', a ratio; None where none is displaced.
         reconstruction_error: mean squared error over variance, of the nearest codes; `_unique`, of the unique ids.
         neighbours_kept: share of an item's 10 nearest in the input that are among its 10 nearest in z_hat.
-        category_purity: by prefix length, the mean share of an item's companions (other items under its prefix) in
-            its category; None where no prefix has two items; `category_chance` for companions from the catalogue.
+        category_purity: by prefix length, the mean share of the other items under an item's prefix that are in
+            its category; None where no prefix has two items; `category_chance`, of the whole catalogue.
         next_code_information: bits that an item's first code tells about the next item's in histories;
             `_shuffled`, the same with the pairs torn apart, which is the bias of the estimate.
     """
@@ -152,11 +152,11 @@ def _purity(prefixes: IntArray, labels: IntArray) -> float | None:
     prefixes, labels = prefixes[labels >= 0], labels[labels >= 0]
     if not len(labels):
         return None
-    companions = np.bincount(prefixes)[prefixes] - 1
+    others = np.bincount(prefixes)[prefixes] - 1
     cells = np.unique(prefixes * (labels.max() + 1) + labels, return_inverse=True)[1]
-    alike = np.bincount(cells)[cells] - 1
-    accompanied = companions > 0
-    return float((alike[accompanied] / companions[accompanied]).mean()) if accompanied.any() else None
+    same = np.bincount(cells)[cells] - 1
+    has_others = others > 0
+    return float((same[has_others] / others[has_others]).mean()) if has_others.any() else None
 
 
 def _next_code_information(

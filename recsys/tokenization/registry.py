@@ -7,38 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recsys.config import lookup
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import read_json
 from recsys.tables import FloatArray
 from recsys.tokenization.config import TokenizeConfig
-from recsys.tracking import Tracker
 
 if TYPE_CHECKING:
     from recsys.tokenization.tokenizer import Tokenizer
 
 
-class Fit(Protocol):
-    """Fits a tokenizer to item vectors [N, D]; see `recsys.tokenization.tokenizer.fit_rqvae`."""
-
-    def __call__(
-        self,
-        vectors: FloatArray,
-        config: TokenizeConfig,
-        *,
-        seed: int,
-        scale: FloatArray | None = None,
-        work: Path | None = None,
-        tracker: Tracker | None = None,
-    ) -> Tokenizer: ...
-
-
 class Quantizer(NamedTuple):
-    """How a tokenizer is fitted, and loaded from the folder that its `save` wrote."""
+    """How a tokenizer is fitted to item vectors [N, D] (see `recsys.tokenization.tokenizer.fit_rqvae`), and loaded from
+    the folder that its `save` wrote."""
 
-    fit: Fit
+    fit: Callable[..., Tokenizer]
     load: Callable[[Path], Tokenizer]
 
 
@@ -52,22 +37,13 @@ QUANTIZERS: dict[str, Callable[[], Quantizer]] = {"rq-vae": _rqvae}
 """Every quantizer by its name in `tokenize.quantizer`; called on first use, so that names are known without torch."""
 
 
-def fit_tokenizer(
-    vectors: FloatArray,
-    config: TokenizeConfig,
-    *,
-    seed: int,
-    scale: FloatArray | None = None,
-    work: Path | None = None,
-    tracker: Tracker | None = None,
-) -> Tokenizer:
-    """Fit the configured quantizer; arguments and errors as in `recsys.tokenization.tokenizer.fit_rqvae`.
+def fit_tokenizer(vectors: FloatArray, config: TokenizeConfig, **options: Any) -> Tokenizer:
+    """Fit the configured quantizer; options and errors as in `recsys.tokenization.tokenizer.fit_rqvae`.
 
     Raises:
         ConfigError: the quantizer is unknown.
     """
-    quantizer = lookup(QUANTIZERS, config.quantizer, key="tokenize.quantizer")()
-    return quantizer.fit(vectors, config, seed=seed, scale=scale, work=work, tracker=tracker)
+    return lookup(QUANTIZERS, config.quantizer, key="tokenize.quantizer")().fit(vectors, config, **options)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -24,7 +24,7 @@ class Quantized(NamedTuple):
 
 
 class Transport(NamedTuple):
-    """How the last level is levelled while training: see `uniform.transport_plan`."""
+    """Sinkhorn settings of the last level in training: see `uniform.transport_plan`."""
 
     epsilon: float
     iterations: int

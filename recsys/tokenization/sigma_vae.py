@@ -17,7 +17,7 @@ from recsys.tokenization.rqvae import default_widths
 
 
 class Losses(NamedTuple):
-    """Mean squared error, mean mu^2, and how much alike the encoders are (0 where there is one)."""
+    """Mean squared error, mean mu^2, and the similarity of the encoders (0 where there is one)."""
 
     reconstruction: torch.Tensor
     kl: torch.Tensor

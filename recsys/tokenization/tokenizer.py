@@ -22,7 +22,7 @@ from recsys.training.plan import Run
 
 _CHUNK = 16_384
 # What belongs to the other route is not saved: it would change this one's files where nothing of it has changed.
-_KIND = Kind("tokenizer", TokenizeConfig, "tokenize", frozenset({"kind", "continuous"}))
+_KIND = Kind("rq-vae", TokenizeConfig, "tokenize", frozenset({"kind", "continuous"}), "tokenizer")
 
 
 class Tokenizer(Protocol):
@@ -70,7 +70,7 @@ def fit_rqvae(
         vectors: float32 [N, D], finite.
         config: shape of the ids, network and training.
         seed: decides everything random.
-        scale: [D], what each centred column is multiplied by; by default all alike, to a mean square of one.
+        scale: [D], what each centred column is multiplied by; by default one factor for all, to a mean square of one.
         work: where checkpoints go; a killed run given the same folder continues and ends bit-equal.
         tracker: receives `tokenize/...` metrics once an epoch.
 
@@ -95,7 +95,8 @@ class RqVaeTokenizer:
         self.model, self.config, self.mean, self.scale = model, config, mean, scale
 
     def __repr__(self) -> str:
-        return f"<RqVaeTokenizer ({len(self.mean)} features, {self.config.levels} levels x {self.config.codes} codes)>"
+        codes = f"{self.config.num_levels} levels x {self.config.codebook_size} codes"
+        return f"<RqVaeTokenizer ({len(self.mean)} features, {codes})>"
 
     @property
     def codebooks(self) -> FloatArray:
@@ -105,7 +106,7 @@ class RqVaeTokenizer:
     def encode(self, vectors: FloatArray) -> IntArray:
         """The nearest codes [N, L] of vectors [N, D], not necessarily unique."""
         residual = self.latents(vectors)
-        codes = np.empty((len(vectors), self.config.levels), dtype=np.int64)
+        codes = np.empty((len(vectors), self.config.num_levels), dtype=np.int64)
         for level, codebook in enumerate(self.codebooks):
             codes[:, level] = nearest_codes(residual, codebook)
             residual -= codebook[codes[:, level]]
@@ -113,7 +114,7 @@ class RqVaeTokenizer:
 
     def quantized(self, codes: IntArray) -> FloatArray:
         """z_hat [N, d], the sum of the code vectors of codes [N, L]."""
-        total: FloatArray = self.codebooks[np.arange(self.config.levels), codes].sum(axis=1)
+        total: FloatArray = self.codebooks[np.arange(self.config.num_levels), codes].sum(axis=1)
         return total
 
     @torch.no_grad()
@@ -131,9 +132,9 @@ class RqVaeTokenizer:
         if len(vectors) != len(item_ids):
             raise DataError(f"semantic ids: got {len(vectors)} vectors for {len(item_ids)} item ids")
         order = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), dtype=np.int64)
-        codes = np.empty((len(vectors), self.config.levels), dtype=np.int64)
+        codes = np.empty((len(vectors), self.config.num_levels), dtype=np.int64)
         codes[order] = unique_codes(self.latents(vectors, order), self.codebooks)
-        return SemanticIds(list(item_ids), codes, self.config.codes)
+        return SemanticIds(list(item_ids), codes, self.config.codebook_size)
 
     def latents(self, vectors: FloatArray, rows: IntArray | None = None) -> FloatArray:
         """The encoder's latents [N, d] of vectors [N, D], of the given rows in their order where `rows` is given."""

@@ -27,7 +27,11 @@ _KMEANS_SAMPLE = 65_536
 def build_rqvae(num_features: int, config: TokenizeConfig) -> RqVae:
     """An untrained network for standardised vectors of `num_features` columns."""
     return RqVae(
-        num_features, levels=config.levels, codes=config.codes, latent_dim=config.latent_dim, hidden=config.hidden
+        num_features,
+        levels=config.num_levels,
+        codes=config.codebook_size,
+        latent_dim=config.latent_dim,
+        hidden=config.hidden_sizes,
     )
 
 
@@ -35,9 +39,9 @@ def build_sigma_vae(num_features: int, config: ContinuousConfig) -> SigmaVae:
     """An untrained network for whitened vectors of `num_features` columns."""
     return SigmaVae(
         num_features,
-        tokens=config.tokens,
+        tokens=config.num_tokens,
         token_dim=config.token_dim,
-        hidden=config.hidden,
+        hidden=config.hidden_sizes,
         sigma=config.sigma,
         mask_rate=config.mask_rate,
     )
@@ -84,7 +88,7 @@ class _ItemLoss(nn.Module, Callbacks):
 
 class _SigmaVaeLoss(_ItemLoss):
     def __init__(self, model: SigmaVae, vectors: Tensor, config: ContinuousConfig, seed: int) -> None:
-        super().__init__(vectors, config.batch, seed)
+        super().__init__(vectors, config.batch_size, seed)
         self.model, self.config = model, config
 
     def forward(self, rows: Tensor) -> Loss:
@@ -95,7 +99,7 @@ class _SigmaVaeLoss(_ItemLoss):
 
 class _RqVaeLoss(_ItemLoss):
     def __init__(self, model: RqVae, vectors: Tensor, config: TokenizeConfig, seed: int) -> None:
-        super().__init__(vectors, config.batch, seed)
+        super().__init__(vectors, config.batch_size, seed)
         self.model, self.config = model, config
         transport = Transport(config.sinkhorn_epsilon, config.sinkhorn_iterations)
         self._transport = transport if config.sinkhorn_iterations else None
@@ -107,14 +111,14 @@ class _RqVaeLoss(_ItemLoss):
         return torch.tensor_split(order, list(starts))
 
     def _none_used(self) -> Tensor:
-        return torch.zeros(self.config.levels, self.config.codes, dtype=torch.bool)
+        return torch.zeros(self.config.num_levels, self.config.codebook_size, dtype=torch.bool)
 
     def forward(self, rows: Tensor) -> Loss:
         vectors = self.vectors[rows]
         quantized = self.model.quantize(self.model.encoder(vectors), transport=self._transport)
         self._used.scatter_(1, quantized.codes.T, True)
         reconstruction = F.mse_loss(self.model.decoder(quantized.latent), vectors)
-        quantization = quantized.codebook_loss + self.config.commitment * quantized.commitment_loss
+        quantization = quantized.codebook_loss + self.config.commitment_weight * quantized.commitment_loss
         values = {"reconstruction": reconstruction, "quantization": quantization}
         return Loss(reconstruction + quantization, values, len(rows))
 
@@ -124,7 +128,7 @@ class _RqVaeLoss(_ItemLoss):
         self.model.start_linear(self._sample(_KMEANS_SAMPLE))
         residual = self.model.encoder(self._sample(_KMEANS_SAMPLE))
         for codebook in self.model.codebooks:
-            codebook.copy_(kmeans(residual, self.config.codes, generator=self.generator))
+            codebook.copy_(kmeans(residual, self.config.codebook_size, generator=self.generator))
             residual = residual - codebook[torch.cdist(residual, codebook).argmin(dim=1)]
 
     def on_epoch_end(self, optimizer: torch.optim.Optimizer, *, last: bool) -> Mapping[str, float]:
@@ -137,7 +141,7 @@ class _RqVaeLoss(_ItemLoss):
         """Move dead codes [L, K] onto random items' residuals and reset their moments; returns how many were moved."""
         if not dead.any():
             return 0
-        residual = self.model.encoder(self._sample(4 * self.config.codes))
+        residual = self.model.encoder(self._sample(4 * self.config.codebook_size))
         for level, codebook in enumerate(self.model.codebooks):
             nearest = torch.cdist(residual, codebook).argmin(dim=1)
             rows = torch.nonzero(dead[level]).squeeze(1)

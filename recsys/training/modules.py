@@ -1,4 +1,4 @@
-"""A trained module on disk as `NAME.safetensors` and `NAME.json`: kind, version, shape and configuration."""
+"""A trained module on disk as `STEM.safetensors` and `STEM.json`: kind, version, shape and configuration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ C = TypeVar("C", bound=Config)
 class Kind(NamedTuple, Generic[C]):
     """What a saved module is, and the stage to run again where it cannot be read."""
 
-    name: str  # of the two files
+    name: str
     config: type[C]
     stage: str
     unsaved: frozenset[str] = frozenset()  # fields of the configuration that do not concern the module
+    stem: str | None = None  # of the two files' names, where it is not the kind's
+
+    def path(self, folder: Path, suffix: str) -> Path:
+        return folder / f"{self.stem or self.name}{suffix}"
 
 
 class Saved(NamedTuple, Generic[C]):
@@ -43,10 +47,10 @@ def save_module(folder: Path, kind: Kind[C], module: nn.Module, saved: Saved[C])
     folder.mkdir(parents=True, exist_ok=True)
     tensors = prefixed("model", module.state_dict()) | dict(saved.tensors)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / f"{kind.name}.safetensors")
+    save_file(contiguous, kind.path(folder, ".safetensors"))
     config = saved.config.model_dump(mode="json", exclude=set(kind.unsaved))
     described = {"kind": kind.name, "version": _VERSION, "shape": dict(saved.shape), "config": config}
-    write_json(folder / f"{kind.name}.json", described)
+    write_json(kind.path(folder, ".json"), described)
 
 
 def load_module(folder: Path, kind: Kind[C], build: Callable[[Saved[C]], M]) -> tuple[M, Saved[C]]:
@@ -55,7 +59,7 @@ def load_module(folder: Path, kind: Kind[C], build: Callable[[Saved[C]], M]) -> 
     Raises:
         ArtifactError: a file is missing, damaged or of another kind or version, or the two do not fit.
     """
-    path, weights = folder / f"{kind.name}.json", folder / f"{kind.name}.safetensors"
+    path, weights = kind.path(folder, ".json"), kind.path(folder, ".safetensors")
     described = read_json(path)
     if (described.get("kind"), described.get("version")) != (kind.name, _VERSION):
         raise ArtifactError(f"{path} is not a {kind.name} of version {_VERSION}; run `{kind.stage}` again")

@@ -92,11 +92,12 @@ class Trainer:
             if self._validate is not None and self._plan.validate_first:
                 self._keep_if_best()
                 self._progress = self._progress._replace(first=self._progress.best)
-        epochs = range(self._progress.epoch, self._plan.epochs)
+        start = self._progress.epoch
+        epochs = range(start, start if self._progress.settled else self._plan.epochs)
         for _ in epochs if self._plan.log_steps else self._track(epochs, "epochs"):
+            self._epoch()
             if self._progress.settled:
                 break
-            self._epoch()
         self._warn_if_unsettled()
         self._callbacks.on_end()
         self._load(self._best)

@@ -1,7 +1,7 @@
-"""The items that a bundle recommends from, as they are now: an immutable state that a change replaces as a whole.
+"""The present items of a bundle and their rankers: an immutable state that every change replaces as a whole.
 
-Built from a bundle's parts and from live additions; holds the rankers over them. Items are known by index, and an index
-never changes: what is added comes behind, what is withdrawn stays in its place and is found no more.
+Built from a bundle and live item updates. An item's index never changes: added items are appended, withdrawn items
+keep their index and are masked.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class CatalogState:
 
     @cached_property
     def recommender(self) -> FittedRecommender:
-        """What answers requests at full effort."""
+        """The recommender of the tier `full`."""
         context, fusion = self.context, self.context.config.fusion
         return FittedRecommender(
             self.items.catalog,
@@ -100,7 +100,7 @@ class CatalogState:
         return FilterIndex(self.items.catalog, self.filters)
 
     def prepared(self) -> Self:
-        """Itself, with everything made that would otherwise be made by the first request."""
+        """Itself, with all cached properties computed before the first request."""
         _ = self.tiers, self.title_index, self.filter_index, self.items.catalog.positions
         return self
 
@@ -128,11 +128,11 @@ class CatalogState:
         return mask
 
     def adding(self, rows: pl.DataFrame, codes: IntArray, latents: FloatArray, proxies: IntArray) -> Self:
-        """With new items behind the others; the index has them already.
+        """With new items appended; the index has them already.
 
         Args:
             rows: item_id and text columns [M]; columns that the catalogue does not have are left out.
-            proxies: [M] items whose behaviour counts as theirs, or -1 for the mean of all.
+            proxies: [M] proxy items, or -1 for the mean of all.
         """
         before = self.items
         frame = pl.concat([before.catalog.frame, rows], how="diagonal").select(before.catalog.frame.columns)

@@ -141,7 +141,7 @@ class BundleEngine:
             labels = np.arange(len(state), len(changed))
             state.item_index.add(labels, made.latents)
             self._change(changed)
-        self._compactor.start_if_due(changed.items.item_index)
+        self._compactor.start_if_due(changed.item_index)
 
     def withdraw(self, item_ids: Sequence[str]) -> None:
         self._show(item_ids, False)

@@ -35,15 +35,15 @@ Where = tuple[tuple[str, tuple[str, ...]], ...]  # (column, values it may have),
 
 @dataclass(frozen=True)
 class Request(LibraryRequest):
-    """One request for recommendations; `where` keeps items whose column has one of the values."""
+    """A request for recommendations; `where` keeps items whose column has one of the values."""
 
     where: Where = ()
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """A search in latent space: the `k` items nearest to a vector or to an item, or the diffusion ranking of a history;
-    exactly one of them."""
+    """A request without generation: the `k` items nearest to a latent vector or to an item, or the diffusion ranking of
+    a history; exactly one of them."""
 
     k: int = 10
     vector: tuple[float, ...] | None = None
@@ -97,7 +97,7 @@ class Engine(Protocol):
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
-        """The degradation tiers of this bundle, the best first; the last is always `popularity`."""
+        """The degradation tiers of this bundle, best first; the last is always `popularity`."""
 
     def check(self, request: Request) -> None:
         """Raise DataError for an invalid request, before it is queued."""
@@ -106,7 +106,7 @@ class Engine(Protocol):
         """Answers in the order of the requests, computed in one batch; each equals the answer of its request alone."""
 
     def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
-        """Items, best first; the score is the negative distance, and of a history that of the diffusion ranking."""
+        """Items, best first; the score is the negative distance, for a history that of the diffusion ranking."""
 
     def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
         """Items similar to one, itself left out."""

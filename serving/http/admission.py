@@ -83,6 +83,7 @@ class Admission:
         self._too_large = error_events(413, "too_large", f"the body is too large; {limit}", close=True)
         stopped = "the server stopped before the answer; the request may or may not have been processed"
         self._stopped = error_events(503, "failed", stopped, close=True)
+        self._bad_path = error_events(422, "invalid", "path: line breaks are not allowed")
         slow = f"the body took more than {config.body_seconds:g} seconds"
         self._too_slow = error_events(408, "expired", slow, close=True)
 
@@ -136,6 +137,8 @@ class Admission:
 
     def _refusal(self, scope: AsgiScope) -> Events | None:
         headers = AuthHeaders.of(scope["headers"])
+        if "\n" in scope["path"]:  # routes would match a part of the path, which may name another user
+            return self._bad_path
         if headers.length > self._config.max_body_bytes:
             return self._too_large
         return self._auth.refusal(scope["path"], headers)

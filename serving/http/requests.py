@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from serving.engine.interface import Where
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\r\n]+$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = Annotated[list[Number], Field(min_length=1, max_length=4096)]
 Ids = Annotated[list[Id], Field(max_length=1000)]
@@ -58,7 +59,7 @@ class RecommendBody(RequestBody):
     )
 
     history: Ids | None = Field(None, description="item ids, the oldest first; unknown ids come back in `ignored`")
-    user_id: Id | None = None
+    user_id: UserId | None = None
     k: Count = Field(10, description="how many items")
     exclude: Ids = Field([], description="items not to recommend")
     exclude_seen: bool | None = Field(None, description="leave out the history's items; null uses the bundle's default")
@@ -92,7 +93,7 @@ class RetrieveBody(RequestBody):
     item_id: Id | None = None
     k: Count = 10
     where: Filters = {}
-    user_id: Id | None = None
+    user_id: UserId | None = None
 
     @model_validator(mode="after")
     def _require_one(self) -> Self:
@@ -109,7 +110,7 @@ class EventsBody(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": "u1", "item_ids": ["B00A"]}]})
 
-    user_id: Id
+    user_id: UserId
     item_ids: Annotated[list[Id], Field(min_length=1, max_length=100)]
 
 

@@ -37,12 +37,12 @@ def ranked(items: tuple[RankedItem, ...]) -> list[Item]:
 
 
 def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Times as they are sent."""
+    """Seconds as milliseconds, rounded."""
     return {name: round(1000 * value, 3) for name, value in seconds.items()}
 
 
 class Recommendations(ResponseBody):
-    """Items and how they came about; `reason` says why an answer is degraded, `ignored` holds unknown ids.
+    """Items and how they were ranked; `reason` is why an answer is degraded, `ignored` holds unknown ids.
 
     `milliseconds` has `queue`, each source of the batch that the request was in, `fused` and `total`.
     """

@@ -3,7 +3,7 @@
 import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
 
 const TIERS = { narrow: "smaller beam", dense: "nothing generated", popularity: "popular items only" };
-const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // in this order; others follow
+const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // display order; other sources come last
 
 /** Number of items, latency, bundle, and the reason for a degraded answer. */
 export function showSummary(answer, filtered) {

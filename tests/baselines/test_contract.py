@@ -17,7 +17,9 @@ Fit = Callable[[Histories, int], ScoringModel]
 
 
 def _sasrec(histories: Histories, num_items: int) -> ScoringModel:
-    config = SasrecConfig(dim=8, heads=1, layers=1, dropout=0.0, max_length=4, epochs=2, batch_tokens=64)
+    config = SasrecConfig(
+        hidden_size=8, num_heads=1, num_layers=1, dropout=0.0, max_length=4, epochs=2, batch_tokens=64
+    )
     return fit_sasrec(histories, num_items, config, seed=0)
 
 

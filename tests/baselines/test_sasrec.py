@@ -17,20 +17,19 @@ from recsys.errors import ArtifactError, DataError
 from recsys.tables import CandidateFilter, Histories, Queries
 
 T = TypeVar("T")
-SMALL = SasrecConfig(dim=16, heads=2, layers=1, dropout=0.2, max_length=6, epochs=4, batch_tokens=60, validate_every=2)
+SMALL = SasrecConfig(
+    hidden_size=16, num_heads=2, num_layers=1, dropout=0.2, max_length=6, epochs=4, batch_tokens=60, validate_every=2
+)
 
 
 class Recorder:
-    """A tracker that keeps what it is told and can stop a training as a kill would."""
+    """A tracker that keeps metrics."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(self) -> None:
         self.values: dict[tuple[str, int], float] = {}
-        self.stop_at = stop_at
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         self.values |= {(name, step): value for name, value in values.items()}
-        if step == self.stop_at:
-            raise KeyboardInterrupt
 
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         return iterable
@@ -140,8 +139,8 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
         fit_sasrec(cycles(10, [1, 0, 1]), 10, SMALL, seed=0)
     with pytest.raises(ArtifactError, match=r"sasrec\.json cannot be read"):
         Sasrec.load(tmp_path)
-    with pytest.raises(ValidationError, match="heads=3 does not divide dim=64"):
-        SasrecConfig(heads=3)
+    with pytest.raises(ValidationError, match="num_heads=3 does not divide hidden_size=64"):
+        SasrecConfig(num_heads=3)
 
 
 def test_items_with_proxies_are_scored_and_read_as_their_proxies() -> None:

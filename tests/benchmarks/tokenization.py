@@ -68,7 +68,7 @@ def _assignment(tokenizer: RqVaeTokenizer, vectors: FloatArray) -> None:
     ids = tokenizer.assign(many, [f"{n:07d}" for n in range(_MILLION)])
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    unique = len(np.unique(ids.codes @ (tokenizer.config.codes ** np.arange(ids.num_levels))))
+    unique = len(np.unique(ids.codes @ (tokenizer.config.codebook_size ** np.arange(ids.num_levels))))
     emit("tokenization", "encode and assign", items=_MILLION, unique=unique, seconds=seconds, peak_gib=peak)
     same = np.zeros((20_000, tokenizer.config.latent_dim), dtype=np.float32)
     start = time.perf_counter()

@@ -33,7 +33,9 @@ def test_models_rank_in_the_known_order(dataset: Dataset) -> None:
     training, size = training_histories(dataset.interactions, dataset.catalog), len(dataset.catalog)
     popularity = hit_rate(fit_popularity(training, size), dataset)
     knn = hit_rate(fit_item_knn(training, size), dataset)
-    config = SasrecConfig(dim=32, layers=1, heads=1, dropout=0.2, epochs=20, learning_rate=5e-3, batch_tokens=1024)
+    config = SasrecConfig(
+        hidden_size=32, num_layers=1, num_heads=1, dropout=0.2, epochs=20, learning_rate=5e-3, batch_tokens=1024
+    )
     sasrec = hit_rate(fit_sasrec(training, size, config, seed=0), dataset)
     assert popularity * 1.3 < knn
     assert knn * 1.1 < sasrec

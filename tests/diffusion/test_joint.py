@@ -70,7 +70,7 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finetuned")
     made = language_model()
     config = made.config.model_copy(
-        update={"max_text_tokens": 3, "checkpoint_steps": 2, "lora": LoraConfig(batch_tokens=128, lr=1e-3)}
+        update={"max_text_tokens": 3, "checkpoint_steps": 2, "lora": LoraConfig(batch_tokens=128, learning_rate=1e-3)}
     )
     save_backbone(folder, made.model)
     save_adapter(folder, add_lora(made.model, made.layout, config.lora, seed=0), made._replace(config=config))

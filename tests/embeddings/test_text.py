@@ -9,7 +9,7 @@ import pytest
 
 from recsys.embeddings.config import EmbedConfig
 from recsys.embeddings.encoder import TfidfEncoder
-from recsys.embeddings.text import item_texts, text_vectors
+from recsys.embeddings.text import fit_texts, item_texts
 from recsys.errors import ConfigError, DataError, DependencyError
 from recsys.tables import Catalog, ItemVectors
 
@@ -33,11 +33,11 @@ def test_texts_join_what_is_there() -> None:
 
 def test_an_unknown_field_is_refused_with_those_known() -> None:
     with pytest.raises(ConfigError, match=r"'price' is no text column of the catalogue; it has: title, brand"):
-        text_vectors(CATALOG, EmbedConfig(fields=("price",)), seed=0)
+        fit_texts(CATALOG, EmbedConfig(fields=("price",)), seed=0)
 
 
 def test_similar_texts_have_similar_vectors_and_an_empty_text_has_one() -> None:
-    vectors = text_vectors(CATALOG, EmbedConfig(), seed=0)
+    vectors = fit_texts(CATALOG, EmbedConfig(), seed=0).vectors
     cosines = vectors.vectors @ vectors.vectors.T
     assert vectors.item_ids == ["1", "2", "3", "4"]
     assert vectors.vectors.dtype == np.float32
@@ -70,7 +70,7 @@ def test_given_vectors_are_put_in_catalogue_order_and_ids_become_strings(tmp_pat
     path = tmp_path / "own.parquet"
     values = [[float(n), 0.5] for n in (9, 4, 3, 2, 1)]
     pq.write_table(pa.table({"item_id": [9, 4, 3, 2, 1], "embedding": values}), path)
-    vectors = text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
+    vectors = fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0).vectors
     assert vectors.item_ids == CATALOG.item_ids
     np.testing.assert_array_equal(vectors.vectors[:, 0], [1, 2, 3, 4])
 
@@ -78,22 +78,22 @@ def test_given_vectors_are_put_in_catalogue_order_and_ids_become_strings(tmp_pat
 def test_given_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.parquet"
     with pytest.raises(DataError, match="does not exist"):
-        text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
+        fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
     ItemVectors(["1", "3"], np.ones((2, 3), dtype=np.float32)).save(path)
     with pytest.raises(DataError, match=r"no vector for 2 of 4 items, the first is '2'"):
-        text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
+        fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
     pq.write_table(pa.table({"item_id": ["1", "2"], "embedding": [[1.0], [1.0, 2.0]]}), path)
     with pytest.raises(DataError, match="the same number of values"):
-        text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
+        fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
     path.write_text("not parquet", encoding="utf-8")
     with pytest.raises(DataError, match="no parquet table"):
-        text_vectors(CATALOG, EmbedConfig(vectors=path), seed=0)
+        fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
 
 
 def test_without_sentence_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(DependencyError, match=r"pip install recsys\[text\]"):
-        text_vectors(CATALOG, EmbedConfig(encoder="sentence-transformers"), seed=0)
+        fit_texts(CATALOG, EmbedConfig(encoder="sentence-transformers"), seed=0)
 
 
 def test_a_saved_sentence_transformer_gives_unit_vectors(tmp_path: Path) -> None:
@@ -102,6 +102,6 @@ def test_a_saved_sentence_transformer_gives_unit_vectors(tmp_path: Path) -> None
     words = models.BoW(vocab=["red", "lip", "gloss", "balm", "steel", "hair", "brush"])
     package.SentenceTransformer(modules=[words]).save(str(tmp_path / "model"))
     config = EmbedConfig(encoder="sentence-transformers", model=str(tmp_path / "model"), fields=("title",))
-    vectors = text_vectors(CATALOG, config, seed=0).vectors
+    vectors = fit_texts(CATALOG, config, seed=0).vectors.vectors
     np.testing.assert_allclose(np.linalg.norm(vectors[:3], axis=1), 1, rtol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]

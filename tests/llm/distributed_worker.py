@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     rows = renderer(made)
     examples = {"sequential": [Example("sequential", history=tuple((i + j) % 6 for j in range(5))) for i in range(120)]}
     losses = Losses()
-    config = TrainingConfig(epochs=6, lr=5e-3, batch_tokens=128)
+    config = TrainingConfig(epochs=6, learning_rate=5e-3, batch_tokens=128)
     trainer = Trainer(
         module,
         lambda epoch: epoch_batches(examples, rows, {"sequential": 1}, batch_tokens=128, seed=0, epoch=epoch),

@@ -16,7 +16,9 @@ from recsys.tables import SemanticIds
 TITLES = [
     f"{c} {n} number {i}" for i, (c, n) in enumerate((c, n) for c in ("red", "blue") for n in ("pan", "lid", "pot"))
 ]
-SCRATCH = ScratchConfig(hidden=32, layers=2, heads=2, head_dim=16, intermediate=48, vocabulary=300, dropout=0.1)
+SCRATCH = ScratchConfig(
+    hidden_size=32, num_layers=2, num_heads=2, head_dim=16, intermediate_size=48, vocab_size=300, dropout=0.1
+)
 
 
 def semantic_ids(num_codes: int = 4) -> SemanticIds:

@@ -17,7 +17,7 @@ from recsys.training.plan import Loss, Run
 from recsys.training.trainer import Trainer
 from tests.llm.fakes import language_model, renderer
 
-CONFIG = TrainingConfig(epochs=3, lr=5e-3, batch_tokens=128)
+CONFIG = TrainingConfig(epochs=3, learning_rate=5e-3, batch_tokens=128)
 CYCLE = {"sequential": [Example("sequential", history=tuple((i + j) % 6 for j in range(5))) for i in range(30)]}
 
 
@@ -66,7 +66,7 @@ class Still(torch.nn.Linear):
 def test_matrices_decay_and_vectors_do_not() -> None:
     module = Still(3, 2)
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    config = TrainingConfig(epochs=1, lr=0.1, warmup=0, weight_decay=0.5)
+    config = TrainingConfig(epochs=1, learning_rate=0.1, warmup_ratio=0, weight_decay=0.5)
     plan, fingerprint = training_plan(config, bf16=False, checkpoint_steps=9), Fingerprint.of("still", 0, config)
     Trainer(module, lambda _: [(torch.ones(1),)], plan, run=Run("still", 0), fingerprint=fingerprint).train()
     torch.testing.assert_close(module.weight, before["weight"] * (1 - 0.1 * 0.5))
@@ -87,7 +87,7 @@ def test_the_weights_of_the_best_validation_are_kept() -> None:
 
 
 def test_the_learning_rate_warms_up_and_decays_to_a_tenth() -> None:
-    plan = training_plan(TrainingConfig(lr=1.0, warmup=0.1), bf16=False, checkpoint_steps=2)
+    plan = training_plan(TrainingConfig(learning_rate=1.0, warmup_ratio=0.1), bf16=False, checkpoint_steps=2)
     assert [plan.learning_rate_factor(p) for p in (0, 0.1, 1)] == pytest.approx([0.02, 1.0, 0.1])
 
 

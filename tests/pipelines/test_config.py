@@ -26,7 +26,7 @@ def test_a_training_has_its_own_seed_or_that_of_the_run() -> None:
 
 
 def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
-    config = load_config("demo", ["tokenize.levels=3", "embed.fields=[title, brand]"])
+    config = load_config("demo", ["tokenize.num_levels=3", "embed.fields=[title, brand]"])
     path = tmp_path / "mine.yaml"
     path.write_text(dump_yaml(config), encoding="utf-8")
     assert load_config(str(path)) == config
@@ -35,9 +35,9 @@ def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "key", "value"),
     [
-        ("tokenize.levels=3", "tokenize.levels", 3),
+        ("tokenize.num_levels=3", "tokenize.num_levels", 3),
         ("embed.sasrec.dropout=0.2", "embed.sasrec.dropout", 0.2),
-        ("finetune.training.lr=1e-4", "finetune.training.lr", 1e-4),
+        ("finetune.training.learning_rate=1e-4", "finetune.training.learning_rate", 1e-4),
         ("finetune.pretrained=some/name", "finetune.pretrained", "some/name"),
         ("embed.collaborative=false", "embed.collaborative", False),
         ("seed=7", "seed", 7),
@@ -56,20 +56,20 @@ def test_sasrec_alone_is_refused_without_collaborative_vectors() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("tokenize.level=3", "unknown key 'tokenize.level'; did you mean 'levels'?"),
+        ("tokenize.num_level=3", "unknown key 'tokenize.num_level'; did you mean 'num_levels'?"),
         ("embed.sasrec.epoch=3", "unknown key 'embed.sasrec.epoch'; did you mean 'epochs'?"),
         ("tokenise.levels=3", "unknown key 'tokenise'; did you mean 'tokenize'?"),
         ("zzz=3", "unknown key 'zzz'; known here: seed, prepare"),
-        ("tokenize.levels=many", "tokenize.levels: got 'many'; input should be a valid integer"),
-        ("tokenize.levels=0", "tokenize.levels: got 0; input should be greater than or equal to 1"),
+        ("tokenize.num_levels=many", "tokenize.num_levels: got 'many'; input should be a valid integer"),
+        ("tokenize.num_levels=0", "tokenize.num_levels: got 0; input should be greater than or equal to 1"),
         ("recommend.exclude_seen=perhaps", "recommend.exclude_seen: got 'perhaps'; input should be 'auto', 'always'"),
         ("tokenize=3", "tokenize: got 3"),
         ("prepare.kind=cvs", "prepare.kind: got 'cvs'; allowed: auto, synthetic, table, movielens, amazon-2014"),
         ("tokenize.quantizer=k-means", "tokenize.quantizer: got 'k-means'; allowed: rq-vae"),
         ("index.kind=hsnw", "index.kind: got 'hsnw'; did you mean 'hnsw'? allowed: auto, flat, hnsw"),
         ("seed.deep=3", "seed"),
-        ("tokenize.levels", "write it as section.key=value"),
-        ("tokenize.levels=[1", "the value is not valid YAML"),
+        ("tokenize.num_levels", "write it as section.key=value"),
+        ("tokenize.num_levels=[1", "the value is not valid YAML"),
     ],
 )
 def test_errors_name_the_full_path_of_a_key(override: str, message: str) -> None:
@@ -81,8 +81,8 @@ def test_errors_name_the_full_path_of_a_key(override: str, message: str) -> None
 
 def test_every_wrong_key_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        validate({"tokenize": {"levels": 0}, "embed": {"dims": 1}})
-    assert "tokenize.levels" in str(caught.value)
+        validate({"tokenize": {"num_levels": 0}, "embed": {"dims": 1}})
+    assert "tokenize.num_levels" in str(caught.value)
     assert "embed.dims" in str(caught.value)
 
 

@@ -25,7 +25,7 @@ def configured(folder: Path, **embed: object) -> RunConfig:
     (source / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
     items = [f"i{number},{title}" for number, title in enumerate(TITLES)]
     (source / "items.csv").write_text("\n".join(["item_id,title", *items]))
-    small = {"dim": 8, "heads": 1, "epochs": 2, "batch_tokens": 64}
+    small = {"hidden_size": 8, "num_heads": 1, "epochs": 2, "batch_tokens": 64}
     prepare = {"source": str(source), "min_interactions": 1, "keep_cold_items": True}
     return validate({"prepare": prepare, "embed": {"sasrec": small} | embed})
 

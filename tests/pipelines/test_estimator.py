@@ -23,8 +23,18 @@ from serving.engine.interface import Request
 from tests.ranking.fakes import NUM_ITEMS, SCRATCH, cycle
 
 TINY = {
-    "embed": {"dimensions": 16, "sasrec": {"dim": 8, "heads": 1, "layers": 1, "epochs": 2, "batch_tokens": 200}},
-    "tokenize": {"kind": "discrete", "levels": 2, "codes": 6, "latent_dim": 8, "epochs": 2, "batch": 12},
+    "embed": {
+        "dimensions": 16,
+        "sasrec": {"hidden_size": 8, "num_heads": 1, "num_layers": 1, "epochs": 2, "batch_tokens": 200},
+    },
+    "tokenize": {
+        "kind": "discrete",
+        "num_levels": 2,
+        "codebook_size": 6,
+        "latent_dim": 8,
+        "epochs": 2,
+        "batch_size": 12,
+    },
     "finetune": {
         "scratch": SCRATCH.model_dump(),
         "training": {"epochs": 1, "batch_tokens": 512},

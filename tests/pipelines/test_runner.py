@@ -34,7 +34,7 @@ def use(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         if step == 3 and bomb.exists():
             bomb.unlink()
             raise KeyboardInterrupt
-    (run.out / "text").write_text((run.read("make") / "text").read_text() + str(config.tokenize.levels))
+    (run.out / "text").write_text((run.read("make") / "text").read_text() + str(config.tokenize.num_levels))
 
 
 CODE: dict[str, StageFunction] = {"make": make, "use": use}
@@ -84,8 +84,8 @@ def test_current_stages_are_skipped(flow: Flow) -> None:
 
 def test_a_changed_setting_makes_its_stage_stale_and_is_named(flow: Flow) -> None:
     flow.run()
-    flow.values = {"tokenize": {"levels": 2}}
-    assert flow.states() == [("current", ""), ("stale", "tokenize.levels changed (4 -> 2)")]
+    flow.values = {"tokenize": {"num_levels": 2}}
+    assert flow.states() == [("current", ""), ("stale", "tokenize.num_levels changed (4 -> 2)")]
     assert flow.run() == ["use"]
 
 

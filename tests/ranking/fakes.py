@@ -25,10 +25,12 @@ from recsys.ranking.validation import LanguageModelValidator, ValidationUsers
 from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, FloatArray, Interactions, SemanticIds
 
 NUM_ITEMS = 12
-SCRATCH = ScratchConfig(hidden=32, layers=2, heads=2, head_dim=16, intermediate=48, vocabulary=300, dropout=0)
+SCRATCH = ScratchConfig(
+    hidden_size=32, num_layers=2, num_heads=2, head_dim=16, intermediate_size=48, vocab_size=300, dropout=0
+)
 CONFIG = FinetuneConfig(
     scratch=SCRATCH,
-    training=TrainingConfig(epochs=12, lr=1e-2, batch_tokens=512, validate_every=4),
+    training=TrainingConfig(epochs=12, learning_rate=1e-2, batch_tokens=512, validate_every=4),
     lora=LoraConfig(epochs=1, batch_tokens=512),
 )
 CODEBOOKS = np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)
@@ -99,7 +101,9 @@ def generative_recommender(
 
 def sasrec(dataset: Dataset) -> Sasrec:
     """Trained until it knows the circle."""
-    config = SasrecConfig(dim=16, heads=2, layers=1, dropout=0, max_length=10, epochs=30, batch_tokens=100)
+    config = SasrecConfig(
+        hidden_size=16, num_heads=2, num_layers=1, dropout=0, max_length=10, epochs=30, batch_tokens=100
+    )
     return fit_sasrec(training_histories(dataset.interactions, dataset.catalog), NUM_ITEMS, config, seed=0)
 
 

@@ -112,7 +112,7 @@ def test_a_pretrained_checkpoint_is_trained_and_ranked_alike(tied: bool, tmp_pat
     tokenizer.save_pretrained(tmp_path / "base")
     config = FinetuneConfig(
         pretrained=str(tmp_path / "base"),
-        lora=LoraConfig(epochs=60, lr=1e-2, batch_tokens=256, validate_every=10, dropout=0),
+        lora=LoraConfig(epochs=60, learning_rate=1e-2, batch_tokens=256, validate_every=10, dropout=0),
     )
     finetuned(dataset, ids(dataset), folder=tmp_path / "tuned", config=config)
     assert not (tmp_path / "tuned" / "backbone").exists(), "a pretrained model is named, not copied"

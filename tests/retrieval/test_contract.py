@@ -164,7 +164,7 @@ def test_a_filtered_search_visits_more_lists_to_keep_its_recall(monkeypatch: pyt
     assert np.mean([len(np.intersect1d(a, kept[b])) / 10 for a, b in zip(found, rows, strict=True)]) > 0.95
 
 
-def test_duplicates_come_in_the_order_of_their_labels(config: IndexConfig, vectors: FloatArray) -> None:
+def test_duplicates_are_in_the_order_of_their_labels(config: IndexConfig, vectors: FloatArray) -> None:
     many = np.repeat(vectors[:100], 4, axis=0)
     index = ItemIndex.build(many, np.random.default_rng(0).permutation(400), config)
     found = index.search(vectors[:100], 4)

@@ -1,4 +1,4 @@
-"""A whole endpoint around a fake engine, asked in this process or over a real socket."""
+"""A whole endpoint around a fake engine, called in this process or over a real socket."""
 
 import asyncio
 import socket

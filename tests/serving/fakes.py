@@ -1,4 +1,4 @@
-"""`FakeEngine`: an engine without models, whose right answers are known and whose trouble is chosen by the test."""
+"""`FakeEngine`: an engine without models, with known right answers and failures chosen by the test."""
 
 import threading
 import time

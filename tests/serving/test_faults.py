@@ -1,4 +1,4 @@
-"""A served bundle as a process of its own, under load, through what can happen at night: nothing admitted is lost."""
+"""A served bundle as a separate process under load and faults: no admitted request is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page at `/` in a real browser: what a person sees and does, with a mouse, a keyboard or a phone."""
+"""The page at `/` in a real browser, with a mouse, a keyboard or a phone."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -234,7 +234,7 @@ def test_an_error_is_shown_and_passes(visit: Visit, trouble: Callable[[Any], Non
     visit.complaints[:] = [text for text in visit.complaints if "ERR_CONNECTION_REFUSED" not in text]
 
 
-def test_a_key_is_asked_for_and_kept_for_the_tab_only(chromium: Any, engine: FakeEngine, tmp_path: Path) -> None:
+def test_a_key_is_requested_and_stored_for_the_tab_only(chromium: Any, engine: FakeEngine, tmp_path: Path) -> None:
     token = create_key(tmp_path / "keys.json", "reader", "read")
     keys = Keys.load(tmp_path / "keys.json")
     with serving(engine, tmp_path, keys=keys) as address, visiting(chromium, address) as visit:

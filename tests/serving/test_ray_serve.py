@@ -164,7 +164,7 @@ def test_a_replica_is_healthy_until_its_runtime_ends(bundle: Callable[[str], Pat
         replica.check_health()
 
 
-def test_what_cannot_be_deployed_is_said_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_deployed_is_reported_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="port=0"):
         serve_on_ray(tmp_path, ServeConfig(port=0), RuntimeConfig(), RAY)
     with pytest.raises(ConfigError, match="no keys"):

@@ -1,4 +1,4 @@
-"""A circle of twelve items with everything a bundle has, trained for real and small: what engine tests are made of."""
+"""A small trained engine: twelve items in a cycle, with every part of a bundle."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from serving.engine.new_items import NewItemTokenizer
 from tests.ranking.fakes import cycle, finetuned, sasrec
 from tests.ranking.trained import DIFFUSE, RECOMMEND, batch
 
-TOKENIZE = TokenizeConfig(levels=2, codes=6, latent_dim=8, epochs=5, batch=12, collaborative_weight=1)
-CONTINUOUS = ContinuousConfig(tokens=2, token_dim=8, epochs=10, batch=12)
+TOKENIZE = TokenizeConfig(num_levels=2, codebook_size=6, latent_dim=8, epochs=5, batch_size=12, collaborative_weight=1)
+CONTINUOUS = ContinuousConfig(num_tokens=2, token_dim=8, epochs=10, batch_size=12)
 
 
 def train(root: Path) -> LoadedBundle:

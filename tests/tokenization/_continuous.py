@@ -23,7 +23,7 @@ TEXT, BEHAVIOUR = block(20, seed=0), block(8, seed=1)
 
 
 def tiny_config(**changed: object) -> ContinuousConfig:
-    settings = {"token_dim": 6, "hidden": (32,), "epochs": 30, "batch": 50, "learning_rate": 3e-3} | changed
+    settings = {"token_dim": 6, "hidden_sizes": (32,), "epochs": 30, "batch_size": 50, "learning_rate": 3e-3} | changed
     return ContinuousConfig.model_validate(settings)
 
 

@@ -15,7 +15,13 @@ def groups() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 def tiny_config(epochs: int = 12) -> TokenizeConfig:
     return TokenizeConfig(
-        levels=3, codes=8, latent_dim=4, hidden=(16,), epochs=epochs, batch=60, sinkhorn_iterations=10
+        num_levels=3,
+        codebook_size=8,
+        latent_dim=4,
+        hidden_sizes=(16,),
+        epochs=epochs,
+        batch_size=60,
+        sinkhorn_iterations=10,
     )
 
 

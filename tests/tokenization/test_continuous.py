@@ -181,7 +181,7 @@ def test_damaged_weights_are_refused_by_name(damage: object, tmp_path: Path) -> 
         ContinuousTokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("changed", [{"kind": "rq-vae"}, {"version": 99}, {"config": {"tokens": 0}}, {"config": 3}])
+@pytest.mark.parametrize("changed", [{"kind": "rq-vae"}, {"version": 99}, {"config": {"num_tokens": 0}}, {"config": 3}])
 def test_foreign_descriptions_are_refused_by_name(changed: dict[str, object], tmp_path: Path) -> None:
     fitted().save(tmp_path)
     path = tmp_path / "continuous.json"

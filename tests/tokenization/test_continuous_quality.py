@@ -58,7 +58,7 @@ def test_decorrelation_drives_the_encoders_apart() -> None:
 @pytest.mark.parametrize("items", [1, 2])
 def test_tiny_catalogues_and_a_single_encoder(items: int) -> None:
     text = block(5, seed=0, items=items)
-    quality = latent_quality(fit_sigma_vae(text, None, tiny_config(epochs=1, tokens=1), seed=0), text, None, seed=0)
+    quality = latent_quality(fit_sigma_vae(text, None, tiny_config(epochs=1, num_tokens=1), seed=0), text, None, seed=0)
     assert quality.neighbours_kept is None
     assert quality.encoder_correlation is None
     assert quality.encoder_cosine is None

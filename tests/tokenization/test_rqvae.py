@@ -50,7 +50,7 @@ def test_revived_codes_start_without_the_moments_of_their_past(vectors: FloatArr
             revived[step] = values["tokenize/codes_revived"]
 
     # 60 steps an epoch at a high learning rate: codes die that had been used, and every epoch ends with a checkpoint.
-    changed = {"batch": 4, "learning_rate": 0.1, "sinkhorn_iterations": 0}
+    changed = {"batch_size": 4, "learning_rate": 0.1, "sinkhorn_iterations": 0}
     with pytest.raises(KilledError):
         fit_rqvae(vectors, tiny_config(6).model_copy(update=changed), seed=0, work=tmp_path, tracker=Stop())
     (checkpoint,) = tmp_path.glob("*.safetensors")
@@ -66,7 +66,7 @@ def test_revived_codes_start_without_the_moments_of_their_past(vectors: FloatArr
 @pytest.mark.parametrize(("items", "features"), [(1, 3), (5, 1), (3, 40)])
 def test_tiny_catalogues_and_fewer_features_than_latents(items: int, features: int) -> None:
     vectors = np.random.default_rng(0).normal(size=(items, features)).astype(np.float32)
-    tokenizer = fit_rqvae(vectors, TokenizeConfig(levels=2, codes=4, latent_dim=8, epochs=2), seed=0)
+    tokenizer = fit_rqvae(vectors, TokenizeConfig(num_levels=2, codebook_size=4, latent_dim=8, epochs=2), seed=0)
     assert len(tokenizer.assign(vectors, [str(n) for n in range(items)])) == items
 
 

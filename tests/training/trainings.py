@@ -80,7 +80,13 @@ def sasrec(job: Job) -> Weights:
     histories = Histories.from_lists([f"u{n}" for n in range(20)], sequences)
     queries = Queries(histories, np.array([(s[-1] + 1) % 10 for s in sequences]))
     config = SasrecConfig(
-        dim=16, layers=1, max_length=6, epochs=6, batch_tokens=20, validate_every=2, learning_rate=1e-2 * job.rate
+        hidden_size=16,
+        num_layers=1,
+        max_length=6,
+        epochs=6,
+        batch_tokens=20,
+        validate_every=2,
+        learning_rate=1e-2 * job.rate,
     )
     model = fit_sasrec(histories, 10, config, seed=job.seed, queries=queries, work=job.work, tracker=job.tracker)
     return dict(model.model.state_dict()) | {"vectors": torch.from_numpy(model.item_vectors())}
@@ -92,7 +98,13 @@ def _vectors(width: int, shift: int) -> np.ndarray[Any, Any]:
 
 def rqvae(job: Job) -> Weights:
     config = TokenizeConfig(
-        levels=3, codes=8, latent_dim=4, hidden=(16,), epochs=6, batch=5, learning_rate=1e-3 * job.rate
+        num_levels=3,
+        codebook_size=8,
+        latent_dim=4,
+        hidden_sizes=(16,),
+        epochs=6,
+        batch_size=5,
+        learning_rate=1e-3 * job.rate,
     )
     vectors = _vectors(12, job.shift)
     tokenizer = fit_rqvae(vectors, config, seed=job.seed, work=job.work, tracker=job.tracker)
@@ -100,7 +112,7 @@ def rqvae(job: Job) -> Weights:
 
 
 def sigma_vae(job: Job) -> Weights:
-    config = ContinuousConfig(token_dim=6, hidden=(16,), epochs=6, batch=5, learning_rate=1e-3 * job.rate)
+    config = ContinuousConfig(token_dim=6, hidden_sizes=(16,), epochs=6, batch_size=5, learning_rate=1e-3 * job.rate)
     text, behaviour = (ItemVectors([f"i{n}" for n in range(120)], _vectors(width, job.shift)) for width in (12, 8))
     tokenizer = fit_sigma_vae(text, behaviour, config, seed=job.seed, work=job.work, tracker=job.tracker)
     return dict(tokenizer.model.state_dict()) | {"scale": torch.from_numpy(tokenizer.scale)}
@@ -146,7 +158,7 @@ def language_model(job: Job) -> Weights:
     examples = [Example("sequential", history=tuple((i + j + job.shift) % 6 for j in range(5))) for i in range(12)]
     codebooks = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
     data = FinetuneData(examples, TITLES, semantic_ids(), codebooks, InstructConfig())
-    training = {"epochs": 2, "lr": 5e-3 * job.rate, "batch_tokens": 64}
+    training = {"epochs": 2, "learning_rate": 5e-3 * job.rate, "batch_tokens": 64}
     config = FinetuneConfig(
         scratch=SCRATCH, training=TrainingConfig(**training), lora=LoraConfig(**training), checkpoint_steps=2
     )

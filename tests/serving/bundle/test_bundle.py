@@ -1,4 +1,4 @@
-"""A bundle is whole or not there, known by its contents, and refused by the name of whatever is wrong with it."""
+"""A bundle is written atomically, identified by its contents, and refused with the name of the damaged file."""
 
 import json
 import os
@@ -86,7 +86,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "file", "link", "mine"]
 
 
-def test_with_collaborative_vectors_it_says_who_lends_them(tmp_path: Path) -> None:
+def test_with_collaborative_vectors_a_bundle_needs_text_neighbours(tmp_path: Path) -> None:
     plain = origin()
     embed = plain.settings.embed.model_copy(update={"collaborative_dimensions": 8})
     behaving = plain._replace(settings=plain.settings.model_copy(update={"embed": embed}))
@@ -241,11 +241,13 @@ def test_golden_requests_cover_every_tier_and_a_filter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "words"),
     [
-        (lambda: FakeEngine(tiers=("full", "popularity")), "narrow: this tier is gone"),
+        (lambda: FakeEngine(tiers=("full", "popularity")), "narrow: the engine does not have this tier"),
         (lambda: withdrawn(FakeEngine()), "rank"),
     ],
 )
-def test_other_answers_are_told_and_refused(tmp_path: Path, engine: Callable[[], FakeEngine], words: str) -> None:
+def test_different_answers_are_refused(
+    tmp_path: Path, engine: Callable[[], FakeEngine], words: str
+) -> None:
     make_golden(FakeEngine(), ITEMS).save(tmp_path)
     differences = check_golden(engine(), Golden.load(tmp_path))
     assert differences

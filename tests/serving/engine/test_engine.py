@@ -1,4 +1,4 @@
-"""The engine speaks item ids, keeps to what is permitted at every tier, and takes changes at once."""
+"""The engine answers in item ids, respects filters at every tier, and applies item changes at once."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
 
 def test_live_additions_are_compacted_in_the_background(live: BundleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engine.compaction.MIN_CHANGES", 4)
-    index = live._state.items.item_index
+    index = live._state.item_index
     twin = {"title": "Thing 10", "category": "even"}
     live.add([NewItem(f"new {i}", twin) for i in range(3)])
     join_compaction()
@@ -287,14 +287,14 @@ def test_a_compaction_that_fails_is_logged_and_tried_again(
     assert "compaction of the item index failed: MemoryError" in caplog.text
     live.withdraw(["item 4"])
     join_compaction()
-    assert live._state.items.item_index.num_changes == 0
+    assert live._state.item_index.num_changes == 0
 
 
 @pytest.mark.parametrize(
     ("items", "said"),
     [
         ([NewItem("item 1", {})], "in the catalogue already"),
-        ([NewItem("a", {}), NewItem("a", {})], "given twice"),
+        ([NewItem("a", {}), NewItem("a", {})], "is repeated"),
         ([NewItem("a", {"colour": "red"})], "'colour' is no text column"),
         ([NewItem("a", {}, (1.0, 2.0))], "got 2 numbers, this bundle"),
         ([NewItem("a", {}, (1.0,) * 5)], "got 5 numbers, this bundle"),
@@ -323,7 +323,7 @@ def test_an_added_item_is_not_popular_for_reading_like_one_that_is(live: BundleE
     assert scores["twin"]["sasrec"] == 0 < scores["item 10"]["sasrec"]
 
 
-def test_where_there_is_no_behaviour_none_is_borrowed(discrete: BundleEngine, parts: LoadedBundle) -> None:
+def test_without_collaborative_vectors_new_items_have_no_proxy(discrete: BundleEngine, parts: LoadedBundle) -> None:
     texts = parts.new_items.encoder.encode(["Thing 10", "Thing 11"])  # type: ignore[union-attr]
     tokenizer = fit_rqvae(texts, TOKENIZE.model_copy(update={"collaborative_weight": 0}), seed=0)
     alone = replace(parts.new_items, discrete=tokenizer, continuous=None, neighbours=None)

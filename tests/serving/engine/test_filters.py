@@ -1,4 +1,4 @@
-"""Columns with few, shared values can be filtered by; paths also under their beginnings."""
+"""Columns with few, shared values can be filtered by; paths also by their prefixes."""
 
 import polars as pl
 import pytest

@@ -1,4 +1,4 @@
-"""An item's text cannot push it into recommendations: what titles with trigger words change, measured.
+"""An item's text cannot inject it into recommendations: the effect of trigger words in titles, measured.
 
 Rankings read identities, codes and latents. Text reaches them through the encoder alone, when an item gets its tokens;
 a title that is changed afterwards moves nothing, and a new item's words move it only to other tokens.

@@ -1,4 +1,4 @@
-"""Search by the beginnings of words, whatever their case, width and accents."""
+"""Search by prefixes of words, without case, width and accents."""
 
 import numpy as np
 from hypothesis import given
@@ -19,7 +19,7 @@ def test_every_word_must_begin_one_and_titles_that_begin_so_come_first() -> None
     assert index.search("nothing", NONE, 10) == index.search(" ,.", NONE, 10) == index.search("", NONE, 10) == []
 
 
-def test_of_equals_the_item_met_most_often_comes_first() -> None:
+def test_of_equal_matches_the_most_popular_item_comes_first() -> None:
     popularity = NONE.copy()
     popularity[5] = 3
     assert TitleIndex(TITLES).search("red", popularity, 3) == [5, 0, 3]

@@ -1,4 +1,4 @@
-"""Who is let in, and that those who are not cost nothing: their bodies are not read, their keys not looked at."""
+"""Admission: which requests are refused, and that refusals cost nothing: no body is read, no key compared."""
 
 import asyncio
 import json
@@ -205,7 +205,7 @@ def test_a_body_that_never_ends_is_given_up() -> None:
     asyncio.run(main())
 
 
-def test_who_leaves_while_sending_reaches_nobody() -> None:
+def test_a_client_that_disconnects_while_sending_reaches_no_route() -> None:
     async def main() -> None:
         door = Door()
         client = Client(body=[b"{"])
@@ -268,7 +268,7 @@ def test_a_server_that_gives_up_says_so() -> None:
     asyncio.run(main())
 
 
-def test_keys_are_asked_for_before_the_body(tmp_path: Path) -> None:
+def test_keys_are_checked_before_the_body(tmp_path: Path) -> None:
     reader, admin = (create_key(tmp_path / "k.json", scope, scope) for scope in ("read", "admin"))
 
     async def main() -> None:
@@ -326,7 +326,7 @@ def test_each_key_has_its_rate(tmp_path: Path) -> None:
         ([(b"origin", b"http://localhost:9000")], 403),
     ],
 )
-def test_without_keys_other_sites_cannot_ask_through_a_browser(headers: list[Any], status: int) -> None:
+def test_without_keys_other_sites_are_refused_in_a_browser(headers: list[Any], status: int) -> None:
     async def main() -> None:
         assert (await Door().ask(Client("/admin/rollback", headers=headers))).status == status
 

@@ -1,4 +1,4 @@
-"""The HTTP contract: what each route answers, every error in one form, and nothing of users in the log."""
+"""The HTTP contract: every route's response, one form of errors, and no user data in the log."""
 
 import json
 import logging
@@ -96,7 +96,7 @@ def test_recommendations_say_how_they_came_about(served: Endpoint) -> None:
         ({"user_id": "nobody"}, ["i0", "i1"]),
     ],
 )
-def test_recommendations_follow_what_is_asked(served: Endpoint, asked: dict[str, Any], expected: list[str]) -> None:
+def test_recommendations_follow_the_request(served: Endpoint, asked: dict[str, Any], expected: list[str]) -> None:
     assert ids(served.ask("POST", "/v1/recommend", json={**asked, "k": 2})) == expected
 
 
@@ -258,7 +258,7 @@ def test_another_content_type_is_refused(served: Endpoint, kind: str | None) -> 
     assert "application/json is needed" in error["message"]
 
 
-def test_unknown_places_and_methods(served: Endpoint) -> None:
+def test_unknown_paths_and_methods(served: Endpoint) -> None:
     assert error_of(served.ask("GET", "/nothing"), 404)["code"] == "not_found"
     assert error_of(served.ask("GET", "/v1/items/"), 422)["code"] == "invalid"
     response = served.ask("PUT", "/v1/recommend", json={})
@@ -266,7 +266,7 @@ def test_unknown_places_and_methods(served: Endpoint) -> None:
     assert response.headers["allow"] == "POST"
 
 
-def test_what_the_engine_refuses_is_told(served: Endpoint) -> None:
+def test_what_the_engine_refuses_is_reported(served: Endpoint) -> None:
     response = served.ask("POST", "/v1/recommend", json={"history": [], "where": {"colour": ["red"]}})
     assert "'colour'" in error_of(response, 422)["message"]
     assert "'who'" in error_of(served.ask("POST", "/v1/similar", json={"item_id": "who"}), 422)["message"]
@@ -325,7 +325,7 @@ def test_the_page_comes_with_its_policy(served: Endpoint) -> None:
     assert served.ask("GET", "/page/..%2fapp.py").status_code == 404
 
 
-def test_every_route_asks_for_the_scope_that_it_should(tmp_path: Path) -> None:
+def test_every_route_requires_its_scope(tmp_path: Path) -> None:
     reader = create_key(tmp_path / "keys.json", "reader", "read")
     with endpoint(tmp_path, keys=tmp_path / "keys.json") as parts:
         schema = parts.ask("GET", "/openapi.json", key=reader).json()

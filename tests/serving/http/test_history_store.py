@@ -1,4 +1,4 @@
-"""One contract for every history store, and what each keeps when a process or a server is killed."""
+"""One contract for every history store, and its durability when a process or a server is killed."""
 
 import asyncio
 import shutil
@@ -231,7 +231,7 @@ def test_sqlite_says_so_when_its_file_is_held(tmp_path: Path, monkeypatch: pytes
     using(f"sqlite:///{tmp_path}/histories.sqlite", work)
 
 
-def test_who_waits_behind_a_held_file_is_told_so_and_not_served_later(
+def test_calls_queued_behind_a_locked_file_fail_and_are_not_executed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(histories, "BUSY_SECONDS", 0.05)

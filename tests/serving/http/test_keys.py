@@ -1,4 +1,4 @@
-"""API keys: known by their hash alone, created and revoked while the endpoint runs; and how often they may ask."""
+"""API keys: stored as hashes, created and revoked while the endpoint runs; and their rate limits."""
 
 import stat
 from collections.abc import Callable

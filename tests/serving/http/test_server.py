@@ -1,4 +1,4 @@
-"""The server as a process: where it may listen, how it stops, and clients that are slow, gone or talking nonsense."""
+"""The server as a process: addresses, graceful stop, and clients that are slow, disconnected or invalid."""
 
 import asyncio
 import os
@@ -170,13 +170,13 @@ HEAD = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: applica
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /li", b"GET /livez HTTP/1.1\r\nHost: loc", HEAD])
-def test_slow_headers_are_cut_off(hasty: Endpoint, sent: bytes) -> None:
+def test_slow_headers_close_the_connection(hasty: Endpoint, sent: bytes) -> None:
     with serving(hasty) as url, connected(url) as connection:
         connection.sendall(sent)
         assert received(connection) == b""
 
 
-def test_slow_headers_are_cut_off_after_another_request_too(hasty: Endpoint) -> None:
+def test_slow_headers_close_the_connection_after_another_request_too(hasty: Endpoint) -> None:
     with serving(hasty) as url, connected(url) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 OK")
@@ -194,7 +194,7 @@ def test_slow_bodies_get_408(hasty: Endpoint) -> None:
     assert hasty.app.gate.in_flight == 0
 
 
-def test_endless_headers_are_cut_off(hasty: Endpoint) -> None:
+def test_endless_headers_close_the_connection(hasty: Endpoint) -> None:
     with serving(hasty) as url, connected(url) as connection:
         with pytest.raises(OSError, match=r"reset|pipe|aborted"):  # noqa: PT012 - any of the sends may meet the end
             connection.sendall(HEAD)
@@ -219,7 +219,7 @@ def test_endless_bodies_get_413(hasty: Endpoint) -> None:
         assert received(connection).startswith(b"HTTP/1.1 413 ")
 
 
-def test_who_leaves_costs_the_engine_nothing(tmp_path: Path) -> None:
+def test_a_disconnected_client_costs_the_engine_nothing(tmp_path: Path) -> None:
     with endpoint(tmp_path, deadline_ms=60_000) as parts, serving(parts) as url:
         with ThreadPoolExecutor(1) as pool, parts.engine.hold():
             first = pool.submit(httpx.post, f"{url}/v1/recommend", json=BODY, timeout=PATIENCE)
@@ -246,6 +246,6 @@ def test_many_requests_on_one_connection(tmp_path: Path) -> None:
         assert parts.app.gate.in_flight == 0
 
 
-def test_a_free_port_is_listened_on_and_told() -> None:
+def test_a_free_port_is_chosen() -> None:
     with listening(ServeConfig(port=0)) as listener:
         assert listener.getsockname()[1] > 0

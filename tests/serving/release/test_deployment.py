@@ -68,7 +68,7 @@ def test_a_bundle_is_warmed_at_every_tier_and_its_costs_are_learned() -> None:
     assert selector.choose([60.0], []).tier == "full"
 
 
-def test_without_warm_requests_nothing_is_asked() -> None:
+def test_without_warm_requests_the_engine_is_not_called() -> None:
     engine = failing(RuntimeError())
     deployed(missing, first=engine, warm=0)
     assert engine.calls == []

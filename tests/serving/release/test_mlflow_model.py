@@ -1,4 +1,4 @@
-"""A published model answers in a process that has only the package, wherever that process stands."""
+"""A published model answers in a process that has only the package, in any folder."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Bundles in a real registry: published behind gates, resolved by alias or version, rolled back, without a pickle."""
+"""Bundles in a real registry: release gates, resolving by alias or version, rollback, no pickles."""
 
 import logging
 import re
@@ -139,7 +139,7 @@ def test_a_tag_cannot_lead_out_of_the_cache(tmp_path: Path, uri: str) -> None:
         resolve("models:/path@champion", uri=uri, cache=tmp_path / "cache")
 
 
-def test_what_is_not_there_is_said_in_one_line(tmp_path: Path, uri: str) -> None:
+def test_what_is_missing_is_reported_in_one_line(tmp_path: Path, uri: str) -> None:
     with pytest.raises(ArtifactError, match="refuses") as caught:
         resolve("models:/nobody@champion", uri=uri, cache=tmp_path)
     assert "\n" not in str(caught.value)
@@ -170,7 +170,7 @@ def test_sources_and_registries_by_name(tmp_path: Path, monkeypatch: pytest.Monk
         tracking_uri("mine.db", home=tmp_path)
 
 
-def test_a_champion_that_was_not_measured_stands_in_nobodys_way() -> None:
+def test_a_champion_without_metrics_blocks_no_candidate() -> None:
     assert falls_behind({"ndcg_at_10": "0.01"}, {}) == ""
     assert falls_behind({}, {"bundle": "x"}) == ""
 

@@ -1,4 +1,4 @@
-"""What waits is answered together, by one thread that nothing kills; what nobody waits for costs nothing."""
+"""Pending requests are answered in batches by one thread that no error ends; cancelled ones cost nothing."""
 
 import asyncio
 import math
@@ -127,7 +127,7 @@ def test_an_idle_thread_waits_for_company_until_the_batch_is_full() -> None:
         asyncio.run(main())
 
 
-def test_a_full_queue_sheds_at_once_and_those_who_left_make_room() -> None:
+def test_a_full_queue_sheds_at_once_and_cancelled_requests_free_it() -> None:
     async def main() -> None:
         first = await occupied(batcher, run)
         tasks = await queued(batcher, [ask("a"), ask("b")])

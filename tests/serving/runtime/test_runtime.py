@@ -1,4 +1,4 @@
-"""The runtime's promises: right answers whatever comes together, of one bundle each, and an answer where possible."""
+"""The runtime: right answers in any batch, each of one bundle, and an answer wherever possible."""
 
 import asyncio
 import logging
