@@ -1,13 +1,14 @@
 """Mutants of a source file: mutmut's operators and the removal of a call, without what no test should pin.
 
-Left out: annotations, imports, decorators, `__repr__`, defaults declared in a class body, type aliases, the wording of
-errors and logs, what a progress bar shows, arguments that only guard (`strict`, `encoding`), and what the type checker
-refuses nearly always: `None` in place of a value, a call without one of its positional arguments.
+Left out: annotations, imports, decorators, `__repr__`, defaults declared in a class body, type aliases, block sizes,
+wording of errors and logs, what a progress bar shows, arguments that only guard (`strict`, `encoding`), and what the
+type checker refuses nearly always: `None` in place of a value, a call without one of its positional arguments.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from mutmut.mutation.mutators import mutation_operators, operator_arg_removal, o
 
 _SKIPPED = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom, cst.Raise, cst.Assert)
 _SKIPPED_CALLS = {"debug", "info", "warning", "cast", "TypeVar", "filterwarnings", "isinstance", "len"}
-_GUARDS = ("strict=True", 'encoding="utf-8"', "set_to_none=True")
+_MEMORY = re.compile("CHUNK|_PER_|_A_BLOCK|^_?BATCH")  # how much is worked on at once changes no result
+_GUARDS = {"strict", "encoding", "set_to_none"}
 
 
 class Mutant(NamedTuple):
@@ -35,7 +37,7 @@ def _first_string(node: cst.BaseString) -> Iterable[cst.BaseString]:
 
 def _removed_keyword(node: cst.Call) -> Iterable[cst.Call]:
     for place, argument in enumerate(node.args):
-        if argument.keyword is not None:
+        if argument.keyword is not None and argument.keyword.value not in _GUARDS:
             yield node.with_changes(args=[*node.args[:place], *node.args[place + 1 :]])
 
 
@@ -72,6 +74,8 @@ class _Visitor(cst.CSTVisitor):
             return False
         if isinstance(node, _SKIPPED):
             return False
+        if isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value in _GUARDS:
+            return False
         if isinstance(node, cst.Call):
             if _called(node) == "track":
                 node.args[0].visit(self)
@@ -80,25 +84,22 @@ class _Visitor(cst.CSTVisitor):
         position = self.get_metadata(PositionProvider, node, None)
         for kind, operator in _OPERATORS:
             if isinstance(node, kind):
-                changes = (changed for changed in operator(node) if _guards(node) == _guards(changed))
-                self.found += [(position.start.line if position else 0, node, changed) for changed in changes]
+                self.found += [(position.start.line if position else 0, node, changed) for changed in operator(node)]
         return True
 
 
 def _declares(parent: cst.CSTNode, statement: cst.CSTNode) -> bool:
-    """Whether it is no behaviour: a field of a class, a type alias, or how an object describes itself."""
+    """Whether it is no behaviour: a field of a class, a type alias, a size of blocks, or how an object prints."""
     if isinstance(statement, cst.FunctionDef):
         return statement.name.value == "__repr__"
     if not isinstance(statement, cst.SimpleStatementLine):
         return False
     first = statement.body[0]
-    alias = isinstance(first, cst.Assign) and isinstance(first.value, cst.Subscript)
-    return isinstance(parent, cst.ClassDef) or (alias and isinstance(parent, cst.Module))
-
-
-def _guards(node: cst.CSTNode) -> list[int]:
-    code = cst.Module([]).code_for_node(node) if isinstance(node, cst.Call) else ""
-    return [code.count(guard) for guard in _GUARDS]
+    if isinstance(parent, cst.Module) and isinstance(first, cst.Assign):
+        name = first.targets[0].target
+        sizes_memory = isinstance(name, cst.Name) and bool(_MEMORY.search(name.value))
+        return sizes_memory or isinstance(first.value, cst.Subscript)
+    return isinstance(parent, cst.ClassDef)
 
 
 def count(code: str) -> int:

@@ -8,6 +8,7 @@ from tests.mutation.mutants import count, mutant
 
 SOURCE = '''"""A module."""
 Alias = dict[str, int]
+_CHUNK = 8
 
 class Point:
     """Fields are declared."""
@@ -24,6 +25,9 @@ class Point:
         self.note()
         logger.info("moved")
         return sum([self.x, by or 0], start=0)
+
+    def paired(self, by: list[int]) -> Iterable[tuple[int, int]]:
+        return zip(by, by, strict=True)
 '''
 
 
@@ -41,4 +45,4 @@ def test_mutants_change_behaviour_and_nothing_else() -> None:
         "return sum([self.x, by or 1], start=0)",
         "return sum([self.x, by or 0], start=1)",
     }
-    assert {one.line for one in made if one is not None} == {14, 16, 18}
+    assert {one.line for one in made if one is not None} == {15, 17, 19}

@@ -27,7 +27,7 @@ from recsys.ranking.recommender import FittedRecommender, Request
 from recsys.ranking.registry import RANKERS, build_rankers
 from recsys.ranking.stopwatch import Stopwatch
 from recsys.ranking.tuning import FusionParams, assemble, tune
-from recsys.ranking.validation import HeadValidator, ValidationUsers
+from recsys.ranking.validation import INDEX_SAMPLES, HeadValidator, ValidationUsers
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
@@ -205,6 +205,18 @@ def test_a_head_is_validated_by_the_ranking_that_it_will_give(trained: Trained) 
     assert latents is not None
     found = HeadValidator(users, latents, context.items.counts, seed=0).head(head, conditions(trained.batch()))
     assert found == pytest.approx(users.ndcg(trained.rankers["cross-entropy"]))
+
+
+def test_an_index_is_tuned_on_a_few_samples_of_every_user(trained: Trained) -> None:
+    context, users = trained.context, ValidationUsers(trained.users, exclude_seen=True)
+    preference, conditions, latents = context.models.preference, context.conditions, context.items.latents
+    assert preference is not None
+    assert conditions is not None
+    assert latents is not None
+    validator = HeadValidator(users, latents, context.items.counts, seed=3)
+    samples = validator.index_samples(preference, conditions(trained.batch()))
+    assert samples.shape == (len(trained.users) * INDEX_SAMPLES, latents.shape[1])
+    assert len(np.unique(samples, axis=0)) == len(samples)
 
 
 def test_a_recommendation_names_the_score_of_each_source(trained: Trained) -> None:
