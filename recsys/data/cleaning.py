@@ -1,6 +1,6 @@
 """Cleaning of interactions: exact duplicates, order within users, k-core, and a check of that order.
 
-Works on integer codes: 20 million rows fit in a few hundred MB. Reads and writes nothing.
+Works on integer codes: 20 million rows fit in a few hundred MB.
 """
 
 from __future__ import annotations

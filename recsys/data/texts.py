@@ -1,6 +1,6 @@
 """Item columns as text: lists are joined, paths written `A > B > C`, markup removed, empty texts null.
 
-Several paths of one item are separated by "; ". Reads and writes nothing.
+Several paths of one item are separated by "; ".
 """
 
 from __future__ import annotations

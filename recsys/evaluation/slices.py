@@ -1,7 +1,4 @@
-"""Slices: groups of users by history length, target popularity and target category.
-
-Reads `Queries` and `Catalog` in memory; writes nothing.
-"""
+"""Slices: groups of users by history length, target popularity and target category."""
 
 from __future__ import annotations
 
