@@ -22,8 +22,8 @@ from pipelines.executors import Kind, choose_executor
 from pipelines.progress import ProgressTracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
-from pipelines.settings import nearest
 from recsys.artifacts import RunDirectory
+from recsys.config import nearest
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import write_text
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
@@ -144,7 +144,7 @@ def _tracker(config: RunConfig, directory: RunDirectory, wanted: bool) -> Iterat
     finally:
         data = directory.record("prepare")
         if data is not None:
-            tracker.tag(data_fingerprint=data.fingerprint())
+            tracker.tag("data_fingerprint", data.fingerprint())
         if outcome == "FINISHED":
             for name in ("metrics.json", "report.html"):
                 if (directory.folder("evaluate") / name).exists():

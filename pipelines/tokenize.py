@@ -7,6 +7,7 @@ Reads 01_dataset and 02_embeddings; writes `discrete/` (`semantic_ids.parquet`, 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.config import RunConfig
@@ -55,7 +56,7 @@ def _discrete(
     out = _made(run.out / "discrete")
     ids.save(out / "semantic_ids.parquet")
     tokenizer.save(out)
-    write_json(out / "token_quality.json", quality.to_dict())
+    write_json(out / "token_quality.json", asdict(quality))
     run.note(
         items=len(ids),
         collision_rate_before_assignment=round(quality.collision_rate, 4),
@@ -75,7 +76,7 @@ def _continuous(
     out = _made(run.out / "continuous")
     latents.save(out / "latents.parquet")
     tokenizer.save(out)
-    write_json(out / "latent_quality.json", quality.to_dict())
+    write_json(out / "latent_quality.json", asdict(quality))
     run.note(latent_dimensions=latents.vectors.shape[1], active=round(quality.active, 4))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
+from recsys.llm.collation import padded
 from recsys.tables import CandidateFilter, FloatArray, TopItems
 from recsys.tracking import NullTracker, Tracker
 
@@ -147,19 +148,11 @@ def decode_all(
     scores = np.full((len(prompts), beams), -np.inf, dtype=np.float32)
     states = np.zeros((len(prompts), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
     for rows in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
-        tree = Tree(model, *_padded([prompts[row] for row in rows], device))
+        tokens = padded([prompts[row] for row in rows])
+        tree = Tree(model, tokens.to(device), torch.from_numpy(lengths[rows]).to(device))
         states[rows] = tree.states()
         mask = candidates.take(rows).mask(len(rows), trie.num_items)
         allowed = None if mask is None else torch.from_numpy(mask).to(device)
         found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=allowed)
         items[rows], scores[rows] = found.items.cpu().numpy(), found.scores.cpu().numpy()
     return Decoded(TopItems(items, scores), states)
-
-
-def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids [B, P] padded on the right, and lengths [B]."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        padded[row, : len(prompt)] = torch.as_tensor(prompt)
-    return padded.to(device), lengths.to(device)

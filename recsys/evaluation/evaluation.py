@@ -31,7 +31,7 @@ TESTED = ("hr", "ndcg")
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Estimate:
     """A mean over all users and the ends of its bootstrap interval."""
 

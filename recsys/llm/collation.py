@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from recsys.instructions.examples import Example
 from recsys.instructions.templates import Part, Template, load_templates
@@ -165,13 +166,11 @@ def buckets(lengths: Sequence[int], rows: Sequence[int], batch_tokens: int) -> l
 
 def pad(rows: Sequence[Row]) -> Batch:
     """Right-padded tokens and shifted targets; the last token of a row predicts nothing and is left out."""
-    longest = max(len(r.tokens) for r in rows) - 1
-    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
-    targets = torch.full((len(rows), longest), IGNORED, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        size = len(row.tokens) - 1
-        ids = torch.tensor(row.tokens, dtype=torch.int64)
-        tokens[i, :size] = ids[:-1]
-        first = max(row.answer - 1, 0)
-        targets[i, first:size] = ids[first + 1 :]
-    return Batch(tokens, targets)
+    starts = [max(row.answer, 1) for row in rows]
+    targets = [[IGNORED] * (start - 1) + row.tokens[start:] for start, row in zip(starts, rows, strict=True)]
+    return Batch(padded([row.tokens[:-1] for row in rows]), padded(targets, IGNORED))
+
+
+def padded(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
+    """Rows of integers as int64 [B, T], right-padded with `value`."""
+    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True, padding_value=value)

@@ -5,7 +5,6 @@ Writes and reads `continuous.safetensors` (network, whitening, scaling) and `con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from recsys.errors import DataError
-from recsys.tables import FloatArray, ItemVectors
+from recsys.tables import FloatArray, ItemVectors, slices
 from recsys.tokenization.continuous_config import ContinuousConfig
 from recsys.tokenization.continuous_inputs import COLLABORATIVE, TEXT, WhitenedBlocks
 from recsys.tokenization.sigma_vae import SigmaVae
@@ -110,7 +109,7 @@ class ContinuousTokenizer:
         """
         out = np.empty((len(text), self.width), dtype=np.float32)
         given = self.blocks.given(text, collaborative)
-        for chunk in _chunks(len(text)):
+        for chunk in slices(len(text), _CHUNK):
             mu = self.model.encode(self.blocks.whiten(given, chunk))
             out[chunk] = (mu.flatten(1).numpy() - self.shift) / self.scale
         return ItemVectors(list(text.item_ids), out)
@@ -134,7 +133,7 @@ class ContinuousTokenizer:
             DataError: the latents are of another width.
         """
         out = {name: np.empty((len(latents), width), np.float32) for name, width in self.blocks.widths.items()}
-        for chunk in _chunks(len(latents)):
+        for chunk in slices(len(latents), _CHUNK):
             for name, vectors in self.blocks.undo(self.model.decode(self.mu(latents[chunk]))).items():
                 out[name][chunk] = vectors.numpy()
         return Decoded(out.get(TEXT), out.get(COLLABORATIVE))
@@ -160,8 +159,3 @@ class ContinuousTokenizer:
         model, (config, _, tensors) = load_module(folder, _KIND, build)
         shift, scale = tensors["shift"].numpy(), tensors["scale"].numpy()
         return cls(model, config, WhitenedBlocks.from_tensors(tensors), shift=shift, scale=scale)
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    for start in range(0, length, _CHUNK):
-        yield slice(start, start + _CHUNK)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from recsys.tables import FloatArray
+from recsys.tables import FloatArray, slices
 
 _CHUNK = 65_536
 _EMPTY = 1e-8  # of the mean eigenvalue: below it a direction is one that no vector has
@@ -63,7 +63,7 @@ def fit_whitening(vectors: FloatArray, *, floor: float, energy: float) -> Whiten
 
 def _covariance(vectors: FloatArray, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     total = np.zeros((vectors.shape[1], vectors.shape[1]))
-    for start in range(0, len(vectors), _CHUNK):
-        centred = vectors[start : start + _CHUNK] - mean
+    for rows in slices(len(vectors), _CHUNK):
+        centred = vectors[rows] - mean
         total += centred.T @ centred
     return total / len(vectors)
