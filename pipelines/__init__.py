@@ -54,7 +54,7 @@ STAGES = (
         "tokenize",
         "03_tokens",
         ("prepare", "embed"),
-        2,
+        3,
         ("tokenize",),
         "Quantize the vectors to unique semantic ids, and encode them as continuous latents.",
     ),

@@ -130,22 +130,19 @@ def epoch_batches(
     return [pad([rows[i] for i in group]) for group in groups]
 
 
-def random_buckets(
-    lengths: Sequence[int], batch_tokens: int, generator: np.random.Generator, *, ahead: int = _BUCKETS_AHEAD
-) -> list[list[int]]:
+def random_buckets(lengths: Sequence[int], batch_tokens: int, generator: np.random.Generator) -> list[list[int]]:
     """Rows of like length together, in a random order.
 
     Args:
         lengths: tokens of every row.
         batch_tokens: rows x longest row of a batch stay at or below this (one row may exceed it alone).
-        ahead: batches that are sorted together.
 
     Returns:
         The positions of each batch's rows.
     """
     order: list[int] = generator.permutation(len(lengths)).tolist()
     mean = max(1.0, float(np.mean(lengths))) if order else 1.0
-    chunk = max(1, int(ahead * batch_tokens / mean))
+    chunk = max(1, int(_BUCKETS_AHEAD * batch_tokens / mean))
     groups: list[list[int]] = []
     for start in range(0, len(order), chunk):
         groups += buckets(lengths, order[start : start + chunk], batch_tokens)

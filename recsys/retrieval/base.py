@@ -164,7 +164,8 @@ class Base:
         if mask is None:
             parameters = self._parameters(effort, effort < wanted)
         else:
-            parameters = search_parameters(self.index, effort=effort, selector=_selector(mask))
+            selector = import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+            parameters = search_parameters(self.index, effort=effort, selector=selector)
         distances, positions = self.index.search(queries, wanted, params=parameters)
         return _Proposed(positions, as_distances(distances, self.metric))
 
@@ -189,10 +190,6 @@ class Base:
             return self._measured(queries, scan(queries, self.vectors, k, self.metric))
         allowed = np.flatnonzero(mask)
         return self._measured(queries, allowed[scan(queries, self.vectors[allowed], k, self.metric)])
-
-
-def _selector(mask: BoolArray) -> Any:
-    return import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
 def _with_rows(values: Array, rows: BoolArray, replacement: Array, *, empty: float) -> Array:

@@ -48,11 +48,7 @@ class Tokenizer(Protocol):
         """A unique semantic id for every item, whatever the order of the rows."""
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.safetensors` and `tokenizer.json` into a folder."""
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """What `save` wrote."""
+        """Write `tokenizer.safetensors` and `tokenizer.json` into `folder`, which is created."""
 
 
 def fit_rqvae(

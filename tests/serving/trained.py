@@ -49,7 +49,7 @@ def train(root: Path) -> LoadedBundle:
     texts = item_texts(dataset.catalog)
     encoder, vectors = TfidfEncoder.fit(texts, dimensions=16, seed=0)
     text = ItemVectors(dataset.catalog.item_ids, vectors)
-    behaviour = ItemVectors(dataset.catalog.item_ids, sasrec(dataset).item_vectors())
+    behaviour = ItemVectors(dataset.catalog.item_ids, sasrec(dataset).vectors)
     inputs = combine(text, behaviour, TOKENIZE)
     discrete = fit_rqvae(inputs.vectors, TOKENIZE, seed=0, scale=inputs.scale)
     ids = discrete.assign(inputs.vectors, dataset.catalog.item_ids)

@@ -89,7 +89,7 @@ def sasrec(job: Job) -> Weights:
         learning_rate=1e-2 * job.rate,
     )
     model = fit_sasrec(histories, 10, config, seed=job.seed, queries=queries, work=job.work, tracker=job.tracker)
-    return dict(model.model.state_dict()) | {"vectors": torch.from_numpy(model.item_vectors())}
+    return dict(model.model.state_dict()) | {"vectors": torch.from_numpy(model.vectors)}
 
 
 def _vectors(width: int, shift: int) -> np.ndarray[Any, Any]:
