@@ -200,12 +200,6 @@ def _require_current(run: RunDirectory, config: RunConfig, stages: tuple[str, ..
 
 
 def _copy(source: Path, target: Path, *, without: tuple[str, ...] = ()) -> None:
-    """Copy a folder's contents but for some names at its top, and the stage's own record."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        if path.name in (*without, "stage.json"):
-            continue
-        if path.is_dir():
-            _copy(path, target / path.name)
-        else:
-            shutil.copyfile(path, target / path.name)
+    """Copy a folder's contents but for some names, and the stage's own record."""
+    ignored = shutil.ignore_patterns(*without, "stage.json")
+    shutil.copytree(source, target, ignore=ignored, copy_function=shutil.copyfile, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -31,7 +31,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", sho
 Force = Annotated[bool, typer.Option("--force", help="Run stages again even if they are up to date.")]
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Do not log to MLflow.")]
 Settings = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option("--set", help="Override a setting: section.key=value. Repeatable.", metavar="KEY=VALUE"),
 ]
 INTERRUPTED = 130
@@ -42,11 +42,9 @@ STAGE_PANEL, SERVING_PANEL = "Run one stage", "Serving"
 Name = Annotated[str, typer.Option("--name", help="Name of the registered model.")]
 Alias = Annotated[str, typer.Option("--alias", help="Alias of the version in use.")]
 Registry = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
-        "--registry",
-        help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, or runs/mlflow.db.",
-        metavar="URI",
+        "--registry", help="MLflow tracking URI. Default: MLFLOW_TRACKING_URI, or runs/mlflow.db.", metavar="URI"
     ),
 ]
 KeysFile = Annotated[Path, typer.Option("--keys", help="File of hashed API keys.", metavar="FILE")]
@@ -75,7 +73,7 @@ def run(
     config: Annotated[str, typer.Option("--config", help="Name of a recipe, or path of a YAML file.")],
     settings: Settings = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", help="The run directory; an existing one is resumed.", show_default="runs/CONFIG"),
     ] = None,
     first: Annotated[str, typer.Option("--from", help="First stage to run.", metavar="STAGE")] = STAGES[0].name,
@@ -84,7 +82,7 @@ def run(
         ExecutorKind, typer.Option("--executor", help="Rank users in local processes or on a Ray cluster.")
     ] = ExecutorKind.LOCAL,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option("--workers", min=1, help="Number of worker processes.", show_default="1; one per core with Ray"),
     ] = None,
     force: Force = False,
@@ -196,7 +194,7 @@ def serve(
         str, typer.Option("--host", help="Address to listen on; other than loopback needs --keys.")
     ] = LOCAL,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
-    keys: Annotated[Optional[Path], typer.Option("--keys", help="File of hashed API keys.", metavar="FILE")] = None,  # noqa: UP045
+    keys: Annotated[Path | None, typer.Option("--keys", help="File of hashed API keys.", metavar="FILE")] = None,
     store: Annotated[
         str, typer.Option("--store", help="User histories: sqlite:///PATH or redis://HOST:PORT/DB.", metavar="URL")
     ] = STORE,

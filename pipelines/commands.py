@@ -19,11 +19,11 @@ from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
 from pipelines.comparison import comparison
 from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes
 from pipelines.executors import Kind, choose_executor
-from pipelines.progress import ProgressTracker
+from pipelines.progress import progress_tracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
-from pipelines.settings import nearest
 from recsys.artifacts import RunDirectory
+from recsys.config import nearest
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import write_text
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
@@ -115,7 +115,7 @@ def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str]
         idle = not options.force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
         with (
             _tracker(config, directory, options.tracking and not idle) as tracker,
-            ProgressTracker(tracker, console) as shown,
+            progress_tracker(tracker, console) as shown,
         ):
             run_stages(
                 config,
@@ -144,7 +144,7 @@ def _tracker(config: RunConfig, directory: RunDirectory, wanted: bool) -> Iterat
     finally:
         data = directory.record("prepare")
         if data is not None:
-            tracker.tag(data_fingerprint=data.fingerprint())
+            tracker.tag("data_fingerprint", data.fingerprint())
         if outcome == "FINISHED":
             for name in ("metrics.json", "report.html"):
                 if (directory.folder("evaluate") / name).exists():

@@ -5,20 +5,18 @@ Reads 01_dataset's fingerprint and 09_report of each run; writes only to the con
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Column, Table
 from rich.text import Text
 
 from pipelines import FOLDERS
-from pipelines.settings import nearest
 from recsys.artifacts import RunDirectory
-from recsys.errors import ConfigError
+from recsys.config import lookup
+from recsys.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +45,9 @@ def comparison(paths: Sequence[Path], metric: str) -> Table:
 
 def _figures(directory: RunDirectory, metric: str) -> dict[str, float]:
     """The metric of every system of a run."""
-    report: dict[str, Any] = json.loads((directory.verified("evaluate") / "metrics.json").read_text(encoding="utf-8"))
-    found = {}
-    for name, system in report["systems"].items():
-        measured = system["metrics"]
-        if metric not in measured:
-            known = ", ".join(measured)
-            raise ConfigError(f"{directory.path} has no metric '{metric}'{nearest(metric, measured)}; it has {known}")
-        found[name] = float(measured[metric]["value"])
-    return found
+    systems = read_json(directory.verified("evaluate") / "metrics.json")["systems"]
+    key = f"--metric of {directory.path}"
+    return {name: float(lookup(system["metrics"], metric, key=key)["value"]) for name, system in systems.items()}
 
 
 def _warn_of_different_data(directories: Sequence[RunDirectory]) -> None:

@@ -14,8 +14,8 @@ import yaml
 from pydantic import model_validator
 
 from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, stages_of
-from pipelines.settings import nearest, override, validated
-from recsys.config import Config, lookup
+from pipelines.settings import override, validated
+from recsys.config import Config, lookup, nearest
 from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
 from recsys.data.sources import SOURCES
 from recsys.diffusion.config import DiffuseConfig
@@ -95,15 +95,6 @@ def load_config(recipe: str, overrides: Sequence[str] = ()) -> RunConfig:
         given = values.get(section)
         if isinstance(given, dict) and isinstance(given.get(name), str) and Path(given[name]).expanduser().exists():
             given[name] = str(Path(given[name]).expanduser().absolute())
-    return validate(values)
-
-
-def validate(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration of nested plain values.
-
-    Raises:
-        ConfigError: names every wrong key by its full path.
-    """
     return validated(RunConfig, values)
 
 

@@ -15,7 +15,7 @@ from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
 from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
 from recsys.diffusion.heads import KINDS, fit_head
-from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint
+from recsys.diffusion.joint import JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.training import fit_preference
@@ -119,9 +119,11 @@ def _train_jointly(config: RunConfig, run: StageRun, tracker: Tracker, data: _Da
     joint = fit_joint(
         joint_data,
         config.diffuse,
-        folders=JointFolders(run.read("finetune"), run.out, run.work / "joint"),
+        finetuned=run.read("finetune"),
+        out=run.out,
         seed=training_seed(config, config.diffuse),
         validate=lambda joint: validator.preference(joint.preference, validation(joint)),
+        work=run.work / "joint",
         tracker=tracker,
     )
     training = joint.training_conditions(data.histories, window=joint_data.window, tracker=tracker)

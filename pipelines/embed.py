@@ -44,14 +44,14 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         tracker=tracker,
     )
     known = _known(training, len(catalog))
-    neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, sasrec.item_vectors()), known)
+    neighbours = TextNeighbours.of(text, ItemVectors(catalog.item_ids, sasrec.vectors), known)
     neighbours.save(run.out / TEXT_NEIGHBOURS)
     proxies = np.arange(len(catalog))
     proxies[~known] = neighbours.proxies(text.vectors[~known]).items
     run.note(**plateau_notes("sasrec", sasrec.progress))
     sasrec = sasrec.with_proxies(proxies)
     sasrec.save(run.out / SASREC_FOLDER)
-    collaborative = ItemVectors(catalog.item_ids, sasrec.item_vectors())
+    collaborative = ItemVectors(catalog.item_ids, sasrec.vectors)
     collaborative.save(run.out / "collaborative.parquet")
     run.note(collaborative_dimensions=collaborative.vectors.shape[1], num_cold_items=int((~known).sum()))
 

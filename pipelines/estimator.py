@@ -18,9 +18,10 @@ import polars as pl
 
 from pipelines import FOLDERS
 from pipelines.commands import CONFIG, stored_config
-from pipelines.config import RunConfig, dump_yaml, validate
+from pipelines.config import RunConfig, dump_yaml
 from pipelines.recommend import load_recommender
 from pipelines.runner import load_stage, run_stages
+from pipelines.settings import validated
 from recsys.artifacts import RunDirectory, StageRun
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError, DataError
@@ -42,7 +43,7 @@ class Recommender:
     """
 
     def __init__(self, config: RunConfig | Mapping[str, Any] | None = None) -> None:
-        self.config = config if isinstance(config, RunConfig) else validate(config or {})
+        self.config = config if isinstance(config, RunConfig) else validated(RunConfig, config or {})
         self._directory: RunDirectory | None = None
 
     def __repr__(self) -> str:
@@ -80,7 +81,9 @@ class Recommender:
                 tracker=tracker or NullTracker(),
                 load=lambda stage: save if stage.name == "prepare" else load_stage(stage),
             )
-        self._use(directory)
+        self._directory = directory
+        for cached in ("_fitted", "_interactions"):
+            self.__dict__.pop(cached, None)
         return self
 
     def recommend(
@@ -126,13 +129,8 @@ class Recommender:
         """
         directory = RunDirectory(Path(folder), FOLDERS)
         made = cls(stored_config(directory))
-        made._use(directory)
+        made._directory = directory
         return made
-
-    def _use(self, directory: RunDirectory) -> None:
-        self._directory = directory
-        self.__dict__.pop("_fitted", None)
-        self.__dict__.pop("_interactions", None)
 
     @property
     def _run(self) -> RunDirectory:

@@ -6,7 +6,6 @@ Reads 01_dataset, 03_tokens, 08_recommendations and the training logs of every s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from recsys.evaluation.evaluation import Evaluation, evaluate
 from recsys.evaluation.examples import Example, example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.report import Report, render_report
-from recsys.files import write_json, write_text
+from recsys.files import read_json, write_json, write_text
 from recsys.ranking.tuning import FUSION_FILE
 from recsys.tables import TEST, Rankings, SemanticIds
 from recsys.tracking import Tracker
@@ -77,5 +76,4 @@ def _report(
 
 
 def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return found
+    return read_json(path) if path.exists() else {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from types import TracebackType
-from typing import Self, TypeVar
+from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,28 +19,20 @@ SECONDS_BETWEEN_LINES = 30.0
 logger = logging.getLogger(__name__)
 
 
+@contextmanager
+def progress_tracker(tracker: Tracker, console: Console) -> Iterator[ProgressTracker]:
+    """Show progress on a console within the block."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    description = TextColumn("      {task.description}")
+    with Progress(description, *columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield ProgressTracker(tracker, bars)
+
+
 class ProgressTracker:
     """Displays progress, and passes metrics on to another tracker."""
 
-    def __init__(self, tracker: Tracker, console: Console) -> None:
-        self._tracker = tracker
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self._bars = Progress(
-            TextColumn("      {task.description}"),
-            *columns,
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()
+    def __init__(self, tracker: Tracker, bars: Progress) -> None:
+        self._tracker, self._bars = tracker, bars
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         self._tracker.log(values, step=step)

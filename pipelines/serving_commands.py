@@ -5,10 +5,10 @@ Reads run directories, bundles, registries and key files; writes bundles, regist
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -153,7 +153,7 @@ def keys_revoke(path: Path, *, name: str) -> None:
     _print(f"key '{name}' is revoked; a running endpoint refuses it within a second")
 
 
-class Sources:
+class Sources(ExitStack):
     """Resolves a source to a bundle folder: a bundle, a finished run, or a registered model.
 
     A context manager: runs are bundled into temporary folders, which it deletes on exit.
@@ -161,15 +161,8 @@ class Sources:
 
     def __init__(self, registry: str | None, *, default: str | None = None) -> None:
         """With the registry that models are looked up in, and the source that None stands for."""
+        super().__init__()
         self._registry, self._default = registry, default
-        self._temporary: list[Path] = []
-
-    def __enter__(self) -> Sources:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for folder in self._temporary:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def engine(self, source: str | None) -> Engine:
         """The engine of a source's bundle, after it passed its golden requests.
@@ -201,9 +194,8 @@ class Sources:
         from pipelines.bundling import bundle_run
 
         directory = RunDirectory(path, FOLDERS)
-        work = Path(tempfile.mkdtemp(prefix="recsys-bundle-"))
-        self._temporary.append(work)
-        return bundle_run(directory, stored_config(directory), work / "bundle").folder
+        work = self.enter_context(TemporaryDirectory(prefix="recsys-bundle-", ignore_cleanup_errors=True))
+        return bundle_run(directory, stored_config(directory), Path(work) / "bundle").folder
 
 
 def _print(*lines: str) -> None:

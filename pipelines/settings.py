@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from recsys.config import nearest
 from recsys.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
@@ -46,12 +46,6 @@ def validated(model: type[M], values: Mapping[str, Any]) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(model, entry) for entry in error.errors())) from error
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'X'?` with the known name closest to `word`; empty if none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _explain(model: type[BaseModel], entry: Any) -> str:

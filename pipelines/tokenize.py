@@ -7,7 +7,7 @@ Reads 01_dataset and 02_embeddings; writes `discrete/` (`semantic_ids.parquet`, 
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
@@ -52,10 +52,10 @@ def _discrete(
         categories=item_categories(dataset.catalog),
         histories=training_histories(dataset.interactions, dataset.catalog),
     )
-    out = _made(run.out / "discrete")
-    ids.save(out / "semantic_ids.parquet")
+    out = run.out / "discrete"
     tokenizer.save(out)
-    write_json(out / "token_quality.json", quality.to_dict())
+    ids.save(out / "semantic_ids.parquet")
+    write_json(out / "token_quality.json", asdict(quality))
     run.note(
         items=len(ids),
         collision_rate_before_assignment=round(quality.collision_rate, 4),
@@ -72,13 +72,8 @@ def _continuous(
     )
     latents = tokenizer.latents(*blocks)
     quality = latent_quality(tokenizer, *blocks, seed=config.seed)
-    out = _made(run.out / "continuous")
-    latents.save(out / "latents.parquet")
+    out = run.out / "continuous"
     tokenizer.save(out)
-    write_json(out / "latent_quality.json", quality.to_dict())
+    latents.save(out / "latents.parquet")
+    write_json(out / "latent_quality.json", asdict(quality))
     run.note(latent_dimensions=latents.vectors.shape[1], active=round(quality.active, 4))
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder

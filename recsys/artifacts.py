@@ -14,7 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +27,8 @@ from recsys.config import Config
 from recsys.errors import ArtifactError
 from recsys.files import (
     FileRecord,
-    NoSpace,
     file_sha256,
+    no_space,
     publish_folder,
     read_json,
     sync_tree,
@@ -167,11 +167,9 @@ class RunDirectory:
             raise ArtifactError(f"{self.folder(stage)} is missing; run the stage '{stage}' first")
         return record
 
-    def damage(self, stage: str) -> str | None:
-        """What is wrong with a finished stage by names and sizes alone (no hashing), or None."""
-        return self._damage(stage, self.existing_record(stage).files, hashed=False)
-
-    def _damage(self, stage: str, files: Mapping[str, FileRecord], *, hashed: bool) -> str | None:
+    def damage(self, stage: str, part: str = "", *, hashed: bool = False) -> str | None:
+        """What is wrong with a finished stage, or a part of it; not `hashed`, only names and sizes are checked."""
+        files = self.existing_record(stage).part(part)
         found = (entry.damage(self.folder(stage) / name, hashed=hashed) for name, entry in files.items())
         return next(filter(None, found), None)
 
@@ -184,10 +182,9 @@ class RunDirectory:
             ArtifactError: the stage or the part is missing, or a file in it is not what was written.
         """
         stage, part = stage_and_part(name)
-        files = self.existing_record(stage).part(part)
-        if part and not files:
+        if part and not self.existing_record(stage).part(part):
             raise ArtifactError(f"{self.folder(stage) / part} is missing; the run's configuration leaves it out")
-        wrong = self.damage(stage) or self._damage(stage, files, hashed=True)
+        wrong = self.damage(stage) or self.damage(stage, part, hashed=True)
         if wrong is not None:
             raise ArtifactError(f"{wrong}; delete {self.folder(stage)} to have the stage run again")
         return self.folder(stage) / part
@@ -199,7 +196,7 @@ class RunDirectory:
         Raises:
             ArtifactError: another process is writing it.
         """
-        with NoSpace(self.path):
+        with no_space(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with (self.path / ".lock").open("w") as file:
                 try:
@@ -273,10 +270,8 @@ def package_versions() -> dict[str, str]:
     """Installed versions of the packages that results depend on."""
     found = {}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 

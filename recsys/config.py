@@ -1,7 +1,7 @@
 """The base of every configuration model, and look-up of names in registries."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -24,7 +24,11 @@ def lookup(registry: Mapping[str, T], name: str, *, key: str) -> T:
         ConfigError: there is no such entry.
     """
     if name not in registry:
-        near = difflib.get_close_matches(name, registry, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ConfigError(f"{key}: got '{name}'; {hint}allowed: {', '.join(registry)}")
+        raise ConfigError(f"{key}: got '{name}'{nearest(name, registry) or ';'} allowed: {', '.join(registry)}")
     return registry[name]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'X'?` with the known name closest to `word`; empty if none is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

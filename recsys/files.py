@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from recsys.config import Config
 from recsys.errors import ArtifactError
@@ -38,26 +37,20 @@ class FileRecord(Config):
         return None
 
 
-class NoSpace:
+@contextmanager
+def no_space(path: Path) -> Iterator[None]:
     """Turn 'no space left' errors of any library into one clear line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is None or isinstance(error, ArtifactError):
-            return
-        # polars and safetensors raise their own exceptions, with the system's message.
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except Exception as error:  # polars and safetensors raise their own, with the system's message
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or (isinstance(error, Exception) and "No space left on device" in str(error)):
+        if full or "No space left on device" in str(error):
             raise ArtifactError(
-                f"no space left for {self.path}; free some and run the same command again, finished work is kept"
+                f"no space left for {path}; free some and run the same command again, finished work is kept"
             ) from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,4 @@
-"""Ranking metrics with one relevant item a user, in numpy: shared by validation during training and by the report.
-
-Reads and writes nothing.
-"""
+"""Ranking metrics with one relevant item a user, in numpy: shared by validation during training and by the report."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class MlflowTracker(NullTracker):
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         now = int(time.time() * 1000)
-        self._pending.extend((_mlflow_name(name), float(value), now, step) for name, value in values.items())
+        # MLflow does not allow '@' in names of metrics.
+        self._pending.extend((name.replace("@", "_at_"), float(value), now, step) for name, value in values.items())
         if len(self._pending) >= BATCH:
             self.flush()
 
@@ -77,9 +78,9 @@ class MlflowTracker(NullTracker):
         if pending:
             self._submit(lambda: self._send(pending))
 
-    def tag(self, **values: str) -> None:
-        """Set tags, such as the data fingerprint."""
-        self._submit(lambda: self._set_tags(values))
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag, such as the data fingerprint."""
+        self._submit(lambda: self._client.set_tag(self._run_id, name, value))
 
     def file(self, path: Path) -> None:
         """Log a file as an artifact."""
@@ -96,8 +97,8 @@ class MlflowTracker(NullTracker):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 
-        for name, level in (("mlflow", logging.ERROR), ("alembic", logging.ERROR)):
-            logging.getLogger(name).setLevel(level)
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         home = self._directory.parent
         home.mkdir(parents=True, exist_ok=True)
         self._client = mlflow.MlflowClient(tracking_uri=tracking_uri(None, home=home))
@@ -123,10 +124,6 @@ class MlflowTracker(NullTracker):
         items = [Param(name, value) for name, value in self._parameters.items()]
         for start in range(0, len(items), PARAMETER_BATCH):
             self._client.log_batch(self._run_id, params=items[start : start + PARAMETER_BATCH])
-
-    def _set_tags(self, values: Mapping[str, str]) -> None:
-        for name, value in values.items():
-            self._client.set_tag(self._run_id, name, value)
 
     def _send(self, pending: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
@@ -167,8 +164,3 @@ def tracking_uri(given: str | None, *, home: Path) -> str:
 def database(uri: str) -> Path | None:
     """The database file of a local registry; None for a server."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
-
-
-def _mlflow_name(name: str) -> str:
-    """MLflow does not allow '@' in metric names: ndcg@10 becomes ndcg_at_10."""
-    return name.replace("@", "_at_")

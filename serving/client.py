@@ -113,7 +113,7 @@ class Client:
         where: Mapping[str, Sequence[str]] | None = None,
         user_id: str | None = None,
     ) -> Neighbours:
-        """The items nearest to a latent vector or an item, or the dense ranking of a history; give exactly one."""
+        """The items nearest to a latent vector or an item, or the diffusion ranking of a history; give exactly one."""
         body = {"vector": vector, "history": history, "item_id": item_id, "user_id": user_id}
         return self._post("/v1/retrieve", body | {"k": k, "where": _lists(where)}, Neighbours)
 

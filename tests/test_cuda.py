@@ -10,7 +10,8 @@ import torch
 
 from recsys.baselines.config import SasrecConfig
 from recsys.baselines.sasrec_training import fit_sasrec
-from recsys.decoding.beam import beam_search
+from recsys.decoding.beam import search_tree
+from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.training import fit_preference
@@ -38,10 +39,9 @@ def test_beam_search_finds_the_same_items(name: str) -> None:
     prompts, lengths = pad(random_prompts(generator, [3, 11, 7]))
     trie, allowed = Trie.build(codes, 8), torch.from_numpy(generator.random((3, len(codes))) < 0.8)
     there = copy.deepcopy(backbone(name)).cuda()
-    here = beam_search(backbone(name), prompts, lengths, trie=trie, base=BASE, beams=10, allowed=allowed)
-    found = beam_search(
-        there, prompts.cuda(), lengths.cuda(), trie=trie.to("cuda"), base=BASE, beams=10, allowed=allowed.cuda()
-    )
+    here = search_tree(Tree(backbone(name), prompts, lengths), trie=trie, base=BASE, beams=10, allowed=allowed)
+    tree = Tree(there, prompts.cuda(), lengths.cuda())
+    found = search_tree(tree, trie=trie.to("cuda"), base=BASE, beams=10, allowed=allowed.cuda())
     torch.testing.assert_close(found.scores.cpu(), here.scores, atol=1e-3, rtol=1e-3)
     assert (found.items.cpu() == here.items).float().mean() > 0.9, "near ties may change places"
 

@@ -90,7 +90,7 @@ def test_the_python_quickstart_runs_as_written(text: str, checkout: Path, root: 
         [sys.executable, "-c", code], cwd=checkout, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.splitlines()) == 5
+    assert len(done.stdout.splitlines()) == 6
 
 
 @pytest.mark.slow

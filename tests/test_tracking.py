@@ -20,7 +20,7 @@ def record(run: Path, metrics: Iterator[tuple[float, int]], parameters: dict[str
     tracker = MlflowTracker(run, parameters)
     for value, step in metrics:
         tracker.log({"sasrec/validation_ndcg@10": value}, step=step)
-    tracker.tag(data_fingerprint="abc")
+    tracker.tag("data_fingerprint", "abc")
     tracker.file(run / "report.html")
     tracker.close()
     run_id: str = json.loads((run / ID_FILE).read_text())["run_id"]

@@ -1,4 +1,4 @@
-"""Models that score the whole catalogue for a history, and the ranking that comes of it. Reads and writes nothing."""
+"""Models that score the whole catalogue for a history, and the ranking that comes of it."""
 
 from __future__ import annotations
 

@@ -129,7 +129,5 @@ def _ages(histories: Histories) -> IntArray:
 
 
 def _fallback(counts: FloatArray) -> FloatArray:
-    order = np.lexsort((np.arange(len(counts)), -counts))
-    ranks = np.empty(len(counts), dtype=np.float32)
-    ranks[order] = np.arange(len(counts), dtype=np.float32)
+    ranks = np.argsort(np.argsort(-counts, kind="stable")).astype(np.float32)
     return -ranks / np.float32(max(1, len(counts)))

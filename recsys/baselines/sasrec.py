@@ -89,16 +89,12 @@ class Sasrec(ScoringModel):
 
     config: SasrecConfig
     model: SasrecModel
-    vectors: FloatArray  # [N, D]
+    vectors: FloatArray  # [N, D]; nothing that validation chooses reaches them
     counts: FloatArray  # [N] interactions of each item in training, the ranking of empty histories
     progress: Progress | None = None  # how its training ended; None once loaded
 
     def __repr__(self) -> str:
         return f"<Sasrec ({self.vectors.shape[0]} items x {self.vectors.shape[1]}, {self.config.num_layers} layers)>"
-
-    def item_vectors(self) -> FloatArray:
-        """Float32 [N, D] in item order, after the last epoch: nothing that validation chooses reaches them."""
-        return self.vectors
 
     def with_proxies(self, proxies: IntArray) -> Sasrec:
         """A copy in which each item has the vector of its proxy [N]: an item index, or -1 for the mean of all.

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from recsys.data.jsonlines import Line, read_lines
-from recsys.data.raw import RAW_SCHEMA, RawData, Rejects
+from recsys.data.raw import RAW_SCHEMA, RawData, Reading, Rejects
 from recsys.data.texts import join_texts, strip_markup
 from recsys.errors import DataError
-from recsys.tracking import Tracker
 
 BLOCK = 100_000  # lines converted to columns at once
 
@@ -68,26 +67,25 @@ def detect_release(reviews: Path) -> str:
     )
 
 
-def read_amazon(
-    reviews: Path, metadata: Path | None, *, kind: str, rejects: Rejects, max_bad_share: float, tracker: Tracker
-) -> RawData:
+def read_amazon(reviews: Path, metadata: Path | None, release: Release, reading: Reading) -> RawData:
     """Reviews as interactions, metadata as items.
 
     Raises:
         DataError: a file is empty, cut off, or has too many bad lines.
     """
-    release = RELEASES[kind]
-    lines = _blocks(_reviews(reviews, release, rejects))
-    blocks = [_to_frame(block) for block in tracker.track(lines, f"reading {reviews.name}")]
+    _, rejects, tracker = reading
+    rows = _reviews(reviews, release, rejects)
+    batches = iter(lambda: list(islice(rows, BLOCK)), [])
+    blocks = [_to_frame(batch) for batch in tracker.track(batches, f"reading {reviews.name}")]
     if not blocks:
-        raise DataError(f"{reviews} holds no usable review of {kind}; look at the file, or set prepare.kind")
+        raise DataError(f"{reviews} holds no usable review; look at the file, or set prepare.kind")
     frame = pl.concat(blocks)
-    rejects.check(reviews, frame.height, max_share=max_bad_share)
+    reading.check(reviews, frame.height)
     if metadata is None:
         return RawData(frame, None, {})
-    rows = list(tracker.track(_items(metadata, release, rejects), f"reading {metadata.name}"))
-    rejects.check(metadata, len(rows), max_share=max_bad_share)
-    table = pl.DataFrame(rows, schema=dict.fromkeys(("item_id", *release.texts), pl.String), orient="row")
+    described = list(tracker.track(_items(metadata, release, rejects), f"reading {metadata.name}"))
+    reading.check(metadata, len(described))
+    table = pl.DataFrame(described, schema=dict.fromkeys(("item_id", *release.texts), pl.String), orient="row")
     items = table.unique("item_id", keep="first", maintain_order=True)
     return RawData(frame, items, {"repeated_items": table.height - items.height})
 
@@ -115,11 +113,6 @@ def _rejection(user: Any, item: Any, time: Any) -> str | None:
     except (ValueError, TypeError, OverflowError):
         return "unparsable time"
     return None
-
-
-def _blocks(rows: Iterator[tuple[str, str, int]]) -> Iterator[list[tuple[str, str, int]]]:
-    while block := list(islice(rows, BLOCK)):
-        yield block
 
 
 def _to_frame(block: list[tuple[str, str, int]]) -> pl.DataFrame:

@@ -1,7 +1,4 @@
-"""The catalogue of the items kept, and the statistics of the data card.
-
-Reads and writes nothing; the card is saved by `recsys.data.dataset`.
-"""
+"""The catalogue of the items kept, and the statistics of the data card."""
 
 from __future__ import annotations
 

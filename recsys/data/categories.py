@@ -1,7 +1,4 @@
-"""Categories of items, from text columns that hold paths (`A > B`), several of them separated by `;` or `|`.
-
-Reads a `Catalog`; writes nothing.
-"""
+"""Categories of items, from text columns that hold paths (`A > B`), several of them separated by `;` or `|`."""
 
 from __future__ import annotations
 

@@ -5,18 +5,18 @@ Writes FOLDER/NAME, and FOLDER/.NAME.part while it is incomplete.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlparse
 
 from recsys.errors import DataError
+from recsys.files import file_sha256
 from recsys.tracking import NullTracker, Tracker
 
 CHUNK = 1 << 18
@@ -86,7 +86,8 @@ def _transfer(url: str, part: Path, *, timeout: float, tracker: Tracker) -> None
             total = -(-length // CHUNK) if length >= 0 else None
             received = 0
             with part.open("ab" if resumed else "wb") as file:
-                for chunk in tracker.track(_chunks(response), f"downloading {part.name[1:-5]}", total):
+                chunks = iter(partial(response.read, CHUNK), b"")
+                for chunk in tracker.track(chunks, f"downloading {part.name[1:-5]}", total):
                     received += file.write(chunk)
     except urllib.error.HTTPError as error:
         if error.code == RANGE_NOT_SATISFIABLE:
@@ -94,11 +95,6 @@ def _transfer(url: str, part: Path, *, timeout: float, tracker: Tracker) -> None
         raise
     if 0 <= received < length:
         raise ConnectionError(f"the connection closed after {received} of {length} bytes")
-
-
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while chunk := response.read(CHUNK):
-        yield chunk
 
 
 def _is_transient(error: Exception) -> bool:
@@ -109,8 +105,7 @@ def _is_transient(error: Exception) -> bool:
 def _verify(path: Path, url: str, sha256: str | None) -> None:
     if sha256 is None:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256.lower():
         raise DataError(
             f"{path}, from {url}: sha256 is {found}, expected {sha256.lower()}; "

@@ -1,6 +1,6 @@
 """Histories of item indices from split interactions: training sequences, and evaluation queries.
 
-Reads the types of `recsys.tables`, writes nothing. Rows of one user lie together, oldest first.
+Rows of one user lie together, oldest first.
 """
 
 from __future__ import annotations

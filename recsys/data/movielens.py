@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recsys.data.raw import RawData, Rejects
+from recsys.data.raw import RawData, Reading, Rejects
 from recsys.data.table import ROW, Columns, read_interactions, read_rows, usable_rows
 from recsys.data.texts import LIST
 from recsys.errors import DataError
@@ -18,21 +18,22 @@ _CSV = Columns("userId", "movieId", "timestamp")
 _MOVIE_FIELDS = 3
 
 
-def read_movielens(folder: Path, *, rejects: Rejects, max_bad_share: float) -> RawData:
-    """Ratings as interactions, movies as items.
+def read_movielens(path: Path, reading: Reading) -> RawData:
+    """Ratings as interactions, movies as items, of a folder or of that of a file.
 
     Raises:
         DataError: the ratings are empty or unreadable, or a file has too many bad rows.
     """
+    folder, rejects = path.parent if path.is_file() else path, reading.rejects
     old = (folder / "ratings.dat").is_file()
     ratings = folder / ("ratings.dat" if old else "ratings.csv")
     movies = folder / ("movies.dat" if old else "movies.csv")
     frame = _old_ratings(ratings, rejects) if old else read_interactions(ratings, columns=_CSV, rejects=rejects)
-    rejects.check(ratings, frame.height, max_share=max_bad_share)
+    reading.check(ratings, frame.height)
     if not movies.is_file():
         return RawData(frame, None, {})
     rows = _old_movies(movies, rejects) if old else _csv_movies(movies, rejects)
-    rejects.check(movies, rows.height, max_share=max_bad_share)
+    reading.check(movies, rows.height)
     genres = pl.col("genres").str.replace_all("|", LIST, literal=True)
     items = rows.with_columns(genres).unique("item_id", keep="first", maintain_order=True)
     return RawData(frame, items, {"repeated_items": rows.height - items.height})

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from recsys.data.config import PrepareConfig
 from recsys.errors import DataError
+from recsys.tracking import Tracker
 
 MAX_CONTENT = 300  # characters of a rejected row that are kept
 RAW_SCHEMA = pl.Schema({"user_id": pl.Categorical(), "item_id": pl.Categorical(), "timestamp": pl.Int64()})
@@ -66,6 +68,18 @@ class Rejects:
         """Write the kept rows as JSON lines."""
         with path.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
+
+
+class Reading(NamedTuple):
+    """Arguments of a reader: the settings, where unusable rows go, and where progress goes."""
+
+    config: PrepareConfig
+    rejects: Rejects
+    tracker: Tracker
+
+    def check(self, file: Path, usable: int) -> None:
+        """Refuse a file with `usable` rows and too many rejected ones; see `Rejects.check`."""
+        self.rejects.check(file, usable, max_share=self.config.max_bad_share)
 
 
 class RawData(NamedTuple):

@@ -17,20 +17,12 @@ from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
 from recsys.data.download import download
 from recsys.data.jsonlines import SUFFIXES as JSON_SUFFIXES
 from recsys.data.movielens import read_movielens
-from recsys.data.raw import RawData, Rejects
+from recsys.data.raw import RawData, Reading, Rejects
 from recsys.data.synthetic import generate
 from recsys.data.table import SUFFIXES as TABLE_SUFFIXES
-from recsys.data.table import Columns, find_table, read_table
+from recsys.data.table import find_table, read_table
 from recsys.errors import ConfigError, DataError
 from recsys.tracking import Tracker
-
-
-class Reading(NamedTuple):
-    """Arguments of a reader: the settings, where unusable rows go, and where progress goes."""
-
-    config: PrepareConfig
-    rejects: Rejects
-    tracker: Tracker
 
 
 class SourceFormat(NamedTuple):
@@ -111,26 +103,14 @@ def _is_table(path: Path) -> bool:
 
 
 def _read_table(path: Path, reading: Reading) -> RawData:
-    config = reading.config
     interactions = path if path.is_file() else find_table(path, "interactions")
     if interactions is None:
         raise _unknown(path)
-    return read_table(
-        interactions,
-        None if path.is_file() else find_table(path, "items"),
-        columns=Columns(config.user_column, config.item_column, config.time_column),
-        rejects=reading.rejects,
-        max_bad_share=config.max_bad_share,
-    )
+    return read_table(interactions, None if path.is_file() else find_table(path, "items"), reading)
 
 
 def _is_movielens(path: Path) -> bool:
     return bool({"ratings.dat", "ratings.csv"} & {file.name for file in _files(path)})
-
-
-def _read_movielens(path: Path, reading: Reading) -> RawData:
-    folder = path.parent if path.is_file() else path
-    return read_movielens(folder, rejects=reading.rejects, max_bad_share=reading.config.max_bad_share)
 
 
 def _is_amazon(release: str, path: Path) -> bool:
@@ -141,9 +121,7 @@ def _is_amazon(release: str, path: Path) -> bool:
 
 def _read_amazon(release: str, path: Path, reading: Reading) -> RawData:
     reviews, metadata = _amazon_files(path)
-    _, rejects, tracker = reading
-    share = reading.config.max_bad_share
-    return read_amazon(reviews, metadata, kind=release, rejects=rejects, max_bad_share=share, tracker=tracker)
+    return read_amazon(reviews, metadata, RELEASES[release], reading)
 
 
 def _amazon_files(path: Path) -> tuple[Path, Path | None]:
@@ -173,7 +151,7 @@ def _unknown(path: Path) -> DataError:
 
 SOURCES: dict[str, SourceFormat] = {
     "table": SourceFormat("interactions.csv or .parquet (and items.csv or .parquet)", _is_table, _read_table),
-    "movielens": SourceFormat("MovieLens (ratings.dat or ratings.csv)", _is_movielens, _read_movielens),
+    "movielens": SourceFormat("MovieLens (ratings.dat or ratings.csv)", _is_movielens, read_movielens),
     **{
         name: SourceFormat(
             "raw Amazon reviews (*.json.gz, *.jsonl.gz)", partial(_is_amazon, name), partial(_read_amazon, name)

@@ -1,7 +1,4 @@
-"""Train, validation and test splits of interactions.
-
-Works on sorted integer columns; reads and writes nothing.
-"""
+"""Train, validation and test splits of interactions, on sorted integer columns."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Items form product lines (of a brand, or a series of books), each a chain: an accessory after the main item, the next
 volume. Users have latent tastes that drift from one set of groups to another. The next purchase often continues the
 chain, preferably in the same line; otherwise it is a popular item that fits the taste. So popularity has some signal,
-item-kNN captures tastes, and only sequence models learn the chains. Reads and writes nothing.
+item-kNN captures tastes, and only sequence models learn the chains.
 """
 
 from __future__ import annotations

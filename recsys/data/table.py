@@ -13,7 +13,7 @@ from typing import NamedTuple
 import polars as pl
 
 from recsys.data.delimited import salvage_csv
-from recsys.data.raw import RAW_SCHEMA, RawData, Rejects
+from recsys.data.raw import RAW_SCHEMA, RawData, Reading, Rejects
 from recsys.data.texts import TextTable, identifier, text_table
 from recsys.errors import DataError
 
@@ -44,19 +44,19 @@ def find_table(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def read_table(
-    interactions: Path, items: Path | None, *, columns: Columns, rejects: Rejects, max_bad_share: float
-) -> RawData:
+def read_table(interactions: Path, items: Path | None, reading: Reading) -> RawData:
     """Read user-provided data; see the module's docstring.
 
     Raises:
         DataError: a file is empty or unreadable, a column is missing, or too many rows are bad.
     """
-    frame = read_interactions(interactions, columns=columns, rejects=rejects)
-    rejects.check(interactions, frame.height, max_share=max_bad_share)
+    config = reading.config
+    columns = Columns(config.user_column, config.item_column, config.time_column)
+    frame = read_interactions(interactions, columns=columns, rejects=reading.rejects)
+    reading.check(interactions, frame.height)
     if items is None:
         return RawData(frame, None, {})
-    table = _read_items(items, columns.item, rejects=rejects, max_bad_share=max_bad_share)
+    table = _read_items(items, columns.item, reading)
     return RawData(frame, table.frame, {"ignored_item_columns": table.ignored, "repeated_items": table.repeated})
 
 
@@ -137,15 +137,15 @@ def _salvage(path: Path, error: Exception, rejects: Rejects) -> pl.DataFrame:
     return salvage_csv(path, ROW, rejects=rejects)
 
 
-def _read_items(path: Path, item_column: str, *, rejects: Rejects, max_bad_share: float) -> TextTable:
-    frame = read_rows(path, rejects=rejects)
+def _read_items(path: Path, item_column: str, reading: Reading) -> TextTable:
+    frame = read_rows(path, rejects=reading.rejects)
     if item_column not in frame.columns:
         raise _missing(path, item_column, frame.schema)
     known = identifier(item_column, frame.schema[item_column]).is_not_null()
     for row in frame.filter(~known).iter_rows(named=True):
-        rejects.add(path, row[ROW], "missing item id", str([v for k, v in row.items() if k != ROW]))
+        reading.rejects.add(path, row[ROW], "missing item id", str([v for k, v in row.items() if k != ROW]))
     usable = frame.filter(known).drop(ROW)
-    rejects.check(path, usable.height, max_share=max_bad_share)
+    reading.check(path, usable.height)
     return text_table(usable, item_column)
 
 

@@ -1,6 +1,6 @@
 """Item columns as text: lists are joined, paths written `A > B > C`, markup removed, empty texts null.
 
-Several paths of one item are separated by "; ". Reads and writes nothing.
+Several paths of one item are separated by "; ".
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def text_table(frame: pl.DataFrame, item_column: str) -> TextTable:
     others = [name for name in frame.columns if name != item_column]
     kept = [name for name in others if _is_text(frame.schema[name])]
     columns = [identifier(item_column, frame.schema[item_column]).alias("item_id")]
-    columns += [_text(name, frame.schema[name]).alias(_free(name)) for name in kept]
+    free = {"item_id": "item_id_text"}  # a text column of this name, where another one holds the ids
+    columns += [_text(name, frame.schema[name]).alias(free.get(name, name)) for name in kept]
     table = frame.select(columns)
     unique = table.unique("item_id", keep="first", maintain_order=True)
     return TextTable(unique, [name for name in others if name not in kept], table.height - unique.height)
@@ -106,8 +107,3 @@ def _text(name: str, dtype: pl.DataType) -> pl.Expr:
 def _filled(text: pl.Expr) -> pl.Expr:
     stripped = text.str.strip_chars()
     return pl.when(stripped != "").then(stripped)
-
-
-def _free(name: str) -> str:
-    """Rename a text column `item_id` where another column holds the ids."""
-    return "item_id_text" if name == "item_id" else name

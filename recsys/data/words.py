@@ -54,15 +54,8 @@ SERIES_PLACES = (
 )  # fmt: skip
 
 MATERIALS = (
-    "ash wood",
-    "brushed steel",
-    "recycled aluminium",
-    "cast iron",
-    "linen",
-    "stoneware",
-    "bamboo",
-    "glass fibre",
-)
+    "ash wood", "brushed steel", "recycled aluminium", "cast iron", "linen", "stoneware", "bamboo", "glass fibre",
+)  # fmt: skip
 QUALITIES = ("light", "sturdy", "quiet", "compact", "repairable", "hand-finished", "weatherproof", "easy to clean")
 AUDIENCES = ("beginners", "small homes", "daily use", "long journeys", "patient hands", "families", "demanding users")
 MOODS = ("slow-burning", "witty", "dark", "warm-hearted", "twisting", "melancholy", "breathless")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
+from recsys.llm.collation import padded
 from recsys.tables import CandidateFilter, FloatArray, TopItems
 from recsys.tracking import NullTracker, Tracker
 
@@ -36,36 +37,17 @@ class _Beams(NamedTuple):
 
 
 @torch.inference_mode()
-def beam_search(
-    model: Any,
-    prompts: Tensor,
-    lengths: Tensor,
-    *,
-    trie: Trie,
-    base: int,
-    beams: int,
-    allowed: Tensor | None = None,
-) -> BeamResult:
-    """The `beams` best items of each prompt. Exact when `beams` is at least the catalogue.
+def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tensor | None = None) -> BeamResult:
+    """The `beams` best items of each prompt of a tree, which can be searched once.
+
+    Exact when `beams` is at least the catalogue.
 
     Args:
-        model: a causal LM in evaluation mode that `check_backbone` accepts.
-        prompts: token_ids [B, P], padded on the right with any valid id.
-        lengths: int64 [B], each from 1 to P.
         trie: on the model's device.
         base: token_id of code 0 of level 0; (level l, code c) is `base + l * num_codes + c`.
         beams: kept at each level, and returned.
         allowed: bool [N] or [B, N], the items that may be returned; None allows all.
-
-    Raises:
-        ModelError: the model is in training mode.
     """
-    return search_tree(Tree(model, prompts, lengths), trie=trie, base=base, beams=beams, allowed=allowed)
-
-
-@torch.inference_mode()
-def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tensor | None = None) -> BeamResult:
-    """`beam_search` on prefilled prompts; a tree can be searched once."""
     root, size = tree.root, trie.num_codes
     batch = len(root)
     bitmaps = None if allowed is None else [live.expand(batch, -1) for live in trie.live(allowed)]
@@ -129,9 +111,10 @@ def decode_all(
     candidates: CandidateFilter | None = None,
     tracker: Tracker | None = None,
 ) -> Decoded:
-    """`beam_search` of any number of prompts, batched by length.
+    """`search_tree` of any number of prompts, batched by length.
 
     Args:
+        model: a causal LM in evaluation mode that `check_backbone` accepts.
         prompts: U non-empty lists of token_ids.
         candidates: what may be returned for each.
 
@@ -147,19 +130,11 @@ def decode_all(
     scores = np.full((len(prompts), beams), -np.inf, dtype=np.float32)
     states = np.zeros((len(prompts), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
     for rows in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
-        tree = Tree(model, *_padded([prompts[row] for row in rows], device))
+        tokens = padded([prompts[row] for row in rows])
+        tree = Tree(model, tokens.to(device), torch.from_numpy(lengths[rows]).to(device))
         states[rows] = tree.states()
         mask = candidates.take(rows).mask(len(rows), trie.num_items)
         allowed = None if mask is None else torch.from_numpy(mask).to(device)
         found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=allowed)
         items[rows], scores[rows] = found.items.cpu().numpy(), found.scores.cpu().numpy()
     return Decoded(TopItems(items, scores), states)
-
-
-def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids [B, P] padded on the right, and lengths [B]."""
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    padded = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        padded[row, : len(prompt)] = torch.as_tensor(prompt)
-    return padded.to(device), lengths.to(device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from recsys.errors import ModelError
-from recsys.llm.attention import layer_windows
+from recsys.llm.attention import additive_masks
 from recsys.tables import FloatArray
 
 
@@ -35,7 +35,6 @@ class Tree:
         self.model = model
         self.lengths = lengths
         self.cache = DynamicCache()  # without the model's config, which would drop keys outside a sliding window
-        self.windows = layer_windows(model.config)
         positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
         self._key_positions = positions  # [B, keys]
         self._visible = (positions < lengths[:, None]).unsqueeze(1)  # [B, beams of the last level, keys]
@@ -66,7 +65,8 @@ class Tree:
         positions = (self.lengths + self._depth).unsqueeze(1).expand(batch, beams)
         self._key_positions = torch.cat([self._key_positions, positions], dim=1)
         self._depth += 1
-        return self._forward(token_ids, positions, self._masks(positions))
+        masks = additive_masks(self._visible, positions, self._key_positions, self.model.config, self.model.dtype)
+        return self._forward(token_ids, positions, masks)
 
     def logits(self, hidden: Tensor, first: int, count: int) -> Tensor:
         """Logits [..., count], float32, of the token_ids first..first+count-1; computes only these rows of the head."""
@@ -90,16 +90,3 @@ class Tree:
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
-
-    def _masks(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
-        """Additive masks [B, 1, M, keys]: one for all layers, or one per layer type."""
-        masks = {name: self._mask(positions, window) for name, window in self.windows.items()}
-        return next(iter(masks.values())) if len(masks) == 1 else masks
-
-    def _mask(self, positions: Tensor, window: int | None) -> Tensor:
-        visible = self._visible
-        if window is not None:
-            visible = visible & (positions.unsqueeze(2) - self._key_positions.unsqueeze(1) < window)
-        dtype = self.model.dtype  # a bool mask would be added as 0 and 1 by eager attention
-        zero = torch.zeros((), dtype=dtype, device=visible.device)
-        return torch.where(visible, zero, torch.finfo(dtype).min).unsqueeze(1)

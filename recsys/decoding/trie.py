@@ -51,10 +51,6 @@ class Trie:
     def num_items(self) -> int:
         return len(self.items)
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(t.nbytes for t in (*self.indptr, *self.codes, self.items))
-
     def num_nodes(self, depth: int) -> int:
         return 1 if depth == 0 else len(self.codes[depth - 1])
 

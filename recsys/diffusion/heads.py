@@ -120,7 +120,7 @@ class QueryHead:
     def save(self, folder: Path) -> None:
         """Write `KIND.safetensors` and `KIND.json` into `folder`, which is created."""
         shape = {"condition_dim": self.model.condition_dim, "latent_dim": self.model.latent_dim}
-        save_module(folder, _module_kind(self.kind), self.model, Saved(self.config, shape))
+        save_module(folder, ModuleKind(self.kind, DiffuseConfig, "diffuse"), self.model, Saved(self.config, shape))
 
     @classmethod
     def load(cls, folder: Path, kind: Kind) -> Self:
@@ -133,12 +133,8 @@ class QueryHead:
         def build(saved: Saved[DiffuseConfig]) -> QueryMlp:
             return QueryMlp(**saved.shape, hidden_size=saved.config.hidden_size, num_layers=saved.config.num_layers)
 
-        model, saved = load_module(folder, _module_kind(kind), build)
+        model, saved = load_module(folder, ModuleKind(kind, DiffuseConfig, "diffuse"), build)
         return cls(model.to(default_device()), kind, saved.config)
-
-
-def _module_kind(kind: Kind) -> ModuleKind[DiffuseConfig]:
-    return ModuleKind(kind, DiffuseConfig, "diffuse")
 
 
 def fit_head(

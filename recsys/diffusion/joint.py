@@ -7,7 +7,6 @@ head (`preference.*`), for continuous prompts `connector.safetensors`, and `join
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +31,7 @@ from recsys.llm.connector import Connector
 from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts
 from recsys.llm.continuous_conditions import ContinuousConditions, continuous_query_conditions
 from recsys.llm.dropout import residual_dropout
-from recsys.llm.finetuning import training_plan
-from recsys.llm.lora import merge
+from recsys.llm.finetuning import merged_copy, training_plan
 from recsys.llm.storage import LanguageModel, load_adapted, load_language_model, save_adapter
 from recsys.tables import FloatArray, Histories, SemanticIds
 from recsys.tracking import Tracker
@@ -45,19 +43,6 @@ from recsys.training.seeding import seeded
 from recsys.training.trainer import Trainer
 
 _PARAMS = "joint.json"
-
-
-class JointFolders(NamedTuple):
-    """The folders of a joint training.
-
-    finetuned: the language model that it starts from.
-    out: receives the results.
-    work: for checkpoints; a killed run resumes from the same folder and ends bit-equal.
-    """
-
-    finetuned: Path
-    out: Path
-    work: Path | None = None
 
 
 class ContinuousEncoder(NamedTuple):
@@ -152,9 +137,11 @@ def fit_joint(
     data: JointData,
     config: DiffuseConfig,
     *,
-    folders: JointFolders,
+    finetuned: Path,
+    out: Path,
     seed: int,
     validate: Callable[[JointPreference], float] | None = None,
+    work: Path | None = None,
     tracker: Tracker | None = None,
 ) -> JointPreference:
     """Train adapter, connector and head on .1 language-model + diffusion + .25 dispersive loss, and write them.
@@ -164,13 +151,16 @@ def fit_joint(
     learning rate and batch size of its finetuning; head and connector have the learning rate of `config`.
 
     Args:
+        finetuned: the folder of the language model that it starts from.
+        out: receives the results.
         validate: the score (higher is better) that chooses among epochs; without it the last one is kept.
+        work: folder for checkpoints; a killed run given the same folder continues and ends bit-equal.
 
     Raises:
         ArtifactError: the finetuned model or a checkpoint cannot be read.
         ModelError: the pretrained backbone can no longer be loaded.
     """
-    adapted = load_adapted(folders.finetuned, trainable=True)
+    adapted = load_adapted(finetuned, trainable=True)
     adapted.model.to(default_device()).eval()
     joint = _untrained(adapted, data, config, seed=seed)
     average = MovingAverage(joint.head.denoiser, config.ema_decay)
@@ -178,7 +168,7 @@ def fit_joint(
     lora = adapted.config.lora
 
     def present() -> JointPreference:
-        merged = adapted._replace(model=merge(copy.deepcopy(adapted.model)).eval())
+        merged = merged_copy(adapted, adapted.model)
         encoder = None
         if connector is not None:
             encoder = ContinuousEncoder(ContinuousConditions(merged, connector), data.prompts(merged))
@@ -193,15 +183,15 @@ def fit_joint(
         joint,
         joint_batches(adapted, data, continuous=connector is not None, batch_tokens=lora.batch_tokens, seed=seed),
         plan,
-        run=Run("joint", seed, folders.work, tracker),
-        fingerprint=Fingerprint.of("joint", seed, config, fingerprint(folders.finetuned), *_contents(data), plan.bf16),
+        run=Run("joint", seed, work, tracker),
+        fingerprint=Fingerprint.of("joint", seed, config, fingerprint(finetuned), *_contents(data), plan.bf16),
         validate=None if validate is None else score,
         average=average,
     )
     with residual_dropout(adapted.model, adapted.config.residual_dropout):
         trainer.train()
     done = present()
-    _save(done, adapted, folders.out, params=_params(config.condition, data))
+    _save(done, adapted, out, params=_params(config.condition, data))
     return done
 
 

@@ -6,7 +6,7 @@ Takes conditions and one key a user; the same key, seed and sample index give th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.schedule import Schedule
 from recsys.errors import DataError
-from recsys.tables import FloatArray
+from recsys.tables import FloatArray, slices
 
 _USERS_PER_BATCH = {"cpu": 128, "cuda": 4096}  # whose modulation is computed at once
 _ROWS_PER_PASS = {"cpu": 1024, "cuda": 131_072}  # samples a forward pass; on a CPU 1 MiB of activations stays in cache
@@ -96,15 +96,11 @@ def sample(
     device = denoiser.null_condition.device
     steps = ddim_steps(Schedule(config.timesteps), config.sampling_steps)
     latents = np.empty((len(conditions), num_samples, denoiser.latent_dim), dtype=np.float32)
-    for users in _slices(len(conditions), _USERS_PER_BATCH[device.type]):
+    for users in slices(len(conditions), _USERS_PER_BATCH[device.type]):
         predict = _GuidedDenoiser(denoiser, torch.from_numpy(conditions[users]).to(device), config.guidance_scale)
         noise = keyed_noise(keys[users], seed=seed, num_samples=num_samples, dim=denoiser.latent_dim)
         latents[users] = solve(predict, torch.from_numpy(noise).to(device), steps).cpu().numpy()
     return latents
-
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    return (slice(first, first + size) for first in range(0, length, size))
 
 
 class _GuidedDenoiser:
@@ -126,6 +122,6 @@ class _GuidedDenoiser:
         timesteps = torch.full((1, 1), timestep, device=y.device)
         modulation = self._denoiser.modulation(embedded, timesteps).expand(len(y), -1, -1, -1)
         output = torch.empty_like(y)
-        for users in _slices(len(y), max(1, _ROWS_PER_PASS[y.device.type] // y.shape[1])):
+        for users in slices(len(y), max(1, _ROWS_PER_PASS[y.device.type] // y.shape[1])):
             output[users] = self._denoiser(y[users], modulation[users]).output
         return output

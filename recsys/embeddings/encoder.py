@@ -30,8 +30,7 @@ TFIDF, TRANSFORMER = "tfidf", "sentence-transformers"
 class TextEncoder(Protocol):
     """Texts -> vectors; `fields` are the text columns that are joined to one text."""
 
-    @property
-    def fields(self) -> tuple[str, ...]: ...
+    fields: tuple[str, ...]
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """float32 [N, D], unit rows; a text without known words gets a zero row."""
@@ -60,7 +59,7 @@ class TfidfEncoder:
     def __init__(
         self, terms: Sequence[str], idf: FloatArray, projection: FloatArray | None, *, fields: Sequence[str] = ()
     ) -> None:
-        self.terms, self.idf, self.projection, self._fields = list(terms), idf, projection, tuple(fields)
+        self.terms, self.idf, self.projection, self.fields = list(terms), idf, projection, tuple(fields)
 
     @classmethod
     def fit(cls, texts: Sequence[str], *, dimensions: int, seed: int, fields: Sequence[str] = ()) -> FittedTfidf:
@@ -81,10 +80,6 @@ class TfidfEncoder:
 
     def __repr__(self) -> str:
         return f"<TfidfEncoder ({len(self.terms)} terms -> {self.num_dimensions} dimensions)>"
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self._fields
 
     @property
     def num_dimensions(self) -> int:
@@ -125,14 +120,10 @@ class TransformerEncoder:
     """A sentence-transformers model, by name or folder; loaded when first used."""
 
     def __init__(self, model: str, *, batch_size: int, fields: Sequence[str] = ()) -> None:
-        self.model, self.batch_size, self._fields = model, batch_size, tuple(fields)
+        self.model, self.batch_size, self.fields = model, batch_size, tuple(fields)
 
     def __repr__(self) -> str:
         return f"<TransformerEncoder ({self.model})>"
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self._fields
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Unit vectors float32 [N, D].

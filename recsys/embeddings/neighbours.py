@@ -5,7 +5,6 @@ Writes and reads `text_neighbours.safetensors`, which is memory-mapped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recsys.errors import ArtifactError, DataError
-from recsys.tables import BoolArray, FloatArray, IntArray, ItemVectors, unit_rows
+from recsys.tables import BoolArray, FloatArray, IntArray, ItemVectors, slices, unit_rows
 
 TEXT_NEIGHBOURS = "text_neighbours.safetensors"  # in a run and in a bundle
 _QUERIES, _ITEMS = 1024, 65_536  # compared at once
@@ -68,7 +67,7 @@ class TextNeighbours:
         """
         if text.shape[1:] != self.text.shape[1:]:
             raise DataError(f"text neighbours: got vectors {text.shape}, expected [M, {self.text.shape[1]}]")
-        rows = np.concatenate([self._nearest(unit_rows(text[part])) for part in _chunks(len(text), _QUERIES)])
+        rows = np.concatenate([self._nearest(unit_rows(text[part])) for part in slices(max(len(text), 1), _QUERIES)])
         similar = rows >= 0
         vectors = np.empty((len(text), self.collaborative.shape[1]), dtype=np.float32)
         vectors[similar] = self.collaborative[rows[similar]]
@@ -79,7 +78,7 @@ class TextNeighbours:
     def _nearest(self, text: FloatArray) -> IntArray:
         """Row of the most similar item, the first of equals, or -1 where none has a positive cosine."""
         best, rows = np.zeros(len(text), dtype=np.float32), np.full(len(text), -1, dtype=np.int64)
-        for part in _chunks(len(self.items), _ITEMS):
+        for part in slices(len(self.items), _ITEMS):
             cosines = text @ np.asarray(self.text[part], dtype=np.float32).T
             found = cosines.argmax(axis=1)
             highest = cosines[np.arange(len(text)), found]
@@ -109,8 +108,3 @@ class TextNeighbours:
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise ArtifactError(f"no text neighbours can be read from {path} ({error}); run `embed` again") from error
         return cls(items, text, collaborative)
-
-
-def _chunks(length: int, size: int) -> Iterator[slice]:
-    for start in range(0, max(length, 1), size):
-        yield slice(start, start + size)

@@ -1,11 +1,8 @@
-"""Beyond-accuracy measures of recommendation lists: coverage, popularity, novelty, diversity, calibration.
-
-Reads and writes nothing.
-"""
+"""Beyond-accuracy measures of recommendation lists: coverage, popularity, novelty, diversity, calibration."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +13,8 @@ from recsys.tables import Histories
 SMOOTHING = 0.01  # share of the history's distribution mixed into the list's, so that the divergence stays finite
 
 
-class Beyond(NamedTuple):
+@dataclass(frozen=True)
+class Beyond:
     """Measures of one system's lists; None where there is nothing to compute them from.
 
     Attributes:

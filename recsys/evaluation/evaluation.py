@@ -1,14 +1,11 @@
-"""Evaluation of rankings: every figure in the report and in metrics.json.
-
-Reads `Rankings`, `Queries` and `Catalog` in memory, never a model; writes nothing.
-"""
+"""Evaluation of rankings: every figure in the report and in metrics.json."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +31,8 @@ TESTED = ("hr", "ndcg")
 FORMAT = 1
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Estimate:
     """A mean over all users and the ends of its bootstrap interval."""
 
     value: float
@@ -91,7 +89,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: `["systems"][name]["metrics"]["ndcg@10"]["value"]` and so on."""
-        return {"format": FORMAT, **_plain(asdict(self))}
+        return {"format": FORMAT, **asdict(self)}
 
 
 def evaluate(
@@ -267,14 +265,3 @@ def _notices(
         f"{cold:,} of {len(queries):,} users have a cold-start target, an item without training interactions."
     )
     return notices
-
-
-def _plain(value: Any) -> Any:
-    """Convert NamedTuples, which `asdict` keeps, to dictionaries."""
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _plain(value._asdict())
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value

@@ -1,7 +1,4 @@
-"""Example users for the report: history, target, and each system's recommendations.
-
-Reads `Rankings`, `Queries` and `Catalog` in memory; writes nothing.
-"""
+"""Example users for the report: history, target, and each system's recommendations."""
 
 from __future__ import annotations
 

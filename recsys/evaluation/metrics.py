@@ -1,7 +1,4 @@
-"""Per-user ranking metrics: every user counts, also where a system returned nothing.
-
-Reads `Rankings` and `Queries` in memory; writes nothing.
-"""
+"""Per-user ranking metrics: every user counts, also where a system returned nothing."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -124,7 +125,8 @@ def popularity_lift(evaluation: Evaluation) -> str | None:
         figure, axes = _canvas(0.75 + 0.3 * len(shown))
         for row, (name, lift) in enumerate(shown.items()):
             axes.barh(row, np.log2(lift), height=0.5, color=styles[name].color)
-        low, high = _whole_range([float(np.log2(lift)) for lift in shown.values()])
+        powers = [0.0, *(float(np.log2(lift)) for lift in shown.values())]
+        low, high = math.floor(min(powers)), math.ceil(max(powers))
         axes.set_xticks(range(low, high + 1), [f"{2.0**power:g}×" for power in range(low, high + 1)])
         axes.set_xlim(low - 0.1, high + 0.1)
         axes.set_yticks(range(len(shown)), list(shown), parse_math=False)
@@ -170,10 +172,6 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_axisbelow(True)
     return figure, axes
-
-
-def _whole_range(values: Sequence[float]) -> tuple[int, int]:
-    return int(np.floor(min([0, *values]))), int(np.ceil(max([0, *values])))
 
 
 def _short(text: str, length: int = 24) -> str:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from recsys.evaluation import plots
 from recsys.evaluation.evaluation import Evaluation, Slice
 from recsys.evaluation.examples import Example
-from recsys.evaluation.metrics import METRICS
+from recsys.evaluation.metrics import METRICS, metric_names
 from recsys.evaluation.plots import Curve
 from recsys.tables import SemanticIds
 
@@ -69,7 +69,7 @@ def render_report(report: Report) -> str:
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     evaluation = report.evaluation
     quality = report.token_quality or {}
-    tables = _tables(quality)
+    tables, columns = _tables(quality), metric_names(evaluation.cutoffs)
     page = template.render(
         report=report,
         evaluation=evaluation,
@@ -78,7 +78,7 @@ def render_report(report: Report) -> str:
         metric_names=METRIC_NAMES,
         beyond=BEYOND,
         significant=SIGNIFICANT,
-        best={name: max(s.metrics[name].value for s in evaluation.systems.values()) for name in _columns(evaluation)},
+        best={name: max(s.metrics[name].value for s in evaluation.systems.values()) for name in columns},
         leader=max(evaluation.systems, key=lambda s: evaluation.systems[s].metrics[f"ndcg@{evaluation.slice_cutoff}"]),
         matrices=_matrices(evaluation),
         by_cutoff={metric: plots.metric_by_cutoff(evaluation, metric) for metric in METRICS},
@@ -93,10 +93,6 @@ def render_report(report: Report) -> str:
         slowest=max(report.seconds.values(), default=0) or 1,
     )
     return page.lstrip()
-
-
-def _columns(evaluation: Evaluation) -> list[str]:
-    return [f"{metric}@{k}" for metric in METRICS for k in evaluation.cutoffs]
 
 
 class Cell(NamedTuple):

@@ -1,7 +1,4 @@
-"""Statistical significance: bootstrap over users, sign-flip permutation test, Holm's correction.
-
-Reads and writes nothing; every random draw comes from the generator that is passed in.
-"""
+"""Statistical significance: bootstrap over users, sign-flip permutation test, Holm's correction."""
 
 from __future__ import annotations
 

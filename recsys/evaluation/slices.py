@@ -1,7 +1,4 @@
-"""Slices: groups of users by history length, target popularity and target category.
-
-Reads `Queries` and `Catalog` in memory; writes nothing.
-"""
+"""Slices: groups of users by history length, target popularity and target category."""
 
 from __future__ import annotations
 
@@ -74,8 +71,7 @@ def by_target_popularity(queries: Queries, popularity: IntArray) -> Slices:
     A target without training interactions is a cold-start item. Equal popularity is ordered by item index.
     """
     seen = int((popularity > 0).sum())
-    rank = np.empty(len(popularity), dtype=np.int64)
-    rank[np.argsort(-popularity, kind="stable")] = np.arange(len(popularity))
+    rank = np.argsort(np.argsort(-popularity, kind="stable"))
     group = np.digitize(rank, [np.ceil(HEAD * seen), np.ceil(TORSO * seen)])
     group[popularity == 0] = 3
     labels = ["head (top 10 %)", "torso (next 40 %)", "tail (last 50 %)", "cold start (no interactions)"]

@@ -47,11 +47,7 @@ def save_examples(examples: Sequence[Example], catalog: Catalog, path: Path) -> 
 
 
 def load_examples(path: Path, catalog: Catalog) -> list[Example]:
-    """Examples with item indices of `catalog`.
-
-    Raises:
-        KeyError: never for a file made with this catalogue; the run directory guarantees that.
-    """
+    """Examples with item indices of the catalogue that they were saved with."""
     positions = catalog.positions
     return [
         Example(

@@ -35,9 +35,7 @@ def branch_masks(model: Any, branches: Branches) -> Tensor | dict[str, Tensor]:
     """Additive masks [B, 1, T, T] of the model's type: one for all layers, or one a type of layer."""
     kind = branches.branch.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
-    visible = _visible(branches)
-    masks = {n: _additive(visible, branches.positions, w, dtype) for n, w in layer_windows(model.config).items()}
-    return next(iter(masks.values())) if len(masks) == 1 else masks
+    return additive_masks(_visible(branches), branches.positions, branches.positions, model.config, dtype)
 
 
 def _visible(branches: Branches) -> Tensor:
@@ -49,8 +47,15 @@ def _visible(branches: Branches) -> Tensor:
     return trunk | (own & (columns <= columns.unsqueeze(1)))
 
 
-def _additive(visible: Tensor, positions: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    if window is not None:
-        visible = visible & (positions.unsqueeze(2) - positions.unsqueeze(1) < window)
+def additive_masks(
+    visible: Tensor, positions: Tensor, key_positions: Tensor, config: Any, dtype: torch.dtype
+) -> Tensor | dict[str, Tensor]:
+    """Additive masks [B, 1, T, keys] of bool [B, T, keys]: one for all layers of a model, or one per layer type."""
     zero = torch.zeros((), dtype=dtype, device=visible.device)
-    return torch.where(visible, zero, torch.finfo(dtype).min).unsqueeze(1)
+    masks = {}
+    for name, window in layer_windows(config).items():
+        seen = visible
+        if window is not None:
+            seen = visible & (positions.unsqueeze(2) - key_positions.unsqueeze(1) < window)
+        masks[name] = torch.where(seen, zero, torch.finfo(dtype).min).unsqueeze(1)
+    return next(iter(masks.values())) if len(masks) == 1 else masks

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from recsys.instructions.examples import Example
 from recsys.instructions.templates import Part, Template, load_templates
@@ -129,22 +130,19 @@ def epoch_batches(
     return [pad([rows[i] for i in group]) for group in groups]
 
 
-def random_buckets(
-    lengths: Sequence[int], batch_tokens: int, generator: np.random.Generator, *, ahead: int = _BUCKETS_AHEAD
-) -> list[list[int]]:
+def random_buckets(lengths: Sequence[int], batch_tokens: int, generator: np.random.Generator) -> list[list[int]]:
     """Rows of like length together, in a random order.
 
     Args:
         lengths: tokens of every row.
         batch_tokens: rows x longest row of a batch stay at or below this (one row may exceed it alone).
-        ahead: batches that are sorted together.
 
     Returns:
         The positions of each batch's rows.
     """
     order: list[int] = generator.permutation(len(lengths)).tolist()
     mean = max(1.0, float(np.mean(lengths))) if order else 1.0
-    chunk = max(1, int(ahead * batch_tokens / mean))
+    chunk = max(1, int(_BUCKETS_AHEAD * batch_tokens / mean))
     groups: list[list[int]] = []
     for start in range(0, len(order), chunk):
         groups += buckets(lengths, order[start : start + chunk], batch_tokens)
@@ -165,13 +163,11 @@ def buckets(lengths: Sequence[int], rows: Sequence[int], batch_tokens: int) -> l
 
 def pad(rows: Sequence[Row]) -> Batch:
     """Right-padded tokens and shifted targets; the last token of a row predicts nothing and is left out."""
-    longest = max(len(r.tokens) for r in rows) - 1
-    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
-    targets = torch.full((len(rows), longest), IGNORED, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        size = len(row.tokens) - 1
-        ids = torch.tensor(row.tokens, dtype=torch.int64)
-        tokens[i, :size] = ids[:-1]
-        first = max(row.answer - 1, 0)
-        targets[i, first:size] = ids[first + 1 :]
-    return Batch(tokens, targets)
+    starts = [max(row.answer, 1) for row in rows]
+    targets = [[IGNORED] * (start - 1) + row.tokens[start:] for start, row in zip(starts, rows, strict=True)]
+    return Batch(padded([row.tokens[:-1] for row in rows]), padded(targets, IGNORED))
+
+
+def padded(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
+    """Rows of integers as int64 [B, T], right-padded with `value`."""
+    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True, padding_value=value)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recsys.data.histories import windows
 from recsys.errors import ModelError
 from recsys.instructions.examples import Example
-from recsys.llm.collation import Row, buckets, pad, random_buckets
+from recsys.llm.collation import Row, buckets, pad, padded, random_buckets
 from recsys.llm.heads import LanguageModelLoss, Losses
 from recsys.llm.storage import LanguageModel
 from recsys.llm.vocabulary import TokenLayout
@@ -147,10 +147,7 @@ def states_at(
     # The longest first, so that running out of memory happens at once.
     groups = buckets(lengths, range(len(prompts)), BATCH_TOKENS[model.device.type])[::-1]
     for group in (tracker or NullTracker()).track(groups, "hidden states", len(groups)):
-        tokens = torch.zeros(len(group), max(lengths[i] for i in group), dtype=torch.int64)
-        for row, i in enumerate(group):
-            tokens[row, : lengths[i]] = torch.tensor(prompts[i])
-        hidden = forward(tokens.to(model.device))
+        hidden = forward(padded([prompts[i] for i in group]).to(model.device))
         rows, at, _ = concatenate_positions([columns[i] for i in group], [columns[i] for i in group])
         outputs = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in group])
         states[torch.from_numpy(outputs)] = hidden[rows, at].float().cpu()

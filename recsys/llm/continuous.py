@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recsys.instructions.templates import load_templates
 from recsys.llm.attention import PADDING
 from recsys.llm.backbone import encode_text
-from recsys.llm.collation import IGNORED, pad, random_buckets
+from recsys.llm.collation import IGNORED, pad, padded, random_buckets
 from recsys.llm.conditions import SequentialRow, concatenate_positions
 from recsys.llm.storage import LanguageModel
 from recsys.tables import IntArray
@@ -167,17 +166,11 @@ def continuous_batches(
 def collate(rows: Sequence[ContinuousRow], codes: Sequence[SequentialRow]) -> ContinuousBatch:
     """Right-padded rows."""
     return ContinuousBatch(
-        _padded([r.tokens for r in rows], 0),
-        _padded([r.positions for r in rows], 0),
-        _padded([r.reach for r in rows], 0),
-        _padded([r.branch for r in rows], PADDING),
-        _padded([r.targets for r in rows], IGNORED),
+        padded([r.tokens for r in rows]),
+        padded([r.positions for r in rows]),
+        padded([r.reach for r in rows]),
+        padded([r.branch for r in rows], PADDING),
+        padded([r.targets for r in rows], IGNORED),
         *concatenate_positions([r.columns for r in rows], [r.items for r in rows]),
         *pad([c.row for c in codes]),
     )
-
-
-def _padded(lists: Sequence[list[int]], value: int) -> Tensor:
-    """Lists as one tensor [B, T], right-padded with `value`."""
-    longest = max(map(len, lists))
-    return torch.tensor([values + [value] * (longest - len(values)) for values in lists])

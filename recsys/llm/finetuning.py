@@ -89,7 +89,7 @@ def finetune(
         before = trained.first
         save_backbone(out, language_model.model)
     adapted = add_lora(language_model.model, language_model.layout, config.lora, seed=seed)
-    trained = trainings.run(adapted, config.lora, "lora", lambda model: validate(_merged(language_model, model)))
+    trained = trainings.run(adapted, config.lora, "lora", lambda model: validate(merged_copy(language_model, model)))
     save_adapter(out, adapted, language_model)
     return Finetuned(before, trained.first, trained.best)
 
@@ -185,6 +185,6 @@ class _Trainings:
         )
 
 
-def _merged(language_model: LanguageModel, adapted: Any) -> LanguageModel:
+def merged_copy(language_model: LanguageModel, adapted: Any) -> LanguageModel:
     """The same with a merged copy of the adapted model; merging in place and back would leave rounding behind."""
     return language_model._replace(model=merge(copy.deepcopy(adapted)).eval())

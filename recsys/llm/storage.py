@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from recsys.llm.config import FinetuneConfig
 from recsys.llm.lora import load_lora, merge
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import SemanticIds
+from recsys.training.devices import default_device
 
 _DESCRIPTION = "language_model.json"
 
@@ -73,7 +75,7 @@ def save_merged(folder: Path, language_model: LanguageModel) -> None:
 
 
 def _save_description(folder: Path, language_model: LanguageModel, *, merged: bool = False) -> None:
-    described: dict[str, Any] = {"layout": language_model.layout.to_json()}
+    described: dict[str, Any] = {"layout": asdict(language_model.layout)}
     described |= {"config": language_model.config.model_dump(mode="json")} | ({"merged": True} if merged else {})
     (folder / _DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
@@ -89,9 +91,8 @@ def load_language_model(folder: Path, *, backbone: Path | None = None) -> Langua
         ArtifactError: a file is missing or damaged.
         ModelError: the pretrained backbone cannot be loaded any more.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     merged = load_merged(folder, backbone=backbone)
-    merged.model.to(device)
+    merged.model.to(default_device())
     return merged
 
 

@@ -8,7 +8,7 @@ contains "<a_12>" stays text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,9 @@ class TokenLayout:
     num_codes: int
 
     @property
-    def num_code_tokens(self) -> int:
-        return self.num_levels * self.num_codes
-
-    @property
     def size(self) -> int:
         """Rows of the embedding once the code tokens are in."""
-        return self.base + self.num_code_tokens
+        return self.base + self.num_levels * self.num_codes
 
     def token_ids(self, codes: IntArray) -> IntArray:
         """Codes [..., L] -> token_ids of the same shape."""
@@ -48,9 +44,6 @@ class TokenLayout:
     def tokens(self, codes: IntArray) -> tuple[str, ...]:
         """The strings of one semantic id [L]."""
         return tuple(self.token(int(token_id)) for token_id in self.token_ids(codes))
-
-    def to_json(self) -> dict[str, int]:
-        return asdict(self)
 
 
 def add_code_tokens(model: Any, *, text_tokens: int, num_levels: int, num_codes: int) -> TokenLayout:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 
 from recsys.retrieval.config import Metric
-from recsys.retrieval.exact import SPARE, SearchResult, as_distances, distances_to, has_padding, scan
+from recsys.retrieval.exact import SPARE, SearchResult, as_distances, distances_to, scan
 from recsys.retrieval.kinds import FLAT_MOST, effort_name, innermost, search_parameters, stores_exactly
-from recsys.retrieval.library import GpuCopy, fits_gpu, gpu_copy, import_faiss
+from recsys.retrieval.library import GPU_MOST, GpuCopy, gpu_copy, import_faiss
 from recsys.retrieval.tuning import TunedEffort
 from recsys.tables import BoolArray, FloatArray, IntArray
 
@@ -139,7 +139,7 @@ class Base:
         else:
             share = count / len(self)
             found = self._proposed(queries, k, mask, math.ceil((effort or self._effort(k)) / share))
-        if not has_padding(found.positions):
+        if not found.positions.size or found.positions[:, -1].min() >= 0:  # padding is at the end of a row
             return SearchResult(self.labels[found.positions], found.distances)
         short = found.positions[:, min(k, count) - 1] < 0
         if effort is None and short.any():
@@ -158,13 +158,14 @@ class Base:
     def _proposed(self, queries: FloatArray, k: int, mask: BoolArray | None, effort: int) -> _Proposed:
         """Candidates from FAISS."""
         effort, wanted = min(effort, self.most_effort), self._num_candidates(k)
-        if mask is None and self._gpu is not None and fits_gpu(wanted):
+        if mask is None and self._gpu is not None and wanted <= GPU_MOST:
             parameters = search_parameters(self._candidates, effort=effort) if self.effort_name else None
             return self._measured(queries, self._gpu.search(queries, wanted, parameters))
         if mask is None:
             parameters = self._parameters(effort, effort < wanted)
         else:
-            parameters = search_parameters(self.index, effort=effort, selector=_selector(mask))
+            selector = import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+            parameters = search_parameters(self.index, effort=effort, selector=selector)
         distances, positions = self.index.search(queries, wanted, params=parameters)
         return _Proposed(positions, as_distances(distances, self.metric))
 
@@ -189,10 +190,6 @@ class Base:
             return self._measured(queries, scan(queries, self.vectors, k, self.metric))
         allowed = np.flatnonzero(mask)
         return self._measured(queries, allowed[scan(queries, self.vectors[allowed], k, self.metric)])
-
-
-def _selector(mask: BoolArray) -> Any:
-    return import_faiss().IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
 def _with_rows(values: Array, rows: BoolArray, replacement: Array, *, empty: float) -> Array:

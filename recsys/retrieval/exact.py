@@ -109,11 +109,6 @@ def as_distances(values: FloatArray, metric: Metric) -> FloatArray:
     return values
 
 
-def has_padding(positions: IntArray) -> bool:
-    """Whether any row has padding (-1), which is always at its end."""
-    return bool(positions.size and positions[:, -1].min() < 0)
-
-
 def scan(queries: FloatArray, vectors: FloatArray, k: int, metric: Metric) -> IntArray:
     """Positions [Q, m] in vectors [N, D] that include the k nearest, by brute force; m >= min(k, N)."""
     count = min(k + SPARE, len(vectors))

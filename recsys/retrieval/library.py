@@ -17,7 +17,7 @@ from typing import Any
 from recsys.errors import DependencyError
 from recsys.tables import IntArray
 
-_GPU_MOST = 2048
+GPU_MOST = 2048  # items that a search on a GPU can return
 
 
 def import_faiss() -> Any:
@@ -62,8 +62,3 @@ def gpu_copy(faiss: Any, index: Any) -> GpuCopy | None:
         return GpuCopy(faiss, index)
     except RuntimeError:  # raised by FAISS for a type without a GPU implementation
         return None
-
-
-def fits_gpu(k: int) -> bool:
-    """Whether a GPU search can return k items."""
-    return k <= _GPU_MOST

@@ -1,6 +1,6 @@
 """Ranking by sampled latents: nearest items, a kernel density over the samples, and two additive priors.
 
-Reads and writes nothing. Each sample covers one mode of a user's preference; an item's score is a sum of kernels over
+Each sample covers one mode of a user's preference; an item's score is a sum of kernels over
 samples (after ContRec, arXiv 2504.12007, which ranks by a single sample).
 """
 

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from recsys.config import Config
 from recsys.errors import ArtifactError
-from recsys.files import FileRecord, NoSpace, file_sha256, read_json, sync, write_json
+from recsys.files import FileRecord, file_sha256, no_space, read_json, sync, write_json
 from recsys.retrieval.base import Base
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.library import import_faiss
@@ -83,7 +83,7 @@ def save_index(stored: Stored, folder: Path) -> None:
         "vectors": delta.vectors,
         "addition_ids": delta.addition_ids,
     }
-    with NoSpace(folder):
+    with no_space(folder):
         folder.mkdir(parents=True, exist_ok=True)
         files = {
             "base": _published(folder, "base", lambda path: faiss.write_index(base.index, str(path))),

@@ -9,7 +9,7 @@ from recsys.tables.histories import Histories, Queries
 from recsys.tables.interactions import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
 from recsys.tables.items import ItemVectors, SemanticIds, unit_rows
 from recsys.tables.rankings import RANKING_SCHEMA, Rankings, TopItems, concatenate, top_k
-from recsys.tables.types import BoolArray, FloatArray, IntArray
+from recsys.tables.types import BoolArray, FloatArray, IntArray, slices
 
 __all__ = [
     "INTERACTION_SCHEMA",
@@ -31,6 +31,7 @@ __all__ = [
     "SemanticIds",
     "TopItems",
     "concatenate",
+    "slices",
     "top_k",
     "unit_rows",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -11,6 +13,11 @@ from recsys.errors import DataError
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+
+
+def slices(length: int, size: int) -> Iterator[slice]:
+    """`range(length)` in slices of at most `size`."""
+    return (slice(start, start + size) for start in range(0, length, size))
 
 
 def check_schema(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]], name: str) -> None:

@@ -5,17 +5,16 @@ Writes and reads `continuous.safetensors` (network, whitening, scaling) and `con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
 
 from recsys.errors import DataError
-from recsys.tables import FloatArray, ItemVectors
+from recsys.tables import FloatArray, ItemVectors, slices
 from recsys.tokenization.continuous_config import ContinuousConfig
-from recsys.tokenization.continuous_inputs import COLLABORATIVE, TEXT, WhitenedBlocks
+from recsys.tokenization.continuous_inputs import WhitenedBlocks
 from recsys.tokenization.sigma_vae import SigmaVae
 from recsys.tokenization.training import build_sigma_vae, train_sigma_vae
 from recsys.tracking import Tracker
@@ -24,14 +23,6 @@ from recsys.training.plan import Run
 
 _CHUNK = 16_384
 _KIND = Kind("sigma-vae", ContinuousConfig, "tokenize", stem="continuous")
-
-
-class Decoded(NamedTuple):
-    """Directions (about unit length) that latents stand for, float32 [N, D_text] and [N, D_collaborative]; None where
-    the tokenizer was fitted without the block."""
-
-    text: FloatArray | None
-    collaborative: FloatArray | None
 
 
 def fit_sigma_vae(
@@ -110,7 +101,7 @@ class ContinuousTokenizer:
         """
         out = np.empty((len(text), self.width), dtype=np.float32)
         given = self.blocks.given(text, collaborative)
-        for chunk in _chunks(len(text)):
+        for chunk in slices(len(text), _CHUNK):
             mu = self.model.encode(self.blocks.whiten(given, chunk))
             out[chunk] = (mu.flatten(1).numpy() - self.shift) / self.scale
         return ItemVectors(list(text.item_ids), out)
@@ -122,25 +113,12 @@ class ContinuousTokenizer:
             DataError: the latents are of another width.
         """
         if latents.shape[1:] != (self.width,):
-            raise DataError(f"decoding: got latents {latents.shape}, expected [N, {self.width}]")
+            raise DataError(f"got latents {latents.shape}, expected [N, {self.width}]")
         flat = torch.from_numpy(latents * self.scale + self.shift)
         return flat.reshape(len(flat), self.config.num_tokens, self.config.token_dim)
 
-    @torch.no_grad()
-    def decode(self, latents: FloatArray) -> Decoded:
-        """What latents [N, K * d], as `latents` gives them, stand for.
-
-        Raises:
-            DataError: the latents are of another width.
-        """
-        out = {name: np.empty((len(latents), width), np.float32) for name, width in self.blocks.widths.items()}
-        for chunk in _chunks(len(latents)):
-            for name, vectors in self.blocks.undo(self.model.decode(self.mu(latents[chunk]))).items():
-                out[name][chunk] = vectors.numpy()
-        return Decoded(out.get(TEXT), out.get(COLLABORATIVE))
-
     def save(self, folder: Path) -> None:
-        """Write `continuous.safetensors` and `continuous.json` into a folder."""
+        """Write `continuous.safetensors` and `continuous.json` into `folder`, which is created."""
         scaling = {"shift": torch.from_numpy(self.shift), "scale": torch.from_numpy(self.scale)}
         save_module(folder, _KIND, self.model, Saved(self.config, tensors=self.blocks.tensors() | scaling))
 
@@ -160,8 +138,3 @@ class ContinuousTokenizer:
         model, (config, _, tensors) = load_module(folder, _KIND, build)
         shift, scale = tensors["shift"].numpy(), tensors["scale"].numpy()
         return cls(model, config, WhitenedBlocks.from_tensors(tensors), shift=shift, scale=scale)
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    for start in range(0, length, _CHUNK):
-        yield slice(start, start + _CHUNK)

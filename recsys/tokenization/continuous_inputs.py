@@ -89,11 +89,6 @@ class WhitenedBlocks:
         ]
         return torch.cat(parts, dim=1)
 
-    def undo(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """block -> vectors [B, D_block] of whitened rows [B, D]."""
-        pairs = zip(self.whitenings.items(), torch.split(x, list(self.widths.values()), dim=-1), strict=True)
-        return {name: whitening.undo(part) for (name, whitening), part in pairs}
-
     def tensors(self) -> dict[str, torch.Tensor]:
         """What `from_tensors` takes."""
         out: dict[str, torch.Tensor] = {}

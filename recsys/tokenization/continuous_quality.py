@@ -5,9 +5,8 @@ Reads a fitted tokenizer and the vectors it takes; gives `LatentQuality`, which 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,9 +45,6 @@ class LatentQuality:
     reconstruction_error: float
     reconstruction_error_noisy: float
     neighbours_kept: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def latent_quality(

@@ -1,7 +1,4 @@
-"""Figures that discrete and continuous tokens share: what reconstruction loses, and whether neighbours stay neighbours.
-
-Reads arrays, writes nothing.
-"""
+"""Measures of discrete and continuous tokens: the error of reconstruction, and whether neighbours stay neighbours."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ Reads a fitted tokenizer, its vectors and its ids; gives `TokenQuality`, which i
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -58,9 +57,6 @@ class TokenQuality:
     next_code_information: float | None
     next_code_information_shuffled: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def token_quality(
     tokenizer: Tokenizer,
@@ -83,6 +79,8 @@ def token_quality(
     moved = (nearest != ids.codes).any(axis=1)
     latents, z_hat = tokenizer.latents(vectors), tokenizer.quantized(ids.codes)
     known = _labels(categories) if categories is not None else None
+    prefixes = [_prefix(ids.codes, length) for length in range(1, ids.num_levels)]
+    purities = None if known is None else [_purity(prefix, known) for prefix in prefixes]
     information = _next_code_information(ids.codes[:, 0], histories, generator) if histories is not None else None
     return TokenQuality(
         num_items=len(ids),
@@ -94,8 +92,8 @@ def token_quality(
         reconstruction_error=relative_error(tokenizer.decode(nearest), vectors),
         reconstruction_error_unique=relative_error(tokenizer.decode(ids.codes), vectors),
         neighbours_kept=neighbours_kept(vectors, z_hat, generator),
-        category_purity=_purities(ids, known) if known is not None else None,
-        category_chance=_purity(np.zeros(len(ids), dtype=np.int64), known) if known is not None else None,
+        category_purity=purities,
+        category_chance=None if known is None else _purity(np.zeros(len(ids), dtype=np.int64), known),
         next_code_information=information[0] if information else None,
         next_code_information_shuffled=information[1] if information else None,
     )
@@ -142,10 +140,6 @@ def _labels(categories: Sequence[str | None]) -> IntArray:
     """Categories as numbers [N], -1 where unknown."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(c for c in categories if c is not None))}
     return np.array([-1 if name is None else numbers[name] for name in categories], dtype=np.int64)
-
-
-def _purities(ids: SemanticIds, labels: IntArray) -> list[float | None]:
-    return [_purity(_prefix(ids.codes, length), labels) for length in range(1, ids.num_levels)]
 
 
 def _purity(prefixes: IntArray, labels: IntArray) -> float | None:

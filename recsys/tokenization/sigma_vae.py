@@ -32,12 +32,9 @@ def noise_scale(rows: int, sigma: float, generator: torch.Generator) -> torch.Te
 def encoder_similarity(mu: torch.Tensor) -> torch.Tensor:
     """Mean squared cosine between the K centred latents of an item, mu [B, K, d], over items and pairs; 0 if K is 1."""
     directions = F.normalize(mu - mu.mean(dim=0), dim=2)
-    pairs = [(directions[:, a] * directions[:, b]).sum(dim=1).square().mean() for a, b in _pairs(mu)]
+    tokens = combinations(range(mu.shape[1]), 2)
+    pairs = [(directions[:, a] * directions[:, b]).sum(dim=1).square().mean() for a, b in tokens]
     return torch.stack(pairs).mean() if pairs else mu.new_zeros(())
-
-
-def _pairs(mu: torch.Tensor) -> list[tuple[int, int]]:
-    return list(combinations(range(mu.shape[1]), 2))
 
 
 class SigmaVae(nn.Module):

@@ -3,7 +3,7 @@
 Writes and reads `tokenizer.safetensors` (network, codebooks, input scaling) and `tokenizer.json` (its configuration).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from recsys.errors import DataError
-from recsys.tables import FloatArray, IntArray, SemanticIds
+from recsys.tables import FloatArray, IntArray, SemanticIds, slices
 from recsys.tokenization.assignment import nearest_codes, unique_codes
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.rqvae import RqVae
@@ -48,11 +48,7 @@ class Tokenizer(Protocol):
         """A unique semantic id for every item, whatever the order of the rows."""
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.safetensors` and `tokenizer.json` into a folder."""
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """What `save` wrote."""
+        """Write `tokenizer.safetensors` and `tokenizer.json` into `folder`, which is created."""
 
 
 def fit_rqvae(
@@ -89,7 +85,7 @@ def fit_rqvae(
 
 
 class RqVaeTokenizer:
-    """A trained RQ-VAE with the scaling of its input, so that it takes vectors as they come."""
+    """A trained RQ-VAE with the scaling of its input, so that it takes vectors as they come; see `Tokenizer`."""
 
     def __init__(self, model: RqVae, config: TokenizeConfig, *, mean: FloatArray, scale: FloatArray) -> None:
         self.model, self.config, self.mean, self.scale = model, config, mean, scale
@@ -100,11 +96,9 @@ class RqVaeTokenizer:
 
     @property
     def codebooks(self) -> FloatArray:
-        """[L, K, d]."""
         return self.model.codebooks.detach().numpy()
 
     def encode(self, vectors: FloatArray) -> IntArray:
-        """The nearest codes [N, L] of vectors [N, D], not necessarily unique."""
         residual = self.latents(vectors)
         codes = np.empty((len(vectors), self.config.num_levels), dtype=np.int64)
         for level, codebook in enumerate(self.codebooks):
@@ -113,13 +107,11 @@ class RqVaeTokenizer:
         return codes
 
     def quantized(self, codes: IntArray) -> FloatArray:
-        """z_hat [N, d], the sum of the code vectors of codes [N, L]."""
         total: FloatArray = self.codebooks[np.arange(self.config.num_levels), codes].sum(axis=1)
         return total
 
     @torch.no_grad()
     def decode(self, codes: IntArray) -> FloatArray:
-        """The vectors [N, D] that codes [N, L] stand for, in the scale of the input."""
         decoded: FloatArray = self.model.decoder(torch.from_numpy(self.quantized(codes))).numpy()
         return decoded / self.scale + self.mean
 
@@ -133,23 +125,20 @@ class RqVaeTokenizer:
             raise DataError(f"semantic ids: got {len(vectors)} vectors for {len(item_ids)} item ids")
         order = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), dtype=np.int64)
         codes = np.empty((len(vectors), self.config.num_levels), dtype=np.int64)
-        codes[order] = unique_codes(self.latents(vectors, order), self.codebooks)
+        codes[order] = unique_codes(self.latents(vectors[order]), self.codebooks)
         return SemanticIds(list(item_ids), codes, self.config.codebook_size)
 
-    def latents(self, vectors: FloatArray, rows: IntArray | None = None) -> FloatArray:
-        """The encoder's latents [N, d] of vectors [N, D], of the given rows in their order where `rows` is given."""
-        rows = np.arange(len(vectors)) if rows is None else rows
+    def latents(self, vectors: FloatArray) -> FloatArray:
         if vectors.shape[1:] != self.mean.shape:
             raise DataError(f"the tokenizer was fitted on {len(self.mean)} features, got vectors {vectors.shape}")
-        out = np.empty((len(rows), self.config.latent_dim), dtype=np.float32)
-        for chunk in _chunks(len(rows)):
-            batch = torch.from_numpy((vectors[rows[chunk]] - self.mean) * self.scale)
+        out = np.empty((len(vectors), self.config.latent_dim), dtype=np.float32)
+        for chunk in slices(len(vectors), _CHUNK):
+            batch = torch.from_numpy((vectors[chunk] - self.mean) * self.scale)
             with torch.no_grad():
                 out[chunk] = self.model.encoder(batch).numpy()
         return out
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.safetensors` and `tokenizer.json` into a folder."""
         scaling = {"mean": torch.from_numpy(self.mean), "scale": torch.from_numpy(self.scale)}
         save_module(folder, _KIND, self.model, Saved(self.config, tensors=scaling))
 
@@ -162,8 +151,3 @@ class RqVaeTokenizer:
         """
         model, saved = load_module(folder, _KIND, lambda s: build_rqvae(len(s.tensors["mean"]), s.config))
         return cls(model, saved.config, mean=saved.tensors["mean"].numpy(), scale=saved.tensors["scale"].numpy())
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    for start in range(0, length, _CHUNK):
-        yield slice(start, start + _CHUNK)

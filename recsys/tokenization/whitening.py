@@ -1,4 +1,4 @@
-"""Whitening of a block of item vectors: uncorrelated columns of the same variance, and the way back.
+"""Whitening of a block of item vectors: uncorrelated columns of the same variance.
 
 Reads vectors [N, D]; gives a `Whitening`, whose buffers are saved with the network that reads through it.
 """
@@ -10,31 +10,25 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from recsys.tables import FloatArray
+from recsys.tables import FloatArray, slices
 
 _CHUNK = 65_536
 _EMPTY = 1e-8  # of the mean eigenvalue: below it a direction is one that no vector has
 
 
 class Whitening(nn.Module):
-    """x -> (x - mean) M for vectors [B, D], with `mean` [D], M = `matrix` [D, D] and its pseudo-inverse as buffers."""
+    """x -> (x - mean) M for vectors [B, D], with `mean` [D] and M = `matrix` [D, D] as buffers."""
 
     mean: torch.Tensor
     matrix: torch.Tensor
-    inverse: torch.Tensor
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("matrix", torch.eye(num_features))
-        self.register_buffer("inverse", torch.eye(num_features))
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         return (vectors - self.mean) @ self.matrix
-
-    def undo(self, whitened: torch.Tensor) -> torch.Tensor:
-        """The vectors [B, D] that were whitened, but for directions that no vector was fitted in."""
-        return whitened @ self.inverse + self.mean
 
 
 def fit_whitening(vectors: FloatArray, *, floor: float, energy: float) -> Whitening:
@@ -53,17 +47,15 @@ def fit_whitening(vectors: FloatArray, *, floor: float, energy: float) -> Whiten
     gains = np.where(filled, 1 / np.sqrt(np.maximum(values, max(floor * float(values.mean()), 1e-30))), 0)
     reached = float((values * gains**2).sum())
     gains *= np.sqrt(energy / reached) if reached else 0
-    back = np.divide(1, gains, out=np.zeros_like(gains), where=gains > 0)
     whitening = Whitening(vectors.shape[1])
     whitening.mean.copy_(torch.from_numpy(mean))
     whitening.matrix.copy_(torch.from_numpy((directions * gains) @ directions.T))
-    whitening.inverse.copy_(torch.from_numpy((directions * back) @ directions.T))
     return whitening
 
 
 def _covariance(vectors: FloatArray, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     total = np.zeros((vectors.shape[1], vectors.shape[1]))
-    for start in range(0, len(vectors), _CHUNK):
-        centred = vectors[start : start + _CHUNK] - mean
+    for rows in slices(len(vectors), _CHUNK):
+        centred = vectors[rows] - mean
         total += centred.T @ centred
     return total / len(vectors)

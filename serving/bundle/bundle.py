@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError
-from recsys.files import FileRecord, NoSpace, read_json, sync, write_json
+from recsys.files import FileRecord, no_space, read_json, sync, write_json
 from serving.bundle.manifest import CONTINUOUS, DISCRETE, MANIFEST, BundleSettings, Manifest, bundle_id, read_manifest
 
 __all__ = ["CONTINUOUS", "DISCRETE", "Bundle", "Origin", "is_bundle", "open_bundle", "write_bundle"]
@@ -93,7 +93,7 @@ def write_bundle(
     """
     out = out.absolute()
     _check_target(out)
-    with NoSpace(out), _partial(out) as partial:
+    with no_space(out), _partial(out) as partial:
         fill(partial)
         made = _describe(partial, origin)
         if is_bundle(out):

@@ -79,7 +79,7 @@ class CatalogState:
         undecoded = [source for source in full.rankers if source != GENERATIVE]
         tiers: dict[Tier, Ensemble] = {"full": full, "narrow": full.reduced()}
         if undecoded:
-            tiers["dense"] = full.only(undecoded)
+            tiers["no-decoding"] = full.only(undecoded)
         return tiers | {"popularity": assemble(popular, FusionConfig(sources=(POPULARITY,)), None)}
 
     def tokens(self, item: int) -> tuple[str, ...]:

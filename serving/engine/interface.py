@@ -27,8 +27,8 @@ __all__ = [
     "Where",
 ]
 
-Tier = Literal["full", "narrow", "dense", "popularity"]
-TIERS: tuple[Tier, ...] = ("full", "narrow", "dense", "popularity")
+Tier = Literal["full", "narrow", "no-decoding", "popularity"]
+TIERS: tuple[Tier, ...] = ("full", "narrow", "no-decoding", "popularity")
 
 Where = tuple[tuple[str, tuple[str, ...]], ...]  # (column, values it may have), of different columns
 

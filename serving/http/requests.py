@@ -84,7 +84,7 @@ class SimilarBody(RequestBody):
 
 
 class RetrieveBody(RequestBody):
-    """Exactly one of a latent vector and an item, for nearest neighbours, and a history, for the dense ranking."""
+    """Exactly one of a latent vector and an item, for nearest neighbours, and a history, for the diffusion ranking."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"item_id": "B00A", "k": 5}, {"history": ["B00A"]}]})
 

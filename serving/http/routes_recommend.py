@@ -56,7 +56,7 @@ def recommend_routes(service: Service) -> APIRouter:
 
     @router.post("/retrieve")
     async def retrieve(body: RetrieveBody) -> Neighbours:
-        """The items nearest to a latent vector or to an item's, or the dense ranking of a history."""
+        """The items nearest to a latent vector or to an item's, or the diffusion ranking of a history."""
         retrieval = Retrieval(
             body.k,
             None if body.vector is None else tuple(body.vector),

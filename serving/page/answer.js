@@ -2,7 +2,7 @@
 
 import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
 
-const TIERS = { narrow: "smaller beam", dense: "nothing generated", popularity: "popular items only" };
+const TIERS = { narrow: "smaller beam", "no-decoding": "nothing generated", popularity: "popular items only" };
 const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // display order; other sources come last
 
 /** Number of items, latency, bundle, and the reason for a degraded answer. */

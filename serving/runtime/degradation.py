@@ -26,6 +26,7 @@ class DegradationConfig(Config):
     backlog_share: float = Field(
         0.25, gt=0, le=1, description="share of the time left in which pending requests should be answered"
     )
+    hold_seconds: float = Field(0.5, ge=0, description="without a long queue, before smaller batches get a better tier")
     cost_weight: float = Field(0.2, gt=0, le=1, description="of the newest batch in a tier's average cost")
     max_growth: float = Field(
         4.0, gt=1, description="times its average, what one batch counts at most: it may be a stall"
@@ -79,6 +80,7 @@ class TierSelector:
         self._config, self._clock = config or DegradationConfig(), clock
         self._states: dict[Tier, _State] = {tier: _State(self._config.retry_seconds) for tier in tiers}
         self._last = tiers[-1]
+        self._queued_at, self._queued_size = float("-inf"), 0  # of the latest batch with a long queue behind it
 
     def choose(self, left: Sequence[float], pending: Sequence[Sequence[float]]) -> Choice:
         """The next part of a batch and its tier; call it again for the members that are not in it.
@@ -144,9 +146,14 @@ class TierSelector:
 
     def _drains(self, state: _State, left: Sequence[float], pending: Sequence[Sequence[float]]) -> bool:
         """Whether all pending requests, answered at this tier, would wait for a small share of their time only."""
+        if self._clock() - self._queued_at < self._config.hold_seconds and len(left) < self._queued_size:
+            return False  # small batches cost most a request, and overload is not over when the queue is empty
         fastest = self._states[self._last].cost(len(left))
         alive = [each for batch in pending for each in batch if each > fastest]
         if not alive:
             return True
         seconds = state.cost(len(left)) + sum(state.cost(len(batch)) for batch in pending)
-        return seconds <= self._config.backlog_share * statistics.median_low([*left, *alive])
+        if seconds <= self._config.backlog_share * statistics.median_low([*left, *alive]):
+            return True
+        self._queued_at, self._queued_size = self._clock(), len(left)
+        return False

@@ -97,8 +97,8 @@ def test_validation_chooses_what_ranks_and_never_the_vectors() -> None:
     with_queries = fit_sasrec(train, 10, SMALL, seed=0, queries=Queries(train, targets), tracker=recorder)
     shuffled = fit_sasrec(train, 10, SMALL, seed=0, queries=Queries(train, targets[::-1].copy()))
     without = fit_sasrec(train, 10, SMALL, seed=0)
-    assert (with_queries.item_vectors() == without.item_vectors()).all()
-    assert (shuffled.item_vectors() == without.item_vectors()).all()
+    assert (with_queries.vectors == without.vectors).all()
+    assert (shuffled.vectors == without.vectors).all()
     assert [key for key in recorder.values if "validation" in key[0]] == [
         ("sasrec/validation_ndcg@10", 2),
         ("sasrec/validation_ndcg@10", 4),
@@ -113,7 +113,7 @@ def test_the_best_epoch_ranks_though_a_worse_one_follows(monkeypatch: pytest.Mon
     model = fit_sasrec(train, 10, SMALL, seed=0, queries=Queries(train, np.zeros(12, dtype=np.int64)))
     half = fit_sasrec(train, 10, SMALL.model_copy(update={"epochs": 2}), seed=0)
     assert torch.equal(model.model.items.weight, half.model.items.weight)
-    assert not np.array_equal(model.item_vectors(), half.item_vectors())
+    assert not np.array_equal(model.vectors, half.vectors)
 
 
 def test_saved_and_loaded_ranks_the_same(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_saved_and_loaded_ranks_the_same(tmp_path: Path) -> None:
     before, after = (m.rank(train, k=5, candidates=CandidateFilter.unseen(train)) for m in (model, loaded))
     assert (before.items == after.items).all()
     assert (before.scores == after.scores).all()
-    assert (model.item_vectors() == loaded.item_vectors()).all()
+    assert (model.vectors == loaded.vectors).all()
     assert loaded.config == SMALL
 
 
@@ -155,5 +155,5 @@ def test_items_with_proxies_are_scored_and_read_as_their_proxies() -> None:
     others = np.delete(np.arange(12), [4, 7])
     np.testing.assert_allclose(scores[:, 7], scores[:, others].mean(axis=1), rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(scores[[0, 2]][:, others], model.scores(histories)[[0, 2]][:, others])
-    np.testing.assert_array_equal(changed.item_vectors()[4], model.item_vectors()[9])
-    assert not np.array_equal(model.item_vectors()[4], model.item_vectors()[9]), "the model itself is as it was"
+    np.testing.assert_array_equal(changed.vectors[4], model.vectors[9])
+    assert not np.array_equal(model.vectors[4], model.vectors[9]), "the model itself is as it was"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from recsys.decoding.beam import beam_search
+from recsys.decoding.beam import search_tree
 from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Children, Trie
 from recsys.tables import IntArray
@@ -88,8 +88,9 @@ def compare_searches(codes: IntArray, prompts: torch.Tensor) -> float:
             prefix_allowed_tokens_fn=followers,
         )
 
+    @torch.inference_mode()
     def search() -> object:
-        return beam_search(model, prompts, lengths, trie=trie, base=TEXT_TOKENS, beams=BEAMS)
+        return search_tree(Tree(model, prompts, lengths), trie=trie, base=TEXT_TOKENS, beams=BEAMS)
 
     seconds = interleaved({"generate": generate, "search": search, "prefill": prefill}, rounds=ROUNDS)
     shape = {"batch": BATCH, "beams": BEAMS, "prompt": PROMPT, "items": ITEMS, "parameters": model.num_parameters()}
@@ -111,7 +112,12 @@ def measure_constraint(codes: IntArray, prompts: torch.Tensor, allowed: torch.Te
     lengths = torch.full((BATCH,), PROMPT, device=DEVICE)
 
     def search(over: Trie, stock: torch.Tensor | None = None) -> Callable[[], object]:
-        return lambda: beam_search(model, prompts, lengths, trie=over, base=TEXT_TOKENS, beams=BEAMS, allowed=stock)
+        @torch.inference_mode()
+        def found() -> object:
+            tree = Tree(model, prompts, lengths)
+            return search_tree(tree, trie=over, base=TEXT_TOKENS, beams=BEAMS, allowed=stock)
+
+        return found
 
     contenders = {"without": search(free), "trie": search(trie), "trie and filter": search(trie, allowed)}
     seconds = interleaved(contenders, rounds=QUICK_ROUNDS)
@@ -125,7 +131,8 @@ def build_large(generator: np.random.Generator) -> None:
     start = time.perf_counter()
     trie = Trie.build(codes, CODES)
     seconds = time.perf_counter() - start
-    emit("decode", "trie build", items=len(codes), seconds=seconds, bytes_an_item=trie.num_bytes / len(codes))
+    num_bytes = sum(t.nbytes for t in (*trie.indptr, *trie.codes, trie.items))
+    emit("decode", "trie build", items=len(codes), seconds=seconds, bytes_an_item=num_bytes / len(codes))
 
 
 if __name__ == "__main__":

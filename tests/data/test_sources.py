@@ -10,8 +10,8 @@ import pytest
 
 from recsys.data.config import Download, PrepareConfig
 from recsys.data.dataset import Dataset, import_dataset, load_dataset
-from recsys.data.raw import RAW_SCHEMA, Rejects
-from recsys.data.sources import SOURCES, Reading
+from recsys.data.raw import RAW_SCHEMA, Reading, Rejects
+from recsys.data.sources import SOURCES
 from recsys.errors import ConfigError, DataError
 from recsys.tracking import NullTracker
 from tests.data.conftest import Server, raw_bytes

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.decoding.beam import BeamResult, beam_search
+from recsys.decoding.beam import BeamResult, search_tree
+from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
 from recsys.errors import ModelError
 from recsys.tables import IntArray
@@ -43,9 +44,8 @@ class Case(NamedTuple):
         return Trie.build(self.codes, self.num_codes)
 
     def search(self, model: Any, **changes: Any) -> BeamResult:
-        prompts, lengths = pad(self.prompts)
         settings = {"trie": self.trie, "base": BASE, "beams": self.beams} | changes
-        return beam_search(model, prompts, lengths, **settings)
+        return search_tree(Tree(model, *pad(self.prompts)), **settings)
 
     def scores(self, model: Any, prompt: int) -> torch.Tensor:
         return item_scores(model, self.prompts[prompt], self.codes, self.num_codes)

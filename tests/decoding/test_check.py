@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from recsys.decoding.check import check_backbone
-from recsys.decoding.tree import layer_windows
 from recsys.errors import ModelError
+from recsys.llm.attention import layer_windows
 from tests.decoding.backbones import REFUSED, SUPPORTED, WINDOW, backbone
 
 

@@ -6,7 +6,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from recsys.decoding.beam import beam_search, decode_all
+from recsys.decoding.beam import decode_all, search_tree
+from recsys.decoding.tree import Tree
 from recsys.decoding.trie import Trie
 from recsys.tables import CandidateFilter
 from recsys.tracking import NullTracker
@@ -32,7 +33,7 @@ def test_rows_are_in_the_order_of_the_prompts_whatever_the_batches() -> None:
     result = decode_all(model, prompts, trie=trie, base=BASE, beams=5, batch_size=3, tracker=tracker).top
     assert tracker.totals == [3]
     for row, prompt in enumerate(prompts):
-        alone = beam_search(model, *pad([prompt]), trie=trie, base=BASE, beams=5)
+        alone = search_tree(Tree(model, *pad([prompt])), trie=trie, base=BASE, beams=5)
         assert result.items[row].tolist() == alone.items[0].tolist()
         np.testing.assert_allclose(result.scores[row], alone.scores[0], atol=1e-4, rtol=0)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import Denoiser
-from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint, is_joint
+from recsys.diffusion.joint import JointPreference, fit_joint, is_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.joint_model import JointModel
 from recsys.diffusion.loss import PreferenceLoss
@@ -99,9 +99,8 @@ def test_gradients_of_the_diffusion_loss_reach_the_lora_weights(
 ) -> None:
     """With no weight on the language model's own loss, every projection's adapter moves; the backbone stays."""
     before = load_language_model(finetuned).model.state_dict()
-    folders = JointFolders(finetuned, tmp_path / "out")
     config = _config(condition, epochs=3, language_model_weight=0, dispersive_weight=0)
-    after = fit_joint(DATA, config, folders=folders, seed=0).language_model.model.state_dict()
+    after = fit_joint(DATA, config, finetuned=finetuned, out=tmp_path / "out", seed=0).language_model.model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     projections = {name for name in before if "_proj" in name}
     assert projections <= changed
@@ -113,7 +112,7 @@ def test_gradients_of_the_diffusion_loss_reach_the_lora_weights(
 @CONDITIONS
 def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tmp_path: Path, condition: str) -> None:
     out = tmp_path / "out"
-    done = fit_joint(DATA, _config(condition), folders=JointFolders(finetuned, out), seed=0)
+    done = fit_joint(DATA, _config(condition), finetuned=finetuned, out=out, seed=0)
     titles = None if condition == "discrete" else TEXTS.titles
     loaded = JointPreference.load(out, IDS, LATENTS, finetuned=finetuned, titles=titles)
     assert is_joint(out)
@@ -136,7 +135,7 @@ def test_what_is_written_comes_back_and_serves_both_rankings(finetuned: Path, tm
 def test_continuous_conditions_are_those_of_prefixes_windows_and_a_grown_catalogue(
     finetuned: Path, tmp_path: Path
 ) -> None:
-    joint = fit_joint(DATA, _config("continuous", epochs=1), folders=JointFolders(finetuned, tmp_path), seed=0)
+    joint = fit_joint(DATA, _config("continuous", epochs=1), finetuned=finetuned, out=tmp_path, seed=0)
     histories = Histories.from_lists(["a", "b"], [[3, 4, 5], [7, 8]])
     prefixes = Histories.from_lists([""] * 5, [[], [3], [3, 4], [], [7]])
     training = joint.training_conditions(histories, window=50)
@@ -155,7 +154,7 @@ def test_continuous_conditions_are_those_of_prefixes_windows_and_a_grown_catalog
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
     tracker = Recorder()
     config = _config("discrete", epochs=30, learning_rate=3e-3, hidden_size=64, language_model_weight=1)
-    fit_joint(DATA, config, folders=JointFolders(finetuned, tmp_path), seed=0, tracker=tracker)
+    fit_joint(DATA, config, finetuned=finetuned, out=tmp_path, seed=0, tracker=tracker)
     for part in ("language_model", "diffusion"):
         values = tracker.values[f"joint/{part}"]
         assert values[-1] < 0.9 * values[0], part
@@ -181,16 +180,17 @@ def test_the_default_weights_of_the_losses_are_those_of_the_paper() -> None:
     config = DiffuseConfig(hidden_size=16, num_layers=1)
     denoiser = Denoiser(4, 8, hidden_size=16, num_layers=1)
     losses = JointModel(GivenConditions(), PreferenceLoss(denoiser, torch.from_numpy(LATENTS), config), config)()
-    assert float(losses.language_model) == 5
-    assert float(losses.dispersive.detach()) < 0
-    torch.testing.assert_close(losses.mean(), losses.diffusion + 0.1 * 5 + 0.25 * losses.dispersive)
+    parts = losses.parts()
+    assert float(parts["language_model"]) == 5
+    assert float(parts["dispersive"].detach()) < 0
+    torch.testing.assert_close(losses.mean(), parts["diffusion"] + 0.1 * 5 + 0.25 * parts["dispersive"])
 
 
 def test_head_and_connector_have_a_learning_rate_of_their_own(finetuned: Path, tmp_path: Path) -> None:
     """At a rate of nearly 0 they keep their first weights, while the adapter learns at LoRA's."""
     for epochs in (1, 2):
         config = _config("continuous", epochs=epochs, learning_rate=1e-30)
-        fit_joint(DATA, config, folders=JointFolders(finetuned, tmp_path / str(epochs)), seed=0)
+        fit_joint(DATA, config, finetuned=finetuned, out=tmp_path / str(epochs), seed=0)
     for name in ("preference", "connector", "adapter/adapter_model"):
         one, two = (load_file(tmp_path / epochs / f"{name}.safetensors") for epochs in "12")
         moved = max(float((one[tensor] - two[tensor]).abs().max()) for tensor in one)
@@ -199,12 +199,12 @@ def test_head_and_connector_have_a_learning_rate_of_their_own(finetuned: Path, t
 
 def test_the_same_seed_writes_the_same_bytes(finetuned: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        fit_joint(DATA, _config("discrete"), folders=JointFolders(finetuned, tmp_path / name), seed=7)
+        fit_joint(DATA, _config("discrete"), finetuned=finetuned, out=tmp_path / name, seed=7)
     assert _files(tmp_path / "a") == _files(tmp_path / "b")
 
 
 def test_a_folder_loaded_without_its_titles_is_refused(finetuned: Path, tmp_path: Path) -> None:
-    fit_joint(DATA, _config("continuous"), folders=JointFolders(finetuned, tmp_path), seed=0)
+    fit_joint(DATA, _config("continuous"), finetuned=finetuned, out=tmp_path, seed=0)
     with pytest.raises(ArtifactError, match=r"joint\.json.*with titles"):
         JointPreference.load(tmp_path, IDS, LATENTS, finetuned=finetuned)
     (tmp_path / "connector.safetensors").write_bytes(b"")

@@ -11,7 +11,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.evaluation import evaluate_queries
+from recsys.evaluation.evaluation import Estimate, evaluate_queries
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.metrics import ranked_items
 from recsys.evaluation.slices import by_history_length, by_target_popularity
@@ -106,7 +106,7 @@ def test_the_difference_of_equal_systems_is_zero_without_doubt() -> None:
         for c in fakes.evaluation(more=1).comparisons
         if {c.better, c.worse} == {"popular", "popular 0"} and c.metric == "hr@2"
     ]
-    assert equal.difference == (0, 0, 0)
+    assert equal.difference == Estimate(0, 0, 0)
     assert equal.p == 1
 
 

@@ -23,7 +23,7 @@ def test_only_the_adapter_and_the_code_rows_are_trainable(tied: bool) -> None:
     trainable = [n for n, p in adapted.named_parameters() if p.requires_grad]
     assert all("lora_" in n or "trainable_tokens_delta" in n for n in trainable)
     rows = [p for n, p in adapted.named_parameters() if "trainable_tokens_delta" in n]
-    assert {tuple(p.shape) for p in rows} == {(made.layout.num_code_tokens, 32)}
+    assert {tuple(p.shape) for p in rows} == {(made.layout.size - made.layout.base, 32)}
     assert len({id(p) for p in rows}) == (1 if tied else 2), "an untied head has rows of its own"
     projections = {n.split(".")[-4] for n in trainable if "lora_" in n}
     assert projections == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}

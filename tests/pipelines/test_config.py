@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from pipelines import STAGES
-from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes, training_seed, validate
+from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes, training_seed
+from pipelines.settings import validated
 from recsys.errors import ConfigError
 
 
@@ -81,7 +82,7 @@ def test_errors_name_the_full_path_of_a_key(override: str, message: str) -> None
 
 def test_every_wrong_key_is_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        validate({"tokenize": {"num_levels": 0}, "embed": {"dims": 1}})
+        validated(RunConfig, {"tokenize": {"num_levels": 0}, "embed": {"dims": 1}})
     assert "tokenize.num_levels" in str(caught.value)
     assert "embed.dims" in str(caught.value)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import FOLDERS, STAGES
-from pipelines.config import RunConfig, validate
+from pipelines.config import RunConfig
 from pipelines.runner import run_stages
+from pipelines.settings import validated
 from recsys.artifacts import RunDirectory
 from recsys.baselines.sasrec import Sasrec
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
@@ -27,7 +28,7 @@ def configured(folder: Path, **embed: object) -> RunConfig:
     (source / "items.csv").write_text("\n".join(["item_id,title", *items]))
     small = {"hidden_size": 8, "num_heads": 1, "epochs": 2, "batch_tokens": 64}
     prepare = {"source": str(source), "min_interactions": 1, "keep_cold_items": True}
-    return validate({"prepare": prepare, "embed": {"sasrec": small} | embed})
+    return validated(RunConfig, {"prepare": prepare, "embed": {"sasrec": small} | embed})
 
 
 def run(folder: Path, config: RunConfig) -> RunDirectory:

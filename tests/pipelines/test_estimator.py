@@ -121,7 +121,7 @@ def test_errors_are_one_clear_line(fitted: Recommender, tmp_path: Path) -> None:
         (ArtifactError, "config.yaml", lambda: Recommender.load(tmp_path)),
         (
             ConfigError,
-            "no ranker is named 'sasrek'; did you mean 'sasrec'",
+            r"recommend\.fusion\.sources: got 'sasrek'; did you mean 'sasrec'",
             lambda: Recommender({"recommend": {"fusion": {"sources": ["sasrek"]}}}).fit(cycle()),
         ),
     ]
@@ -140,12 +140,12 @@ def test_a_discrete_run_fuses_its_sources_and_is_bundled_and_served(
     assert fusion["rankers"] == {}
     made = bundle_run(run, stored_config(run), tmp_path / "bundle")
     engine = BundleEngine.load(made.folder)
-    assert engine.tiers == ("full", "narrow", "dense", "popularity")
+    assert engine.tiers == ("full", "narrow", "no-decoding", "popularity")
     answer = engine.recommend([Request(tuple(HISTORY), 5)], "full")[0]
     wanted = fitted.recommend(HISTORY, k=5)
     assert [item.item_id for item in answer.items] == [item.item_id for item in wanted]
     assert all(item.source_scores.keys() == {"generative", "sasrec"} for item in answer.items)
-    undecoded = engine.recommend([Request(tuple(HISTORY), 5)], "dense")[0]
+    undecoded = engine.recommend([Request(tuple(HISTORY), 5)], "no-decoding")[0]
     assert all(item.source_scores.keys() == {"sasrec"} for item in undecoded.items)
 
 

@@ -27,7 +27,7 @@ SOURCES = ("generative", "diffusion", "cross-entropy", "sasrec")
 def requests(run: RunDirectory) -> list[Request]:
     """Those of the test users."""
     dataset = Dataset.load(run.verified("prepare"))
-    users = queries(dataset.interactions, dataset.catalog, split=TEST, history=len(dataset.interactions))
+    users = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=len(dataset.interactions))
     ids = dataset.catalog.item_ids
     histories = [tuple(ids[item] for item in users.histories[row]) for row in range(len(users))]
     return [Request(history, K, user) for history, user in zip(histories, users.user_ids, strict=True)]

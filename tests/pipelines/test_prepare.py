@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from pipelines import prepare
-from pipelines.config import validate
+from pipelines.config import RunConfig
+from pipelines.settings import validated
 from recsys.artifacts import RunDirectory, StageKey
 from recsys.data.dataset import Dataset
 from recsys.tracking import NullTracker
@@ -13,7 +14,7 @@ KEY = StageKey(settings={}, code=1, inputs={})
 
 
 def run_stage(path: Path, **settings: object) -> RunDirectory:
-    config = validate({"seed": 3, "prepare": settings})
+    config = validated(RunConfig, {"seed": 3, "prepare": settings})
     directory = RunDirectory(path, {"prepare": "01_dataset"})
     with directory.lock(), directory.stage("prepare", KEY, ()) as run:
         prepare.run(config, run, NullTracker())

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import Stage
-from pipelines.config import RunConfig, validate
+from pipelines.config import RunConfig
 from pipelines.runner import LOG, StageFunction, StageTracker, run_stages, status
+from pipelines.settings import validated
 from recsys.artifacts import RunDirectory, StageRun
 from recsys.errors import ArtifactError
 from recsys.tracking import NullTracker, Tracker
@@ -57,7 +58,7 @@ class Flow:
         directory = self.directory
         with directory.lock():
             return run_stages(
-                validate(self.values),
+                validated(RunConfig, self.values),
                 directory,
                 stages,
                 selected=selected,
@@ -67,7 +68,9 @@ class Flow:
             )
 
     def states(self) -> list[tuple[str, str]]:
-        return [(entry.state, entry.reason) for entry in status(validate(self.values), self.directory, STAGES)]
+        return [
+            (entry.state, entry.reason) for entry in status(validated(RunConfig, self.values), self.directory, STAGES)
+        ]
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_check_replays_the_golden_requests(recsys: Command, bundle: Bundle, tmp_
     swap(tmp_path / "b", "golden.json", golden)
     code, _, err = recsys("serve", tmp_path / "b", "--check")
     assert code == 2
-    assert "answers 1 of 32 golden requests otherwise" in err.splitlines()[-1]
+    assert "answers 1 of 32 golden requests differently" in err.splitlines()[-1]
 
 
 def swap(folder: Path, name: str, value: object) -> None:
@@ -217,7 +217,7 @@ def test_a_run_is_bundled_published_checked_and_rolled_back(recsys: Command, run
     code, out, err = recsys("serve", "models:/recsys@champion", "--check", *registry)
     assert (code, bundle_id in out) == (0, True), err
     code, _, err = recsys("rollback", *registry)
-    assert (code, "nothing was there before it" in err) == (2, True)
+    assert (code, "there is no previous version" in err) == (2, True)
     assert not list((tmp_path / "temporary").glob("recsys-*"))
 
 

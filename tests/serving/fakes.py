@@ -107,11 +107,11 @@ class FakeEngine:
         if retrieval.item_id is not None:
             return self.similar(retrieval.item_id, retrieval.k, retrieval.where)
         asked = Request(history=retrieval.history or (), k=retrieval.k, where=retrieval.where)
-        return self._answer(asked, "dense").items
+        return self._answer(asked, "no-decoding").items
 
     def similar(self, item_id: str, k: int, where: Filters = ()) -> tuple[RankedItem, ...]:
         self.item(item_id)
-        return self._answer(Request(history=(item_id,), k=k, exclude_seen=True, where=where), "dense").items
+        return self._answer(Request(history=(item_id,), k=k, exclude_seen=True, where=where), "no-decoding").items
 
     def item(self, item_id: str) -> ItemMetadata:
         if item_id not in self._texts:
@@ -123,7 +123,7 @@ class FakeEngine:
     def search(self, text: str, limit: int) -> tuple[RankedItem, ...]:
         words = text.lower().split()
         found = [
-            self._ranked(item_id, 0, "dense")
+            self._ranked(item_id, 0, "no-decoding")
             for item_id, texts in self._texts.items()
             if item_id not in self._withdrawn and all(word in texts["title"].lower() for word in words)
         ]

@@ -11,7 +11,7 @@ import numpy as np
 from recsys.data.dataset import Dataset
 from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.diffusion.heads import fit_head
-from recsys.diffusion.joint import JointFolders, fit_joint
+from recsys.diffusion.joint import fit_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.training import fit_preference
 from recsys.embeddings.encoder import TfidfEncoder
@@ -49,7 +49,7 @@ def train(root: Path) -> LoadedBundle:
     texts = item_texts(dataset.catalog)
     encoder, vectors = TfidfEncoder.fit(texts, dimensions=16, seed=0)
     text = ItemVectors(dataset.catalog.item_ids, vectors)
-    behaviour = ItemVectors(dataset.catalog.item_ids, sasrec(dataset).item_vectors())
+    behaviour = ItemVectors(dataset.catalog.item_ids, sasrec(dataset).vectors)
     inputs = combine(text, behaviour, TOKENIZE)
     discrete = fit_rqvae(inputs.vectors, TOKENIZE, seed=0, scale=inputs.scale)
     ids = discrete.assign(inputs.vectors, dataset.catalog.item_ids)
@@ -103,10 +103,10 @@ def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool)
     assert items.latents is not None
     training = training_histories(dataset.interactions, dataset.catalog)
     texts = ContinuousTexts(dataset.catalog.titles() if titles else None)
-    data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.tokens, texts)
+    data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.num_tokens, texts)
     changed = {"epochs": 1, "joint": True, "condition": "continuous", "titles": titles}
     config = DIFFUSE.model_copy(update=changed)
-    joint = fit_joint(data, config, folders=JointFolders(root / "model", out), seed=0)
+    joint = fit_joint(data, config, finetuned=root / "model", out=out, seed=0)
     conditions = joint.training_conditions(training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), items.latents, config
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(out)

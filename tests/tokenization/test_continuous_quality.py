@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def test_a_fitted_tokenizer_is_alive_and_keeps_neighbours() -> None:
     assert quality.reconstruction_error < quality.reconstruction_error_noisy < 1
     assert quality.neighbours_kept is not None
     assert quality.neighbours_kept > 5 * 10 / NUM_ITEMS
-    assert json.loads(json.dumps(quality.to_dict()))["active"] == quality.active
+    assert json.loads(json.dumps(asdict(quality)))["active"] == quality.active
 
 
 def test_figures_depend_on_the_seed_of_the_noise_alone() -> None:

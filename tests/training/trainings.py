@@ -14,7 +14,7 @@ from recsys.baselines.config import SasrecConfig
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import Kind, fit_head
-from recsys.diffusion.joint import JointFolders, JointPreference, fit_joint
+from recsys.diffusion.joint import JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.training import fit_preference
 from recsys.instructions.config import InstructConfig
@@ -89,7 +89,7 @@ def sasrec(job: Job) -> Weights:
         learning_rate=1e-2 * job.rate,
     )
     model = fit_sasrec(histories, 10, config, seed=job.seed, queries=queries, work=job.work, tracker=job.tracker)
-    return dict(model.model.state_dict()) | {"vectors": torch.from_numpy(model.item_vectors())}
+    return dict(model.model.state_dict()) | {"vectors": torch.from_numpy(model.vectors)}
 
 
 def _vectors(width: int, shift: int) -> np.ndarray[Any, Any]:
@@ -181,13 +181,21 @@ def joint(condition: str, job: Job) -> Weights:
     latents = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
     sequences = [[(n + j + job.shift) % 6 for j in range(3 + n % 3)] for n in range(8)]
     data = JointData(semantic_ids(), Histories.from_lists([f"u{n}" for n in range(8)], sequences), 50, latents, 2)
-    folders = JointFolders(_finetuned(job.out.parent / "finetuned"), job.out, job.work)
 
     def validate(found: JointPreference) -> float:
         return total(found.preference.denoiser) + total(found.language_model.model)
 
     config = _head_config(job, joint=True, condition=condition, epochs=3, validate_every=2)
-    fit_joint(data, config, folders=folders, seed=job.seed, validate=validate, tracker=job.tracker)
+    fit_joint(
+        data,
+        config,
+        finetuned=_finetuned(job.out.parent / "finetuned"),
+        out=job.out,
+        seed=job.seed,
+        validate=validate,
+        work=job.work,
+        tracker=job.tracker,
+    )
     return _files(job.out)
 
 

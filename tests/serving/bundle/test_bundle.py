@@ -245,9 +245,7 @@ def test_golden_requests_cover_every_tier_and_a_filter(tmp_path: Path) -> None:
         (lambda: withdrawn(FakeEngine()), "rank"),
     ],
 )
-def test_different_answers_are_refused(
-    tmp_path: Path, engine: Callable[[], FakeEngine], words: str
-) -> None:
+def test_different_answers_are_refused(tmp_path: Path, engine: Callable[[], FakeEngine], words: str) -> None:
     make_golden(FakeEngine(), ITEMS).save(tmp_path)
     differences = check_golden(engine(), Golden.load(tmp_path))
     assert differences

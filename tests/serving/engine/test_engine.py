@@ -83,7 +83,7 @@ def test_the_next_item_comes_first_with_its_sources_and_tokens(engine: BundleEng
 
 
 def test_a_bundle_offers_its_tiers(engine: BundleEngine, discrete: BundleEngine) -> None:
-    assert engine.tiers == ("full", "narrow", "dense", "popularity")
+    assert engine.tiers == ("full", "narrow", "no-decoding", "popularity")
     assert discrete.tiers == ("full", "narrow", "popularity")
     for tier in discrete.tiers:
         assert len(ids(discrete, Request(walk(0), k=5), tier)) == 5
@@ -96,7 +96,7 @@ def test_a_bundle_offers_its_tiers(engine: BundleEngine, discrete: BundleEngine)
         min_size=1,
         max_size=6,
     ),
-    tier=st.sampled_from(["full", "narrow", "dense", "popularity"]),
+    tier=st.sampled_from(["full", "narrow", "no-decoding", "popularity"]),
 )
 def test_a_request_gets_among_others_what_it_gets_alone(
     engine: BundleEngine, rows: list[tuple[int, int, int, str]], tier: Tier
@@ -122,7 +122,7 @@ def test_a_request_gets_among_others_what_it_gets_alone(
     exclude=st.lists(st.sampled_from([*EVERY, "nobody"]), max_size=8),
     seen=st.sampled_from([None, True, False]),
     values=st.sampled_from([(), ("even",), ("odd",), ("even", "odd"), ("neither",)]),
-    tier=st.sampled_from(["full", "narrow", "dense", "popularity"]),
+    tier=st.sampled_from(["full", "narrow", "no-decoding", "popularity"]),
     k=st.integers(1, 15),
 )
 def test_only_what_is_permitted_is_recommended(
@@ -176,7 +176,7 @@ def test_retrieval_alone_agrees_with_plain_distances(engine: BundleEngine, parts
     dense = engine.retrieve(Retrieval(k=4, history=walk(1)))
     assert dense[0].item_id == walk(1, 5)[-1]
     assert all(item.source_scores == {"diffusion": item.score} for item in dense)
-    served = engine.recommend([Request(walk(1), k=4)], "dense")[0].items
+    served = engine.recommend([Request(walk(1), k=4)], "no-decoding")[0].items
     assert {item.item_id: item.source_scores["diffusion"] for item in served}[dense[0].item_id] == dense[0].score
     even = engine.similar("item 3", 4, (("category", ("even",)),))
     assert all(int(item.item_id.split()[1]) % 2 == 0 for item in even)
@@ -207,7 +207,7 @@ def test_an_added_item_is_found_everywhere_at_once(live: BundleEngine) -> None:
     assert [item.item_id for item in live.search("thing 99", 5)] == ["new"]
     for tier in live.tiers:
         found = ids(live, Request(k=50, exclude_seen=False), tier)
-        assert tier in ("narrow", "dense") or "new" in found
+        assert tier in ("narrow", "no-decoding") or "new" in found
     assert ids(live, Request(k=20, where=(("category", ("even",)),)), "popularity")[-1] == "new"
     assert "new" in [item.item_id for item in live.similar("item 1", 50)]
     assert ids(live, Request(("new",), k=3))

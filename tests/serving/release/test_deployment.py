@@ -15,7 +15,7 @@ from tests.serving.fakes import PATIENCE, FakeEngine
 
 def failing(error: Exception) -> FakeEngine:
     engine = FakeEngine("failing")
-    engine.failures["dense"] = error
+    engine.failures["no-decoding"] = error
     return engine
 
 

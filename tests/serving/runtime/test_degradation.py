@@ -8,7 +8,7 @@ import pytest
 from serving.engine.interface import TIERS, Tier
 from serving.runtime.degradation import DegradationConfig, TierSelector
 
-COSTS: dict[Tier, float] = {"full": 0.1, "narrow": 0.03, "dense": 0.01, "popularity": 0.0001}
+COSTS: dict[Tier, float] = {"full": 0.1, "narrow": 0.03, "no-decoding": 0.01, "popularity": 0.0001}
 
 
 class Clock:
@@ -42,7 +42,8 @@ def test_an_unknown_cost_counts_as_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("left", "tier"), [(2.0, "full"), (0.4, "narrow"), (0.13, "dense"), (0.02, "popularity"), (1e-9, "popularity")]
+    ("left", "tier"),
+    [(2.0, "full"), (0.4, "narrow"), (0.13, "no-decoding"), (0.02, "popularity"), (1e-9, "popularity")],
 )
 def test_a_batch_gets_the_best_tier_that_fits_its_time(selector: TierSelector, left: float, tier: Tier) -> None:
     assert selector.choose([left] * 8, []) == (tier, list(range(8)), None if tier == "full" else "deadline")
@@ -76,7 +77,7 @@ def test_the_newest_batch_has_a_fifth_of_the_weight_and_one_stall_is_clipped(clo
 
 
 def test_only_the_members_that_are_tight_get_a_cheaper_tier(selector: TierSelector) -> None:
-    assert selector.choose([5.0, 0.08, 5.0, 0.09], []) == ("dense", [1, 3], "deadline")
+    assert selector.choose([5.0, 0.08, 5.0, 0.09], []) == ("no-decoding", [1, 3], "deadline")
     assert selector.choose([5.0, 5.0], []) == ("full", [0, 1], None)
     assert selector.choose([5.0, 0.09, 5.0, 0.002], []) == ("popularity", [3], "deadline")
 
@@ -88,6 +89,17 @@ def test_a_queue_may_take_a_quarter_of_the_time_left_at_a_tier(selector: TierSel
         assert (choice.tier, choice.members, choice.reason) == ("narrow", list(range(8)), "queue")
     assert selector.choose([9.0] * 8, [[0.2] * 32] * 3).tier == "popularity"
     assert selector.choose([9.0] * 32, []).tier == "full", "without a queue only deadlines count"
+
+
+def test_after_a_long_queue_only_full_batches_get_a_better_tier_for_half_a_second(
+    selector: TierSelector, clock: Clock
+) -> None:
+    assert selector.choose([0.1] * 8, [[0.1] * 8] * 3).tier == "popularity"
+    clock.now += 0.4
+    assert selector.choose([9.0] * 7, []).tier == "popularity"
+    assert selector.choose([9.0] * 8, []).tier == "full"
+    clock.now += 0.2
+    assert selector.choose([9.0] * 7, []).tier == "full"
 
 
 def test_one_urgent_request_in_the_queue_does_not_degrade_a_batch(selector: TierSelector) -> None:
@@ -161,11 +173,11 @@ def test_a_circuit_breaker_opens_after_three_failures_for_ten_seconds(selector: 
 
 
 def test_below_skips_open_breakers_but_never_the_last_tier(selector: TierSelector) -> None:
-    assert [selector.below(tier) for tier in TIERS] == ["narrow", "dense", "popularity", None]
+    assert [selector.below(tier) for tier in TIERS] == ["narrow", "no-decoding", "popularity", None]
     for tier in ("narrow", "popularity"):
         for _ in range(3):
             selector.failed(tier, RuntimeError())
-    assert [selector.below(tier) for tier in TIERS] == ["dense", "dense", "popularity", None]
+    assert [selector.below(tier) for tier in TIERS] == ["no-decoding", "no-decoding", "popularity", None]
     assert selector.choose([1e-9], []).tier == "popularity"
 
 

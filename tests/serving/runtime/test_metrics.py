@@ -42,9 +42,9 @@ def test_every_way_of_not_answering_is_counted() -> None:
 
 def test_reasons_are_counted_without_their_details() -> None:
     metrics = Metrics()
-    metrics.degraded("dense", "failure: RuntimeError")
-    metrics.degraded("dense", "failure: ValueError")
-    assert value(metrics, "recsys_degraded_total", tier="dense", reason="failure") == 2
+    metrics.degraded("no-decoding", "failure: RuntimeError")
+    metrics.degraded("no-decoding", "failure: ValueError")
+    assert value(metrics, "recsys_degraded_total", tier="no-decoding", reason="failure") == 2
 
 
 def test_the_runbook_names_metrics_and_labels_that_exist() -> None:

@@ -167,7 +167,7 @@ def test_a_backlog_is_answered_with_a_cheaper_tier_and_the_best_comes_back() -> 
         assert (tiers[0], (await many[0]).degraded) == ("narrow", "queue")
         assert (await case.ask(seconds=20.0)).tier == "full"
 
-    with serving(max_batch=4) as case:
+    with serving(max_batch=4, degradation=DegradationConfig(hold_seconds=0)) as case:
         case.runtime._deployment.current.selector.observe("full", 4, 1.0)
         asyncio.run(main())
 
