@@ -187,3 +187,9 @@ def test_a_broken_log_is_refused_by_line(tmp_path: Path, line: str) -> None:
     log.write_text('{"step": 1}\n' + line + "\n")
     with pytest.raises(ArtifactError, match=r"training_log\.jsonl, line 2"):
         training_curves([log])
+
+
+def test_figures_have_digits_by_their_size() -> None:
+    values = [1234567, 12345.6, 12.346, 0.12346, -1500.7, True, None]
+    page = render_report(Report(title="run", evaluation=fakes.evaluation(), data_card={"values": values}))
+    assert "1,234,567, 12,346, 12.35, 0.1235, -1,501, yes, –" in page
