@@ -265,7 +265,7 @@ function loadVersion() {
   return loadingVersion.run(async (signal) => {
     const version = await request("version", signal);
     bundle = version.bundle;
-    $("facts").textContent = `${whole(version.items)} items · ${version.routes.join(" + ")} · recsys ${version.version}`;
+    $("about").textContent = `${whole(version.items)} items · ${version.routes.join(" + ")} · recsys ${version.version}`;
   }, () => {}); // optional: the page works without it
 }
 

@@ -39,7 +39,7 @@ class Counted:
         count = sum(a.seconds <= deadline and (not tiers or a.tier in tiers) for a in self.answers)
         return count / self.elapsed if self.elapsed else 0.0
 
-    def facts(self, deadline: float) -> dict[str, float | str]:
+    def figures(self, deadline: float) -> dict[str, float | str]:
         """Figures for one JSON line."""
         seconds = [answer.seconds for answer in self.answers]
         quantiles = (np.percentile(seconds, [50, 95, 99]) * 1e3).tolist() if seconds else [float("nan")] * 3
@@ -179,8 +179,8 @@ async def _once(pool: Pool, request: bytes, due: float, counted: Counted) -> Non
     status, body = await pool.send(request)
     counted.codes[status] += 1
     if status == 200:
-        said = json.loads(body)
-        counted.answers.append(Answered(time.perf_counter() - due, str(said.get("tier", "full"))))
+        answer = json.loads(body)
+        counted.answers.append(Answered(time.perf_counter() - due, str(answer.get("tier", "full"))))
 
 
 def iter_forever(values: Sequence[bytes]) -> Iterator[bytes]:

@@ -93,7 +93,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _say(name: str, what: str, found: Counted, **more: float) -> None:
-    emit("serving", f"{name} {what}", **more, **found.facts(DEADLINE))
+    emit("serving", f"{name} {what}", **more, **found.figures(DEADLINE))
 
 
 def measure(name: str, bundle: Path, requests: Sequence[bytes], *, port: int, seconds: float, cores: set[int]) -> None:
@@ -124,7 +124,7 @@ def alone(bundle: Path, requests: Sequence[bytes], *, port: int, seconds: float)
 
 
 def soak(bundle: Path, requests: Sequence[bytes], *, port: int, seconds: float, rate: float, cores: set[int]) -> None:
-    """Resident memory over a long load, told every tenth of it."""
+    """Resident memory over a long load, reported every tenth of it."""
     with server("ours", bundle, port=port, cores=cores) as process:
         asyncio.run(closed(port, requests, clients=8, seconds=20))
         sizes = [_resident(process.pid)]

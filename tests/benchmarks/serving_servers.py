@@ -68,7 +68,7 @@ class Body(BaseModel):
 
 
 def fastapi(bundle: Path, port: int) -> None:
-    """An asyncio queue behind a route, and one thread that takes what waits."""
+    """An asyncio queue behind a route, and one thread that takes pending requests."""
     import uvicorn
     from fastapi import FastAPI
 

@@ -27,7 +27,7 @@ class KilledError(Exception):
 
 
 class Recorder(NullTracker):
-    """Keeps what it is told, and stops a training after an epoch as a kill would."""
+    """Keeps what is logged, and stops a training after an epoch as a kill would."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.values: dict[str, list[float]] = {}

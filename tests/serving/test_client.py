@@ -113,7 +113,7 @@ def made_up(*answers: Answer) -> tuple[httpx.MockTransport, list[httpx.Request]]
     return httpx.MockTransport(answer), asked
 
 
-def patient(transport: httpx.MockTransport, seconds: float) -> tuple[Client, list[float]]:
+def retrying(transport: httpx.MockTransport, seconds: float) -> tuple[Client, list[float]]:
     """A client that notes how long it would have waited."""
     waited: list[float] = []
     return Client("http://x", transport=transport, retry_seconds=seconds, sleep=waited.append), waited
@@ -121,7 +121,7 @@ def patient(transport: httpx.MockTransport, seconds: float) -> tuple[Client, lis
 
 def test_a_busy_server_is_retried_after_retry_after() -> None:
     transport, asked = made_up((503, BUSY, {"Retry-After": "2"}), (503, BUSY, {}))
-    client, waited = patient(transport, 10)
+    client, waited = retrying(transport, 10)
     with client:
         assert client.version().bundle == "b", "and keys that the client does not know are passed over"
     assert len(asked) == 3
@@ -131,7 +131,7 @@ def test_a_busy_server_is_retried_after_retry_after() -> None:
 
 def test_patience_has_an_end() -> None:
     transport, asked = made_up(*[(503, BUSY, {"Retry-After": "4"})] * 9)
-    client, waited = patient(transport, 10)
+    client, waited = retrying(transport, 10)
     with client, pytest.raises(ApiError) as caught:
         client.version()
     assert (caught.value.code, caught.value.retry_after) == ("overloaded", 4.0)
@@ -145,7 +145,7 @@ def test_patience_has_an_end() -> None:
 )
 def test_only_requests_refused_unread_are_retried(call: Callable[[Client], object], status: int, code: str) -> None:
     transport, asked = made_up((status, {"error": {"code": code, "message": "no"}}, {"Retry-After": "1"}))
-    client, waited = patient(transport, 10)
+    client, waited = retrying(transport, 10)
     with client, pytest.raises(ApiError, match=code):
         call(client)
     assert (len(asked), waited) == (1, [])

@@ -60,7 +60,7 @@ def test_a_new_visitor_is_recommended_something(visit: Visit) -> None:
     recommended(page, "Item i0")
     expect(page.locator("#history-note")).to_contain_text("for a new visitor")
     expect(page.get_by_role("status").filter(has_text="10 recommendations in")).to_contain_text("by bundle fake")
-    expect(page.locator("#facts")).to_contain_text("32 items")
+    expect(page.locator("#about")).to_contain_text("32 items")
     expect(page.locator("#badge")).to_be_hidden()
 
 

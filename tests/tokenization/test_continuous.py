@@ -19,7 +19,7 @@ class KilledError(Exception):
 
 
 class RecordingTracker(NullTracker):
-    """Keeps what is logged and, where told, raises in place of a kill after an epoch."""
+    """Keeps what is logged and, where asked, raises in place of a kill after an epoch."""
 
     def __init__(self, killed_at: int = 0) -> None:
         self.killed_at = killed_at

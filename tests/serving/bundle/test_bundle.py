@@ -164,7 +164,7 @@ def test_a_file_or_link_too_many_is_refused(tmp_path: Path) -> None:
 
 
 def test_parts_of_two_bundles_are_not_mixed(tmp_path: Path) -> None:
-    """Not even by somebody who mends the hashes of what was swapped."""
+    """Not even by someone who repairs the hashes of what was swapped."""
     one, other = fake_bundle(tmp_path / "one"), fake_bundle(tmp_path / "other", ndcg=0.1)
     (one.folder / "metrics.json").write_bytes((other.folder / "metrics.json").read_bytes())
     files = {name: entry.model_dump() for name, entry in one.manifest.files.items()}

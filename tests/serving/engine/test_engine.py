@@ -109,7 +109,7 @@ def test_a_request_gets_among_others_what_it_gets_alone(
     for request, answer in zip(requests, together, strict=True):
         alone = {item.item_id: item for item in engine.recommend([request], tier)[0].items}
         common = [item for item in answer.items if item.item_id in alone]
-        # Items that are as good as tied may change places with the last bits of a batch; what is said of them may not.
+        # Items that are nearly tied may change ranks with the last bits of a batch; what is reported of them may not.
         assert len(answer.items) == len(alone) <= len(common) + 1
         for item in common:
             assert item.source_scores == pytest.approx(alone[item.item_id].source_scores, abs=1e-3)
@@ -291,7 +291,7 @@ def test_a_compaction_that_fails_is_logged_and_tried_again(
 
 
 @pytest.mark.parametrize(
-    ("items", "said"),
+    ("items", "message"),
     [
         ([NewItem("item 1", {})], "in the catalogue already"),
         ([NewItem("a", {}), NewItem("a", {})], "is repeated"),
@@ -302,8 +302,8 @@ def test_a_compaction_that_fails_is_logged_and_tried_again(
         ([NewItem(f"n{i}", {}) for i in range(30)], "do not fit"),
     ],
 )
-def test_items_that_cannot_be_added_change_nothing(live: BundleEngine, items: list[NewItem], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_items_that_cannot_be_added_change_nothing(live: BundleEngine, items: list[NewItem], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         live.add(items)
     assert live.info.items == NUM_ITEMS
     assert len(ids(live, Request(k=50), "popularity")) == NUM_ITEMS

@@ -198,9 +198,9 @@ def test_sqlite_keeps_all_that_was_acknowledged_when_its_writer_is_killed(tmp_pa
     command = [sys.executable, "-c", WRITER, url]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert writer.stdout is not None
-    told = [int(writer.stdout.readline()) for _ in range(60)]
+    numbers_read = [int(writer.stdout.readline()) for _ in range(60)]
     writer.send_signal(signal.SIGKILL)
-    told += [int(line) for line in writer.stdout if line.endswith("\n")]
+    numbers_read += [int(line) for line in writer.stdout if line.endswith("\n")]
     writer.wait()
     writer.stdout.close()
 
@@ -209,7 +209,7 @@ def test_sqlite_keeps_all_that_was_acknowledged_when_its_writer_is_killed(tmp_pa
         numbers = [int(item[:-1]) for item in kept]
         assert [item[-1] for item in kept] == ["a", "b"] * (len(kept) // 2)
         assert numbers == sorted(numbers)
-        assert set(told[-400:]) <= set(numbers)
+        assert set(numbers_read[-400:]) <= set(numbers)
         assert await store.append("user", ["later"]) <= 1000
 
     using(url, work, limit=1000)
@@ -240,10 +240,10 @@ def test_calls_queued_behind_a_locked_file_fail_and_are_not_executed_later(
         holder = sqlite3.connect(tmp_path / "histories.sqlite")
         holder.execute("BEGIN EXCLUSIVE")
         try:
-            told = await asyncio.gather(*(store.append("ann", ["a"]) for _ in range(20)), return_exceptions=True)
+            found = await asyncio.gather(*(store.append("ann", ["a"]) for _ in range(20)), return_exceptions=True)
         finally:
             holder.close()
-        assert {type(error) for error in told} == {StoreError}
+        assert {type(error) for error in found} == {StoreError}
         assert await store.append("ann", ["b"]) == 1
 
     using(f"sqlite:///{tmp_path}/histories.sqlite", work)

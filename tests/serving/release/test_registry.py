@@ -117,7 +117,7 @@ def test_a_model_that_answers_otherwise_when_loaded_back_is_not_aliased(
     assert resolve("models:/golden@champion", uri=uri, cache=tmp_path / "c").name == open_bundle(tmp_path / "a").id
 
 
-def test_a_damaged_cache_is_mended_and_a_damaged_registry_refused(tmp_path: Path, uri: str) -> None:
+def test_a_damaged_cache_is_repaired_and_a_damaged_registry_refused(tmp_path: Path, uri: str) -> None:
     bundle = fake_bundle(tmp_path / "b")
     publish(bundle.folder, name="damage", alias="champion", uri=uri)
     kept = resolve("models:/damage@champion", uri=uri, cache=tmp_path / "cache")

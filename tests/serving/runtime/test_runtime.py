@@ -144,11 +144,11 @@ def test_tight_requests_get_a_cheaper_tier_and_the_others_do_not() -> None:
     async def main() -> None:
         with case.engine.hold():
             first = await case.inside()
-            tight, patient = case.ask(Request(user="tight"), 5.0), case.ask(Request(user="patient"), 1000.0)
+            tight, relaxed = case.ask(Request(user="tight"), 5.0), case.ask(Request(user="relaxed"), 1000.0)
             await asyncio.sleep(0)
         await first
         assert ((await tight).tier, (await tight).degraded) == ("narrow", "deadline")
-        assert ((await patient).tier, (await patient).degraded) == ("full", None)
+        assert ((await relaxed).tier, (await relaxed).degraded) == ("full", None)
         assert case.value("degraded_total", tier="narrow", reason="deadline") == 1
 
     with serving() as case:
