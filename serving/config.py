@@ -18,6 +18,7 @@ class ServeConfig(Config):
     max_body_bytes: int = Field(1 << 20, ge=1024, description="of one request; more is refused with 413")
     body_seconds: float = Field(10.0, gt=0, description="time a client has to send a body, then 408")
     header_seconds: float = Field(10.0, gt=0, description="time a client has to send the headers, then it is closed")
+    keep_alive_seconds: int = Field(30, ge=1, description="after which an idle connection is closed")
     deadline_ms: int = Field(2000, ge=1, description="default of a request")
     max_deadline_ms: int = Field(60_000, ge=1, description="upper bound of a request's deadline_ms")
     drain_seconds: float = Field(30.0, gt=0, description="time for requests in flight after SIGTERM")

@@ -28,7 +28,6 @@ from serving.runtime.runtime import Runtime
 log = logging.getLogger(__name__)
 
 BACKLOG = 2048
-KEEP_ALIVE_SECONDS = 30
 MAX_HEADER_BYTES = 1 << 16
 LAST_SECONDS = 2  # to send answers to slow clients, after the work is done
 
@@ -100,7 +99,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_keep_alive=config.keep_alive_seconds,
             timeout_graceful_shutdown=LAST_SECONDS,
             http="h11",  # bounds the size of headers; httptools does not
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,

@@ -30,7 +30,7 @@ class CheckingEngine(FakeEngine):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    with endpoint(tmp_path_factory.mktemp("fuzz"), engine=CheckingEngine()) as parts:
+    with endpoint(tmp_path_factory.mktemp("fuzz"), engine=CheckingEngine(), keep_alive_seconds=1) as parts:
         yield parts
 
 
