@@ -1,14 +1,10 @@
-"""Python client of the endpoint: typed requests and responses, one kind of error.
-
-Reads and writes no files.
-"""
+"""Python client of the endpoint: typed requests and responses, one kind of error. Reads and writes no files."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
@@ -67,9 +63,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

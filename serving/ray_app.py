@@ -188,8 +188,7 @@ def serve_on_ray(
 def connected(config: RayConfig) -> Iterator[Any]:
     """A connection to Ray; without RAY_ADDRESS a cluster is started here and ends with the block.
 
-    Raises:
-        DependencyError: Ray is not installed.
+    DependencyError where Ray is not installed.
     """
     serve = import_ray("ray.serve")
     with ray_cluster(config.threads * (config.replicas + 1)) as ray:  # one extra replica during a rollout
@@ -201,7 +200,6 @@ def connected(config: RayConfig) -> Iterator[Any]:
 
 
 def _wait_for_signal() -> None:
-    """Wait for SIGTERM or SIGINT."""
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

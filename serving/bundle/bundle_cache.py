@@ -24,11 +24,9 @@ def default_cache() -> Path:
 
 
 def cached(cache: Path, bundle: str, fetch: Callable[[Path], Path]) -> Path:
-    """The folder of a bundle, downloaded where it is not in the cache.
+    """The folder of a bundle id, downloaded where it is not in the cache.
 
-    Args:
-        bundle: its id.
-        fetch: downloads into an empty folder, and returns the bundle's path in it.
+    `fetch` downloads into an empty folder, and returns the bundle's path in it.
 
     Raises:
         ArtifactError: the id is invalid, or the download is damaged or another bundle.

@@ -10,9 +10,9 @@ import asyncio
 import hashlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -112,10 +112,8 @@ class SqliteHistories:
                 raise TimeoutError
             return work(self._database)
 
-        try:
+        with _unanswered(sqlite3.Error, TimeoutError):
             return await asyncio.get_running_loop().run_in_executor(self._thread, in_time)
-        except (sqlite3.Error, TimeoutError) as error:
-            raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
 
 
 class RedisHistories:
@@ -140,30 +138,33 @@ class RedisHistories:
         self._limit, self._errors = limit, (RedisError, OSError)
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
-        async with self._answering(), self._client.pipeline(transaction=True) as pipeline:
-            pipeline.rpush(_key(user), *item_ids)
-            pipeline.ltrim(_key(user), -self._limit, -1)
-            pipeline.llen(_key(user))
-            return int((await pipeline.execute())[-1])
+        with _unanswered(*self._errors):
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.rpush(_key(user), *item_ids)
+                pipeline.ltrim(_key(user), -self._limit, -1)
+                pipeline.llen(_key(user))
+                return int((await pipeline.execute())[-1])
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
-        async with self._answering():
+        with _unanswered(*self._errors):
             items = await self._client.lrange(_key(user), -limit, -1)
         return tuple(str(item) for item in items)
 
     async def forget(self, user: str) -> bool:
-        async with self._answering():
+        with _unanswered(*self._errors):
             return bool(await self._client.delete(_key(user)))
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except self._errors as error:
-            raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
+
+@contextmanager
+def _unanswered(*errors: type[Exception]) -> Iterator[None]:
+    """Convert a client's errors to StoreError, without its text: it could hold user data."""
+    try:
+        yield
+    except errors as error:
+        raise StoreError(f"the history store does not answer ({type(error).__name__}); try again") from error
 
 
 def _key(user: str) -> str:
