@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError
-from recsys.files import FileRecord, no_space, read_json, sync, write_json
+from recsys.files import FileRecord, no_space, publish_folder, read_json, write_json
 from serving.bundle.manifest import CONTINUOUS, DISCRETE, MANIFEST, BundleSettings, Manifest, bundle_id, read_manifest
 
 __all__ = ["CONTINUOUS", "DISCRETE", "Bundle", "Origin", "is_bundle", "open_bundle", "write_bundle"]
@@ -55,16 +55,6 @@ class Bundle:
     @property
     def id(self) -> str:
         return self.manifest.bundle
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings as plain values."""
-        return self.manifest.settings.model_dump(mode="json")
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Versions of the packages that made it."""
-        return self.manifest.versions
 
     def part(self, name: str) -> Path | None:
         """The path of a file or folder of the bundle; None where it is missing."""
@@ -101,11 +91,7 @@ def write_bundle(
         if answer is not None:
             answer(partial)
             made = _describe(partial, origin)
-        for path in sorted(partial.rglob("*")):
-            sync(path)
-        sync(partial)
-        partial.rename(out)
-        sync(out.parent)
+        publish_folder(partial, out)
     return Bundle(out, made)
 
 
@@ -117,10 +103,14 @@ def open_bundle(folder: Path) -> Bundle:
     """
     folder = folder.resolve()
     manifest = read_manifest(folder)
-    found = set(_files(folder)) - {MANIFEST}
+    found = set(_files(folder))
     for name, entry in manifest.files.items():
-        _check_file(folder, name, entry, exists=name in found)
-    for name in sorted(found - manifest.files.keys()):
+        damage = entry.damage(folder / name, hashed=False)
+        if damage is None and _digest(folder / name) != entry.sha256:
+            damage = f"{folder / name} is corrupted: its sha256 differs from the manifest"
+        if damage is not None:
+            raise ArtifactError(f"{damage}; bundle the run again")
+    for name in sorted(found - manifest.files.keys() - {MANIFEST}):
         raise ArtifactError(f"{folder / name} is not in the manifest; remove it")
     _check_parts(folder, manifest)
     return Bundle(folder, manifest)
@@ -133,17 +123,6 @@ def _files(folder: Path) -> Iterator[str]:
             raise ArtifactError(f"{path} is no plain file; a bundle holds plain files only")
         if path.is_file():
             yield path.relative_to(folder).as_posix()
-
-
-def _check_file(folder: Path, name: str, entry: FileRecord, *, exists: bool) -> None:
-    path = folder / name
-    if not exists:
-        raise ArtifactError(f"{path} is missing; bundle the run again")
-    size = path.stat().st_size
-    if size != entry.size:
-        raise ArtifactError(f"{path} has {size} bytes instead of {entry.size}; bundle the run again")
-    if _digest(path) != entry.sha256:
-        raise ArtifactError(f"{path} is corrupted: its sha256 differs from the manifest; bundle the run again")
 
 
 def _check_parts(folder: Path, manifest: Manifest) -> None:

@@ -50,11 +50,7 @@ class Golden(Config):
 
     @classmethod
     def load(cls, folder: Path) -> Golden:
-        """Read `golden.json`.
-
-        Raises:
-            ArtifactError: it is missing or damaged.
-        """
+        """Read `golden.json`; ArtifactError where it is missing or damaged."""
         try:
             return cls.model_validate(read_json(folder / GOLDEN))
         except ValidationError as error:
@@ -62,11 +58,9 @@ class Golden(Config):
 
 
 def golden_requests(popular: Sequence[str], where: Where = ()) -> tuple[Request, ...]:
-    """An empty history, histories of popular and of rare items, one with options, and one with a filter.
+    """An empty history, histories of popular and of rare items, one with options, and one with a filter, if any.
 
-    Args:
-        popular: item ids, the most popular one first.
-        where: the filter; empty where the catalogue has no filter columns.
+    `popular` has item ids, the most popular one first.
     """
     head, tail = tuple(popular[:10]), tuple(popular[-3:])
     requests = [Request(k=K), *(Request(head[:length], K) for length in LENGTHS), Request(tail, K)]

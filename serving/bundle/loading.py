@@ -37,7 +37,7 @@ def load_bundle(folder: Path) -> LoadedBundle:
 
     Raises:
         ArtifactError: a file is missing, altered or of another bundle.
-        ModelError: the language model cannot be loaded.
+        ModelError: the language model cannot be loaded, or cannot be decoded as a tree.
     """
     bundle = open_bundle(folder)
     both = CONTINUOUS in bundle.manifest.settings.routes
@@ -90,11 +90,5 @@ def _info(bundle: Bundle, state: CatalogState) -> EngineInfo:
         "exclude_seen": str(state.exclude_seen).lower(),
         "index": repr(state.item_index),
     }
-    return EngineInfo(
-        bundle.id,
-        len(state),
-        tuple(bundle.manifest.settings.routes),
-        state.filter_index.columns,
-        dict(bundle.versions),
-        settings,
-    )
+    routes, filters = bundle.manifest.settings.routes, state.filter_index.columns
+    return EngineInfo(bundle.id, len(state), routes, filters, bundle.manifest.versions, settings)

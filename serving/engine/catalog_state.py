@@ -105,11 +105,7 @@ class CatalogState:
         return self
 
     def position(self, item_id: str) -> int:
-        """An item's index.
-
-        Raises:
-            DataError: the catalogue does not have it.
-        """
+        """An item's index; DataError where the catalogue does not have it."""
         found = self.items.catalog.positions.get(item_id)
         if found is None:
             raise DataError(f"item {item_id[:100]!r} is not in the catalogue")

@@ -1,11 +1,12 @@
 """`BundleEngine`: a bundle in memory that answers requests in the user's own item ids, and whose items change live.
 
-Reads a bundle folder, verified. Every request reads one immutable `CatalogState`; a
-change builds a new one and swaps the reference.
+Reads a bundle folder, verified. Every request reads one immutable `CatalogState`; a change builds a new one and swaps
+the reference.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +16,10 @@ import numpy as np
 
 from recsys.errors import DataError
 from recsys.ranking.registry import DIFFUSION
+from recsys.retrieval.index import ItemIndex
 from recsys.tables import BoolArray, FloatArray
 from serving.bundle.loading import LoadedBundle, load_bundle
 from serving.engine.catalog_state import CatalogState
-from serving.engine.compaction import Compactor
 from serving.engine.interface import (
     Answer,
     EngineInfo,
@@ -32,6 +33,11 @@ from serving.engine.interface import (
 )
 from serving.engine.new_items import NewItemTokenizer
 
+logger = logging.getLogger(__name__)
+
+MIN_CHANGES = 1000  # additions and removals of the index that start a compaction; fewer cost a search next to nothing
+MIN_SHARE = 0.1  # of the items; building a base takes time in proportion to them
+
 
 class BundleEngine:
     """Satisfies `serving.engine.interface.Engine`."""
@@ -44,12 +50,7 @@ class BundleEngine:
 
     @classmethod
     def load(cls, folder: Path) -> BundleEngine:
-        """A bundle, every file of it verified.
-
-        Raises:
-            ArtifactError: a file is missing, altered or of another bundle.
-            ModelError: the language model cannot be loaded, or cannot be decoded as a tree.
-        """
+        """A bundle, every file of it verified; raises as `load_bundle`."""
         return cls(load_bundle(folder))
 
     def __repr__(self) -> str:
@@ -176,3 +177,26 @@ def _found(state: CatalogState, query: FloatArray, k: int, allowed: BoolArray | 
     labels, distances = state.item_index.search(query, k, allowed)
     near = [(int(i), float(d)) for i, d in zip(labels[0], distances[0], strict=True) if i >= 0]
     return tuple(state.recommender.item(item, -distance) for item, distance in near)
+
+
+class Compactor:
+    """Compacts one index after another on one thread; searches and changes go on meanwhile.
+
+    Live changes become part of a new base, which is swapped in atomically.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.Thread()
+
+    def start_if_due(self, index: ItemIndex) -> None:
+        """Start a compaction where many items have changed since the last one and none is running."""
+        if index.num_changes >= max(MIN_CHANGES, MIN_SHARE * len(index)) and not self._thread.is_alive():
+            self._thread = threading.Thread(target=_compact, args=(index,), name="recsys-compaction", daemon=True)
+            self._thread.start()
+
+
+def _compact(index: ItemIndex) -> None:
+    try:
+        index.compact()
+    except Exception as error:  # noqa: BLE001 - the index stays as it is, and the next change tries again
+        logger.error("compaction of the item index failed: %s: %s", type(error).__name__, error)

@@ -48,11 +48,7 @@ class FilterIndex:
         return mask
 
     def values(self, column: str, limit: int) -> tuple[tuple[str, int], ...]:
-        """The most frequent values, with their numbers of items.
-
-        Raises:
-            DataError: the column cannot be filtered by.
-        """
+        """The most frequent values, with their numbers of items; raises as `mask`."""
         counts = ((value, len(items)) for value, items in self._column(column).items())
         return tuple(sorted(counts, key=lambda entry: (-entry[1], entry[0]))[:limit])
 

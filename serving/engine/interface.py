@@ -10,22 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from recsys.ranking.recommender import Answer, RankedItem
+from recsys.ranking.recommender import Answer as Answer
+from recsys.ranking.recommender import RankedItem as RankedItem
 from recsys.ranking.recommender import Request as LibraryRequest
-
-__all__ = [
-    "TIERS",
-    "Answer",
-    "Engine",
-    "EngineInfo",
-    "ItemMetadata",
-    "NewItem",
-    "RankedItem",
-    "Request",
-    "Retrieval",
-    "Tier",
-    "Where",
-]
 
 Tier = Literal["full", "narrow", "no-decoding", "popularity"]
 TIERS: tuple[Tier, ...] = ("full", "narrow", "no-decoding", "popularity")

@@ -26,11 +26,7 @@ def words(text: str) -> list[str]:
 
 
 class TitleIndex:
-    """Items by the prefixes of their titles' words.
-
-    Args:
-        titles: one per item.
-    """
+    """Items by the prefixes of their titles' words; `titles` has one per item."""
 
     def __init__(self, titles: Sequence[str]) -> None:
         items: dict[str, list[int]] = defaultdict(list)

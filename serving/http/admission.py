@@ -166,11 +166,7 @@ class Admission:
 
 
 async def _body(receive: Receive, max_bytes: int) -> bytes | None:
-    """The whole body of a request; None where the client disconnected.
-
-    Raises:
-        OverflowError: it is longer than `max_bytes`.
-    """
+    """The whole body; None where the client disconnected, OverflowError where it is longer than `max_bytes`."""
     parts: list[bytes] = []
     size, more = 0, True
     while more:

@@ -47,14 +47,9 @@ CODES: dict[int, Code] = {401: "unauthorized", 403: "forbidden", 404: "not_found
 def create_app(
     runtime: Runtime, config: ServeConfig, *, metrics: Metrics, store: HistoryStore, keys: Keys | None = None
 ) -> Admission:
-    """The whole application; at shutdown it closes the store, but not the runtime.
+    """The whole application; at shutdown it closes the store, but not the runtime, which shares the metrics.
 
-    Args:
-        runtime: answers the requests.
-        config: admission limits; without keys only requests from this machine are admitted.
-        metrics: served at /metrics; shared with the runtime.
-        store: users' histories.
-        keys: API keys; None admits every request from this machine.
+    Without API keys, every request from this machine is admitted, and none from others.
     """
     gate = Gate(config.max_in_flight)
 
@@ -101,49 +96,45 @@ def _describe_keys(app: FastAPI) -> None:
 def _handle_errors(app: FastAPI) -> None:
     """Send every error as the same JSON."""
 
-    @app.exception_handler(HttpError)
-    async def http_error(request: Request, error: HttpError) -> Response:
-        return error.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        fields: dict[str, str] = {}
-        for entry in error.errors():
-            fields.setdefault(".".join(map(str, entry["loc"])), str(entry["msg"]).removeprefix("Value error, "))
-        name, text = next(iter(fields.items()))
-        return HttpError(422, "invalid", f"{name}: {text}", fields=fields).response()
-
-    @app.exception_handler(Unavailable)
-    async def unavailable(request: Request, error: Unavailable) -> Response:
-        code, message = REASONS[error.reason]
-        return HttpError(503, code, message, retry_after=error.retry_after).response()
-
-    @app.exception_handler(StoreError)
-    async def store_unavailable(request: Request, error: StoreError) -> Response:
-        return HttpError(503, "failed", str(error), retry_after=1).response()
-
-    @app.exception_handler(ReloadInProgressError)
-    async def conflict(request: Request, error: ReloadInProgressError) -> Response:
-        return HttpError(409, "conflict", str(error)).response()
-
-    @app.exception_handler(NotPersistedError)
-    async def not_persisted(request: Request, error: NotPersistedError) -> Response:
-        log.error("%s", error)
-        return HttpError(500, "not_persisted", str(error)).response()
-
-    @app.exception_handler(RecsysError)
-    async def invalid_or_failed(request: Request, error: RecsysError) -> Response:
-        if isinstance(error, DataError) or request.url.path.startswith(ADMIN):
-            return HttpError(422, "invalid", str(error)).response()
-        log.error("a request failed: %s", error)
-        return HttpError(500, "failed", "the request could not be answered").response()
-
-    @app.exception_handler(HTTPException)
-    async def starlette_error(request: Request, error: HTTPException) -> Response:
-        response = HttpError(error.status_code, CODES.get(error.status_code, "invalid"), str(error.detail)).response()
-        response.headers.update(error.headers or {})
+    async def handle(request: Request, error: Exception) -> Response:
+        response = _as_http_error(error, request.url.path).response()
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})
         return response
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> Response:
-        return HttpError(500, "failed", "the request could not be answered").response()
+    for kind in (HttpError, RequestValidationError, Unavailable, StoreError, RecsysError, HTTPException, Exception):
+        app.add_exception_handler(kind, handle)
+
+
+def _as_http_error(error: Exception, path: str) -> HttpError:
+    """Status, code and message of an error; what is not meant for the client is logged, and answered with 500."""
+    match error:
+        case HttpError():
+            return error
+        case RequestValidationError():
+            return _invalid(error)
+        case Unavailable():
+            code, message = REASONS[error.reason]
+            return HttpError(503, code, message, retry_after=error.retry_after)
+        case StoreError():
+            return HttpError(503, "failed", str(error), retry_after=1)
+        case ReloadInProgressError():
+            return HttpError(409, "conflict", str(error))
+        case NotPersistedError():
+            log.error("%s", error)
+            return HttpError(500, "not_persisted", str(error))
+        case HTTPException():
+            return HttpError(error.status_code, CODES.get(error.status_code, "invalid"), str(error.detail))
+        case RecsysError():
+            if isinstance(error, DataError) or path.startswith(ADMIN):
+                return HttpError(422, "invalid", str(error))
+            log.error("a request failed: %s", error)
+    return HttpError(500, "failed", "the request could not be answered")
+
+
+def _invalid(error: RequestValidationError) -> HttpError:
+    fields: dict[str, str] = {}
+    for entry in error.errors():
+        fields.setdefault(".".join(map(str, entry["loc"])), str(entry["msg"]).removeprefix("Value error, "))
+    name, text = next(iter(fields.items()))
+    return HttpError(422, "invalid", f"{name}: {text}", fields=fields)

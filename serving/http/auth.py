@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Self
 
 from serving.config import ServeConfig
 from serving.http.errors import Events, error_events
 from serving.http.keys import Keys, Scope
-from serving.http.rate_limit import RateLimiter
 
 ADMIN = ("/admin/", "/v1/users/")
 PAGE = ("/", "/favicon.ico")
@@ -78,7 +78,10 @@ class Authenticator:
                 return self._wrong_scope
             name = key.name
         wait = self._rates.take(name) if self._rates else 0.0
-        return _rate_limited(wait) if wait else None
+        if not wait:
+            return None
+        message = "too many requests with this key; wait before the next"
+        return error_events(429, "rate_limited", message, retry_after=wait + random.random())
 
     def _is_local(self, headers: AuthHeaders) -> bool:
         local = not headers.host or _name(headers.host) in self._hosts
@@ -98,9 +101,19 @@ def _name(host: bytes) -> bytes:
     return name if colon and port.isdigit() else host
 
 
-def _rate_limited(wait: float) -> Events:
-    """429 with a jittered Retry-After."""
-    seconds = wait + random.random()
-    return error_events(
-        429, "rate_limited", "too many requests with this key; wait before the next", retry_after=seconds
-    )
+class RateLimiter:
+    """A token bucket per name: `per_minute` requests on average, `burst` at once. Not thread-safe."""
+
+    def __init__(self, per_minute: int, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` in seconds."""
+        self._per_second, self._burst, self._clock = per_minute / 60, float(burst), clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and when that was
+
+    def take(self, name: str) -> float:
+        """Take one token; returns 0 where the request is allowed, else the seconds until the next token."""
+        now = self._clock()
+        left, before = self._buckets.get(name, (self._burst, now))
+        left = min(self._burst, left + (now - before) * self._per_second)
+        allowed = left >= 1
+        self._buckets[name] = (left - allowed, now)
+        return 0.0 if allowed else (1 - left) / self._per_second

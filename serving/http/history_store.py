@@ -56,9 +56,7 @@ class HistoryStore(Protocol):
 def open_store(url: str, limit: int) -> HistoryStore:
     """The store of a URL: `sqlite:///PATH` (four slashes for an absolute one), `redis://`, `rediss://`, `unix://`.
 
-    Args:
-        url: of the store.
-        limit: items kept per user.
+    It keeps the last `limit` items of each user.
 
     Raises:
         ConfigError: another kind of URL, or a file that cannot be opened.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -34,11 +33,6 @@ class Item(ResponseBody):
 def ranked(items: tuple[RankedItem, ...]) -> list[Item]:
     """An engine's items, best first, as response items."""
     return [Item(rank=rank, **vars(item)) for rank, item in enumerate(items, start=1)]
-
-
-def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds as milliseconds, rounded."""
-    return {name: round(1000 * value, 3) for name, value in seconds.items()}
 
 
 class Recommendations(ResponseBody):

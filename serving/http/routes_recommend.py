@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from serving.engine.interface import Request, Retrieval
 from serving.http.history_store import StoreError
 from serving.http.requests import RecommendBody, RetrieveBody, SimilarBody, as_where
-from serving.http.responses import Neighbours, Recommendations, error_responses, milliseconds, ranked
+from serving.http.responses import Neighbours, Recommendations, error_responses, ranked
 from serving.http.service import Service, StrictRoute
 
 NO_STORE = "history store unavailable"
@@ -42,7 +42,7 @@ def recommend_routes(service: Service) -> APIRouter:
             degraded=bool(reasons),
             reason="; ".join(reasons) or None,
             ignored=list(served.answer.ignored),
-            milliseconds=milliseconds(served.seconds),
+            milliseconds={name: round(1000 * seconds, 3) for name, seconds in served.seconds.items()},
         )
 
     @router.post("/similar")

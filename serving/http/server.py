@@ -37,11 +37,7 @@ def serve(
 ) -> None:
     """Answer HTTP until SIGTERM or SIGINT, then finish requests in flight and close the runtime.
 
-    Args:
-        runtime: answers the requests.
-        config: address and limits.
-        metrics: shared with the runtime.
-        announce: called with the URL once requests are answered.
+    `announce` is called with the URL once requests are answered; the metrics are shared with the runtime.
 
     Raises:
         ConfigError: the address is taken, or open to other machines without keys; or the store cannot be opened.
@@ -69,11 +65,7 @@ def check_exposure(config: ServeConfig, keys: Keys | None) -> None:
 
 
 def listening(config: ServeConfig) -> socket.socket:
-    """A socket that listens on the configured address.
-
-    Raises:
-        ConfigError: the address is taken, or not this machine's.
-    """
+    """A socket that listens on the configured address; ConfigError where it is taken, or not this machine's."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)

@@ -35,11 +35,7 @@ class StrictRequest(Request):
     """Parses standard JSON: no NaN, no lone surrogates, bounded nesting and numbers."""
 
     async def json(self) -> Any:
-        """The parsed body.
-
-        Raises:
-            HTTPException: it is not JSON.
-        """
+        """The parsed body; HTTPException 422 where it is not JSON."""
         try:
             return pydantic_core.from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
@@ -54,14 +50,9 @@ class StrictRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            if self.body_field is not None:
-                _check_type(request)
+            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if self.body_field is not None and kind != "application/json":
+                raise HttpError(415, "invalid", f"content-type: got '{kind or 'none'}', application/json is needed")
             return await handler(StrictRequest(request.scope, request.receive))
 
         return strict
-
-
-def _check_type(request: Request) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise HttpError(415, "invalid", f"content-type: got '{kind or 'none'}', application/json is needed")

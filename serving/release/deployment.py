@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from recsys.errors import ArtifactError, DataError, RecsysError
 from serving.engine.interface import Answer, Engine, Request
@@ -54,13 +53,6 @@ class Live:
         return True
 
 
-class _State(NamedTuple):
-    """What is swapped as one."""
-
-    current: Live
-    previous: Live | None
-
-
 class Deployment:
     """The engine in use and its predecessor; live item updates are applied to whichever takes over."""
 
@@ -81,12 +73,13 @@ class Deployment:
         self._load, self._warm_requests, self._degradation = load, warm_requests, degradation
         self._changing = threading.Lock()
         self._updates = updates
-        self._state = self._updated(self._prepared(lambda: engine, "the first bundle"), None)
+        self._previous: Live | None = None
+        self._current = self._updated(self._prepared(lambda: engine, "the first bundle"))
 
     @property
     def current(self) -> Live:
         """The engine that answers; a caller that reads it once keeps it, whatever is deployed meanwhile."""
-        return self._state.current
+        return self._current
 
     def reload(self, source: str | None) -> Live:
         """Load an engine and let it answer; takes long, call it outside the inference thread.
@@ -97,11 +90,10 @@ class Deployment:
         """
         self._begin()
         try:
-            before = self._state.current
             fresh = self._prepared(lambda: self._load(source), "the present source" if source is None else source)
             self._updates.replay(fresh.engine)  # most of it before the lock is taken
             with self._updates.lock:
-                self._state = self._updated(fresh, before)
+                self._previous, self._current = self._current, self._updated(fresh)
             return fresh
         finally:
             self._changing.release()
@@ -115,20 +107,20 @@ class Deployment:
         """
         self._begin()
         try:
-            previous = self._state.previous
+            previous = self._previous
             if previous is None:
                 raise DataError("there is no previous bundle to roll back to; reload the bundle you want")
             with self._updates.lock:
-                self._state = self._updated(previous, None)
+                self._previous, self._current = None, self._updated(previous)
             return previous
         finally:
             self._changing.release()
 
-    def _updated(self, live: Live, previous: Live | None) -> _State:
-        """The next state, with all item updates applied; none can come between while the lock is held."""
+    def _updated(self, live: Live) -> Live:
+        """With all item updates applied; none can come between while the lock is held."""
         self._updates.replay(live.engine)
         live.items_changed()
-        return _State(live, previous)
+        return live
 
     def _begin(self) -> None:
         if not self._changing.acquire(blocking=False):

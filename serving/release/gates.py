@@ -43,8 +43,3 @@ def falls_behind(candidate: Mapping[str, str], champion: Mapping[str, str]) -> s
     if value >= low:
         return ""
     return f"its NDCG@10 of {value:.4f} is below {low:.4f}, the lower end of the interval of {champion[GATE_METRIC]}"
-
-
-def on_other_data(candidate: Mapping[str, str], champion: Mapping[str, str]) -> bool:
-    """Whether two bundles were evaluated on different data, which makes their metrics hard to compare."""
-    return candidate.get("dataset") != champion.get("dataset")

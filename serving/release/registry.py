@@ -26,7 +26,6 @@ with warnings.catch_warnings():  # MLflow warns about its own type hints
     import mlflow.pyfunc
 
 import pandas as pd  # type: ignore[import-untyped]
-import polars as pl
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature, set_model
@@ -42,7 +41,7 @@ from serving.bundle.model_uri import parse_model_uri
 from serving.engine.batch import recommend_rows
 from serving.engine.engine import BundleEngine
 from serving.engine.interface import Engine
-from serving.release.gates import falls_behind, on_other_data, tags_of
+from serving.release.gates import falls_behind, tags_of
 
 __all__ = ["BundleModel", "Published", "publish", "resolve", "rollback", "set_model"]
 
@@ -111,7 +110,7 @@ def publish(folder: Path, *, name: str, alias: str, uri: str, force: bool = Fals
             logger.info("%s@%s is bundle %s already", name, alias, bundle.id)
             return _published(champion, alias)
         before: Mapping[str, str] = champion.tags if champion is not None else {}
-        if champion is not None and on_other_data(tags, before):
+        if champion is not None and tags.get("dataset") != before.get("dataset"):
             logger.warning("version %s was evaluated on other data; metrics are compared anyway", champion.version)
         _gate(falls_behind(tags, before), force=force)
         made = _register(client, bundle, name, tags)
@@ -187,7 +186,6 @@ def _register(client: Any, bundle: Bundle, name: str, tags: dict[str, str]) -> A
 
 
 def _save_model(path: Path, bundle: Bundle) -> None:
-    example = pl.DataFrame({"history": ["[]"], "k": [10], "user_id": ["u1"]}).to_pandas()
     mlflow.pyfunc.save_model(
         path=path,
         python_model=str(CODE),
@@ -196,7 +194,7 @@ def _save_model(path: Path, bundle: Bundle) -> None:
             inputs=Schema([ColSpec(kind, column, required=False) for column, kind in INPUTS.items()]),
             outputs=Schema([ColSpec(kind, column) for column, kind in OUTPUTS.items()]),
         ),
-        input_example=example,
+        input_example=pd.DataFrame({"history": ["[]"], "k": [10], "user_id": ["u1"]}),
         pip_requirements=[f"recsys=={installed('recsys')}"],
         metadata={"bundle": bundle.id},
     )

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -71,12 +70,13 @@ class Batcher:
         Raises:
             Unavailable: the queue is full, the deadline passes, or the runtime is draining.
         """
-        loop, now = asyncio.get_running_loop(), time.monotonic()
-        if deadline <= now:
+        work_item = WorkItem(work, deadline)
+        left = deadline - work_item.queued
+        if left <= 0:
             raise Unavailable("expired")
-        work_item = WorkItem(work, deadline, now, loop.create_future())
         self._enqueue(work_item)
-        timer = None if math.isinf(deadline) else loop.call_later(deadline - now, _expire, work_item.future)
+        loop = asyncio.get_running_loop()
+        timer = None if math.isinf(deadline) else loop.call_later(left, _expire, work_item.future)
         try:
             return await work_item.future
         finally:
@@ -89,7 +89,7 @@ class Batcher:
         Raises:
             Unavailable: the runtime is draining.
         """
-        work_item = WorkItem(work, math.inf, time.monotonic(), asyncio.get_running_loop().create_future())
+        work_item = WorkItem(work)
         with self._changed:
             self._admit()
             self._urgent.append(work_item)
@@ -98,7 +98,7 @@ class Batcher:
 
     async def drain(self) -> None:
         """Refuse new work, and return when all that was admitted is answered."""
-        work_item = WorkItem(_nothing, math.inf, time.monotonic(), asyncio.get_running_loop().create_future())
+        work_item = WorkItem(lambda: None)  # marks the end of the queue
         with self._changed:
             self._draining = True
             if not self._thread.is_alive():
@@ -183,7 +183,3 @@ class Batcher:
 def _expire(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(Unavailable("expired"))
-
-
-def _nothing() -> None:
-    """The work of an item that only marks the end of the queue."""

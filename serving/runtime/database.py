@@ -11,12 +11,9 @@ BUSY_SECONDS = 1.0  # how long a call waits for another process that has locked 
 
 
 def open_database(path: Path, schema: str, *, setting: str) -> sqlite3.Connection:
-    """A connection in autocommit mode, for any thread; the file is created where it is missing.
+    """A connection in autocommit mode, for any thread; the file is created where it is missing, for its owner only.
 
-    Args:
-        path: of the file, which only its owner may read.
-        schema: statements that create the tables.
-        setting: the setting that names the file, for the error.
+    `schema` has the statements that create the tables; `setting` is the one that names the file, for the error.
 
     Raises:
         ConfigError: the file cannot be opened or holds something else.

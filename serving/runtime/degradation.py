@@ -28,15 +28,9 @@ class DegradationConfig(Config):
     )
     hold_seconds: float = Field(0.5, ge=0, description="without a long queue, before smaller batches get a better tier")
     cost_weight: float = Field(0.2, gt=0, le=1, description="of the newest batch in a tier's average cost")
-    max_growth: float = Field(
-        4.0, gt=1, description="times its average, what one batch counts at most: it may be a stall"
-    )
-    retry_seconds: float = Field(
-        5.0, gt=0, description="after which a tier that was too slow is tried, if no others wait"
-    )
-    max_retry_seconds: float = Field(
-        300.0, gt=0, description="to which that time doubles while the tier stays too slow"
-    )
+    max_growth: float = Field(4.0, gt=1, description="upper bound of one batch, times its average: it may be a stall")
+    retry_seconds: float = Field(5.0, gt=0, description="after which a tier that was too slow is tried, if none waits")
+    max_retry_seconds: float = Field(300.0, gt=0, description="to which that time doubles while the tier is too slow")
     failures: int = Field(3, ge=1, description="failures in a row that open a tier's circuit breaker")
     pause_seconds: float = Field(10.0, gt=0, description="for which it stays open; then one batch tries the tier")
 

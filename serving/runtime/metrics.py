@@ -7,8 +7,9 @@ users or items. Reads and writes no files.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -28,23 +29,16 @@ class Metrics:
         self.registry = own = CollectorRegistry()
         self.in_flight = Gauge("recsys_in_flight", "Requests being handled", registry=own)
         self._requests = Counter("recsys_requests", "Requests answered", ["route", "code"], registry=own)
-        self._latency = Histogram(
-            "recsys_request_seconds", "From admission to answer", ["route"], buckets=SECONDS, registry=own
-        )
-        self._stages = Histogram(
-            "recsys_stage_seconds",
-            "Stages of an answer; queue is per request, the others are per batch",
-            ["stage"],
-            buckets=SECONDS,
-            registry=own,
+        timing = partial(Histogram, buckets=SECONDS, registry=own)
+        self._latency = timing("recsys_request_seconds", "From admission to answer", ["route"])
+        self._stages = timing(
+            "recsys_stage_seconds", "Stages of an answer; queue is per request, the others are per batch", ["stage"]
         )
         self._depth = Gauge("recsys_queue_depth", "Pending work items of the inference thread", registry=own)
         self._batch_size = Histogram(
             "recsys_batch_size", "Requests answered together", ["tier"], buckets=SIZES, registry=own
         )
-        self._batch_seconds = Histogram(
-            "recsys_batch_seconds", "Seconds of a batch", ["tier"], buckets=SECONDS, registry=own
-        )
+        self._batch_seconds = timing("recsys_batch_seconds", "Seconds of a batch", ["tier"])
         self._shed = Counter("recsys_shed", "Requests refused before any work", ["reason"], registry=own)
         self._expired = Counter("recsys_expired", "Requests whose deadline passed", registry=own)
         self._failed = Counter("recsys_failed", "Requests that no tier could answer", registry=own)
@@ -127,11 +121,10 @@ def _tracer() -> Any:
 TRACER = _tracer()
 
 
-@contextmanager
-def batch_span(tier: Tier, size: int) -> Iterator[None]:
+def batch_span(tier: Tier, size: int) -> AbstractContextManager[object]:
     """Trace one batch, where OpenTelemetry is installed."""
     if TRACER is None:
-        yield
-        return
-    with TRACER.start_as_current_span("recsys.batch", attributes={"recsys.tier": tier, "recsys.batch.size": size}):
-        yield
+        return nullcontext()
+    attributes = {"recsys.tier": tier, "recsys.batch.size": size}
+    span: AbstractContextManager[object] = TRACER.start_as_current_span("recsys.batch", attributes=attributes)
+    return span

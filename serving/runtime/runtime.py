@@ -54,14 +54,10 @@ class Served(NamedTuple):
 class RuntimeConfig(Config):
     """How requests are batched, how a bundle is warmed, and when a cheaper tier is used."""
 
-    max_batch: int = Field(default=32, ge=1, description="requests answered together at most")
-    max_queue: int = Field(default=192, ge=1, description="pending requests; more are refused at once")
-    batch_wait_ms: float = Field(
-        default=1.0, ge=0, le=1000, description="for which an idle thread waits for more requests to batch"
-    )
-    warm_requests: int = Field(
-        default=8, ge=0, le=256, description="of a batch that warms a new bundle; 0 does not warm it"
-    )
+    max_batch: int = Field(32, ge=1, description="requests answered together at most")
+    max_queue: int = Field(192, ge=1, description="pending requests; more are refused at once")
+    batch_wait_ms: float = Field(1.0, ge=0, le=1000, description="for which an idle thread waits for more to batch")
+    warm_requests: int = Field(8, ge=0, le=256, description="of a batch that warms a new bundle; 0 does not warm it")
     degradation: DegradationConfig = DegradationConfig()
 
 
@@ -77,33 +73,23 @@ class Runtime:
         load: Callable[[str | None], Engine],
         updates: ItemUpdates | None = None,
     ) -> None:
-        """Warm the engine, and start the inference thread.
+        """Warm the engine, which only the runtime may change from now on, and start the inference thread.
 
         Args:
-            engine: answers from now on; only the runtime may change it.
-            config: of batches and degradation.
-            metrics: counts requests, batches and reloads.
             load: makes the engine of a source (None: the source given at the start) for `reload`.
-            updates: live item updates, applied to every engine that is put in place.
+            updates: applied to every engine that is put in place.
 
         Raises:
             ArtifactError: the engine cannot answer.
         """
         self._metrics = metrics
         self._updates = updates or ItemUpdates()
+        warm = config.warm_requests
         self._deployment = Deployment(
-            engine,
-            load,
-            warm_requests=config.warm_requests,
-            updates=self._updates,
-            degradation=config.degradation,
+            engine, load, warm_requests=warm, updates=self._updates, degradation=config.degradation
         )
-        self._batcher = Batcher(
-            self._run,
-            max_batch=config.max_batch,
-            max_queue=config.max_queue,
-            wait_seconds=config.batch_wait_ms / 1000,
-        )
+        wait = config.batch_wait_ms / 1000
+        self._batcher = Batcher(self._run, max_batch=config.max_batch, max_queue=config.max_queue, wait_seconds=wait)
         metrics.watch_depth(lambda: self._batcher.depth)
         metrics.bundle(engine.info)
 
@@ -144,10 +130,7 @@ class Runtime:
     async def update_items(self, update: ItemUpdate) -> EngineInfo:
         """Add, withdraw and restore items between two batches, before all pending requests; later bundles get it too.
 
-        Raises:
-            Unavailable: the runtime drains, or the engine fails.
-            DataError: the engine rejects a step.
-            NotPersistedError: the update is applied, but a restart will lose it.
+        Raises as `ItemUpdates.apply`, and Unavailable where the runtime drains or the engine fails.
         """
 
         def updated() -> EngineInfo:
@@ -165,22 +148,14 @@ class Runtime:
     async def reload(self, source: str | None) -> EngineInfo:
         """Load and warm a bundle beside the current one, then let it answer; continues if its caller disconnects.
 
-        Raises:
-            ArtifactError: the bundle cannot be served; nothing has changed.
-            ReloadInProgressError: another reload has not ended.
-            Unavailable: the runtime drains.
+        Raises as `Deployment.reload`, and Unavailable where the runtime drains.
         """
         if not self.ready:
             raise Unavailable("draining")
         return await on_reload_thread(lambda: self._replace(lambda: self._deployment.reload(source), "loaded"))
 
     async def rollback(self) -> EngineInfo:
-        """Let the previous bundle answer again.
-
-        Raises:
-            DataError: there is none.
-            ReloadInProgressError: a reload has not ended.
-        """
+        """Let the previous bundle answer again; raises as `Deployment.rollback`."""
         return await on_reload_thread(lambda: self._replace(self._deployment.rollback, "rolled back"))
 
     async def drain(self) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from serving.engine.interface import Request, Where
@@ -37,15 +38,15 @@ class Unavailable(Exception):  # noqa: N818 - a state of the service, not an err
 
 @dataclass(eq=False, slots=True)
 class WorkItem:
-    """A request, which is answered in a batch, or a function, which is called alone.
+    """A request, which is answered in a batch, or a function, which is called alone; made on the event loop.
 
     `deadline` and `queued` are seconds of `time.monotonic`.
     """
 
     work: Request | Callable[[], object]
-    deadline: float
-    queued: float
-    future: asyncio.Future[Any]
+    deadline: float = math.inf
+    queued: float = field(default_factory=time.monotonic)
+    future: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def kind(self) -> Where | None:
@@ -95,25 +96,14 @@ def _resolve(outcomes: Sequence[Outcome]) -> None:
 
 async def on_reload_thread(work: Callable[[], T]) -> T:
     """Do long work on a daemon thread, which the server's exit does not wait for."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def done(result: T | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(cast(T, result))
+    work_item = WorkItem(work)
 
     def run() -> None:
-        result, failure = None, None
         try:
-            result = work()
+            outcome = Outcome(work_item, work())
         except Exception as error:  # noqa: BLE001 - raised where the work is awaited
-            failure = error
-        with suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(done, result, failure)
+            outcome = Outcome(work_item, None, error)
+        deliver([outcome])
 
     threading.Thread(target=run, daemon=True, name="recsys-reload").start()
-    return await future
+    return cast(T, await work_item.future)

@@ -42,8 +42,8 @@ def test_a_bundle_opens_as_it_was_written(tmp_path: Path) -> None:
     written = fake_bundle(tmp_path / "deep" / "b")
     opened = open_bundle(tmp_path / "deep" / "b")
     assert (opened.id, opened.manifest) == (written.id, written.manifest)
-    assert opened.settings["routes"] == ["discrete", "continuous"]
-    assert opened.versions == {"recsys": "0"}
+    assert opened.manifest.settings.routes == ("discrete", "continuous")
+    assert opened.manifest.versions == {"recsys": "0"}
     assert opened.part("index") == opened.folder / "index"
     assert opened.part("text_encoder") is None
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["b"]
@@ -186,7 +186,7 @@ def test_parts_about_other_items_are_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_route_needs_its_parts(tmp_path: Path) -> None:
     write_bundle(tmp_path / "one", origin(both=False), lambda folder: fill(folder, both=False))
-    assert open_bundle(tmp_path / "one").settings["routes"] == ["discrete"]
+    assert open_bundle(tmp_path / "one").manifest.settings.routes == ("discrete",)
     write_bundle(tmp_path / "both", origin(), lambda folder: fill(folder, both=False))
     with pytest.raises(ArtifactError, match=r"does not name continuous/latents\.parquet"):
         open_bundle(tmp_path / "both")

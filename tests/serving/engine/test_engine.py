@@ -258,7 +258,7 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
 
 
 def test_live_additions_are_compacted_in_the_background(live: BundleEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engine.compaction.MIN_CHANGES", 4)
+    monkeypatch.setattr("serving.engine.engine.MIN_CHANGES", 4)
     index = live._state.item_index
     twin = {"title": "Thing 10", "category": "even"}
     live.add([NewItem(f"new {i}", twin) for i in range(3)])
@@ -279,7 +279,7 @@ def test_a_compaction_that_fails_is_logged_and_tried_again(
     def fail(self: ItemIndex) -> None:
         raise MemoryError("no memory")
 
-    monkeypatch.setattr("serving.engine.compaction.MIN_CHANGES", 1)
+    monkeypatch.setattr("serving.engine.engine.MIN_CHANGES", 1)
     with monkeypatch.context() as broken:
         broken.setattr(ItemIndex, "compact", fail)
         live.withdraw(["item 3", "item 5"])

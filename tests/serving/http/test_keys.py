@@ -9,8 +9,8 @@ import pytest
 
 from recsys.errors import ArtifactError, ConfigError
 from serving.http import keys as keys_module
+from serving.http.auth import RateLimiter
 from serving.http.keys import PREFIX, Keys, create_key, revoke_key
-from serving.http.rate_limit import RateLimiter
 
 
 @pytest.fixture
