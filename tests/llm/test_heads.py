@@ -14,7 +14,7 @@ from tests.llm.fakes import language_model
 KINDS = pytest.mark.parametrize("tied", [True, False])
 
 
-def _batch(base: int) -> tuple[torch.Tensor, torch.Tensor]:
+def small_batch(base: int) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.tensor([[5, base, base + 4, base + 8], [9, 12, base + 1, 0]])
     targets = torch.tensor([[base, base + 5, base + 9, base + 3], [40, base + 2, -100, -100]])
     return tokens, targets
@@ -34,7 +34,7 @@ def _naive(model: Any, base: int, tokens: torch.Tensor, targets: torch.Tensor) -
 @KINDS
 def test_loss_equals_a_naive_double_loop(tied: bool) -> None:
     made = language_model(tied=tied, scratch=False)
-    tokens, targets = _batch(made.layout.base)
+    tokens, targets = small_batch(made.layout.base)
     losses = LanguageModelLoss(made.model, made.layout)(tokens, targets)
     torch.testing.assert_close(losses.code + losses.text, _naive(made.model, made.layout.base, tokens, targets))
     assert (losses.num_code, losses.num_text) == (5, 1)
@@ -44,7 +44,7 @@ def test_loss_equals_a_naive_double_loop(tied: bool) -> None:
 def test_under_peft_the_code_rows_get_the_full_heads_gradient(tied: bool) -> None:
     made = language_model(tied=tied, scratch=False)
     adapted = add_lora(made.model, made.layout, LoraConfig(dropout=0), seed=0).eval()
-    tokens, targets = _batch(made.layout.base)
+    tokens, targets = small_batch(made.layout.base)
     losses = LanguageModelLoss(adapted, made.layout)(tokens, targets)
     named = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
     ours = torch.autograd.grad(losses.code + losses.text, list(named.values()))
@@ -56,7 +56,7 @@ def test_under_peft_the_code_rows_get_the_full_heads_gradient(tied: bool) -> Non
 
 def test_padding_never_enters_the_loss() -> None:
     made = language_model()
-    tokens, targets = _batch(made.layout.base)
+    tokens, targets = small_batch(made.layout.base)
     module = LanguageModelLoss(made.model, made.layout)
     together = module(tokens, targets)
     alone = [module(tokens[:1], targets[:1]), module(tokens[1:, :2], targets[1:, :2])]

@@ -11,7 +11,7 @@ from recsys.llm.heads import LanguageModelLoss, head_rows
 from recsys.llm.lora import add_lora, merge
 from recsys.llm.storage import load_language_model, save_adapter, save_backbone
 from tests.llm.fakes import language_model
-from tests.llm.test_heads import _batch
+from tests.llm.test_heads import small_batch
 
 KINDS = pytest.mark.parametrize("tied", [True, False])
 
@@ -34,7 +34,7 @@ def test_trained_rows_survive_save_load_and_merge_bit_for_bit(tied: bool, tmp_pa
     made = language_model(tied=tied, scratch=False)
     save_backbone(tmp_path, made.model)
     adapted = add_lora(made.model, made.layout, LoraConfig(dropout=0), seed=0)
-    tokens, targets = _batch(made.layout.base)
+    tokens, targets = small_batch(made.layout.base)
     optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.5)
     for _ in range(3):
         optimizer.zero_grad()

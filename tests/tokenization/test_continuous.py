@@ -11,7 +11,7 @@ from recsys.errors import ArtifactError, ConfigError, DataError
 from recsys.tables import ItemVectors
 from recsys.tokenization.continuous import ContinuousTokenizer, fit_sigma_vae
 from recsys.tracking import NullTracker
-from tests.tokenization._continuous import BEHAVIOUR, NUM_ITEMS, TEXT, block, fitted, tiny_config
+from tests.tokenization.sigma_vae import BEHAVIOUR, NUM_ITEMS, TEXT, block, fitted, tiny_config
 
 
 class KilledError(Exception):

@@ -9,7 +9,7 @@ from recsys.tables import ItemVectors
 from recsys.tokenization.continuous import fit_sigma_vae
 from recsys.tokenization.continuous_quality import latent_quality
 from recsys.tokenization.measures import neighbours_kept, relative_error
-from tests.tokenization._continuous import BEHAVIOUR, NUM_ITEMS, TEXT, block, fitted, tiny_config
+from tests.tokenization.sigma_vae import BEHAVIOUR, NUM_ITEMS, TEXT, block, fitted, tiny_config
 
 
 def test_a_fitted_tokenizer_is_alive_and_keeps_neighbours() -> None:

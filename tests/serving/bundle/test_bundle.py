@@ -209,8 +209,10 @@ def test_an_interrupted_bundle_leaves_nothing_and_is_made_anew(tmp_path: Path, w
 
 def test_two_processes_do_not_write_one_bundle(tmp_path: Path) -> None:
     code = (
-        "import sys, signal\nfrom pathlib import Path\nfrom serving.bundle.bundle import _partial\n"
-        "with _partial(Path(sys.argv[1])):\n    print('writing', flush=True)\n    signal.pause()\n"
+        "import sys, signal\nfrom pathlib import Path\nfrom serving.bundle.bundle import write_bundle\n"
+        "from tests.serving.bundles import origin\n"
+        "def fill(folder):\n    print('writing', flush=True)\n    signal.pause()\n"
+        "write_bundle(Path(sys.argv[1]), origin(), fill)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "b")], stdout=subprocess.PIPE)
     try:
