@@ -150,3 +150,13 @@ def test_centres_beyond_the_points_lie_a_tenth_of_the_spread_from_one() -> None:
 
 def test_widths_scale_to_the_input() -> None:
     assert [default_widths(n) for n in (1, 64, 384, 100_000)] == [(64,), (64,), (512,), (2048,)]
+
+
+def test_an_untrained_network_starts_as_the_principal_components() -> None:
+    vectors = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([9, 8, 7, 0.1, 0.1, 0.1])
+    model = RqVae(6, levels=2, codes=4, latent_dim=3, hidden=(5,))
+    model.start_linear(vectors)
+    with torch.no_grad():
+        latents = model.encoder(vectors)
+        torch.testing.assert_close(latents.square().sum(dim=0), torch.linalg.svdvals(vectors)[:3].square())
+        assert (model.decoder(latents) - vectors).abs().max() < 0.5
