@@ -49,6 +49,7 @@ class Recorder:
 
     def __init__(self, kill_at: int | None = None) -> None:
         self.values: dict[str, list[float]] = {}
+        self.tracked: list[str] = []
         self._left = kill_at
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
@@ -56,6 +57,7 @@ class Recorder:
             self.values.setdefault(name, []).append(value)
 
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        self.tracked.append(description)
         for element in iterable:
             if description.startswith("joint") and self._left is not None:
                 if self._left == 0:
@@ -149,6 +151,21 @@ def test_continuous_conditions_are_those_of_prefixes_windows_and_a_grown_catalog
     copied = Histories.from_lists(["a"], [[3, 4, ITEMS]])  # the new item has title and latents of item 5
     states = grown.query_conditions(copied, window=9)
     torch.testing.assert_close(states, joint.query_conditions(histories, window=9)[:1])
+
+
+@CONDITIONS
+def test_conditions_show_their_progress_and_may_belong_to_a_grown_catalogue(
+    finetuned: Path, tmp_path: Path, condition: str
+) -> None:
+    """A model that was trained without titles never reads those of a grown catalogue."""
+    data = DATA._replace(texts=TEXTS._replace(titles=None))
+    joint = fit_joint(data, _config(condition, epochs=1), finetuned=finetuned, out=tmp_path, seed=0)
+    tracker, ids = Recorder(), SemanticIds([*IDS.item_ids, "new"], np.append(CODES, [[3, 3, 3]], axis=0), 4)
+    grown = joint.with_catalog(ids, np.append(LATENTS, LATENTS[:1], axis=0), [*(TEXTS.titles or ()), "new"])
+    assert grown.semantic_ids is ids
+    states = [each.training_conditions(CIRCLE, window=50, tracker=tracker).states for each in (joint, grown)]
+    assert tracker.tracked == ["hidden states"] * 2
+    torch.testing.assert_close(*states)
 
 
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:

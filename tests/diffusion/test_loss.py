@@ -132,3 +132,9 @@ def test_without_weight_dispersion_is_not_computed(problem: Problem) -> None:
     assert float(losses(make_loss(problem, dispersive_weight=0), problem).dispersive) == 0
     assert float(losses(make_loss(problem), problem).dispersive) < 0
     assert float(losses(make_loss(problem), problem, rows=20).dispersive) == 0
+
+
+def test_the_latents_are_not_among_the_weights_that_checkpoints_hold() -> None:
+    module = PreferenceLoss(Denoiser(4, 3, hidden_size=8, num_layers=1), torch.randn(7, 3), small_config())
+    assert "latents" in dict(module.named_buffers()), "they move to the device with the weights"
+    assert "latents" not in module.state_dict()

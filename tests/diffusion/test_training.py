@@ -103,5 +103,17 @@ def test_what_cannot_be_trained_on_is_refused(name: str, problem: Problem) -> No
         fit(problem.conditions[:5], problem.targets[:4], problem.latents, config, seed=0)
     with pytest.raises(DataError, match=r"item indices in 0\.\.3; got 0\.\.11"):
         fit(problem.conditions, problem.targets, problem.latents[:4], config, seed=0)
+    with pytest.raises(DataError, match=r"item indices in 0\.\.10; got 0\.\.11"):
+        fit(problem.conditions, problem.targets, problem.latents[:11], config, seed=0)
     with pytest.raises(DataError, match="NaN"):
         fit(np.full_like(problem.conditions, np.nan), problem.targets, problem.latents, config, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["regression", "cross_entropy"])
+def test_a_plain_head_trains_at_a_constant_rate_until_validation_stops_rising(kind: str, problem: Problem) -> None:
+    """Where every score is the same, it ends `patience` validations after the first, long before `plain_epochs`."""
+    recorder = Recorder()
+    config = small_config(epochs=1, plain_epochs=50, patience=2, validate_every=1, warmup_ratio=0)
+    rows = problem.conditions[::24], problem.targets[::24]
+    FITS[kind](*rows, problem.latents, config, seed=0, validate=lambda _: 0.5, tracker=recorder)
+    assert len(recorder.values[f"{kind}/loss"]) == 3

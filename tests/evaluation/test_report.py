@@ -136,6 +136,13 @@ def test_figures_of_the_evaluation_are_shown(full: str) -> None:
     assert "0.0333" in full  # validation after LoRA
 
 
+def test_names_are_written_out(full: str) -> None:
+    assert {"NDCG@2", "HR@2", "MRR@2"} <= set(re.findall(r"<th>(.*?)</th>", full))
+    assert "<dt>unique ids</dt>" in full
+    assert "sasrec: loss" in full
+    assert "<th>language model</th>" in full  # its validation
+
+
 def test_many_systems_are_compared_in_a_matrix(full: str) -> None:
     assert "matrix" not in re.sub(r"<style>.*?</style>", "", full, flags=re.DOTALL)
     evaluation = fakes.evaluation(more=3)

@@ -104,6 +104,13 @@ def test_the_texts_loss_is_that_of_a_plain_sequence(titles: bool) -> None:
     torch.testing.assert_close(found.mean(), text.plus(code).mean())
 
 
+def test_an_item_without_text_has_no_answer() -> None:
+    for texts in (TEXTS._replace(answers=[""] * 6), TEXTS._replace(answers=None)):
+        prompts = _prompts(texts=texts)
+        assert prompts.answer(4) == []
+        assert set(prompts.row(np.array([2, 0, 4])).targets) == {-100}
+
+
 def test_an_item_is_its_latents_between_two_special_tokens_behind_its_title() -> None:
     prompt = _prompts().prompt(np.array([2]))
     base = MADE.layout.size

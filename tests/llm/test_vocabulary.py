@@ -55,3 +55,10 @@ def test_code_rows_are_as_spread_as_the_text_rows() -> None:
     weight = made.model.get_input_embeddings().weight.detach()
     text, codes = weight[: made.layout.base], weight[made.layout.base :]
     assert 0.5 < float(codes.std() / text.std()) < 2
+
+
+def test_a_scratch_model_ends_and_pads_with_its_tokenizers_tokens() -> None:
+    made = language_model()
+    config, tokenizer = made.model.config, made.tokenizer
+    assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert config.bos_token_id is None

@@ -138,6 +138,8 @@ def test_as_good_as_the_best_is_what_lies_within_one_standard_error() -> None:
     assert noisy.is_as_good_as(best)
     assert best.is_as_good_as(best)
     assert not surely.is_as_good_as(best)
+    barely = best._replace(gains=np.array([1.0, 0.0]), num_users=2)  # .45 ahead, standard error .389
+    assert not barely._replace(gains=np.array([0.0, 0.1])).is_as_good_as(barely)
 
 
 def test_one_scale_for_all_users_by_hand() -> None:

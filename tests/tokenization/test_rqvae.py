@@ -31,6 +31,9 @@ def test_no_batch_is_too_small_to_be_spread(vectors: FloatArray, monkeypatch: py
     fit_rqvae(vectors[:123], tiny_config(1), seed=0)  # batches of 60
     assert rows == [60, 63]
     rows.clear()
+    fit_rqvae(vectors[:120], tiny_config(1), seed=0)
+    assert rows == [60, 60]
+    rows.clear()
     fit_rqvae(vectors[:50], tiny_config(1), seed=0)
     assert rows == [50]
 
@@ -136,5 +139,24 @@ def test_kmeans_finds_separated_centres_and_fills_up_when_points_are_few() -> No
     assert kmeans(points[:2], 5, generator=generator).shape == (5, 2)
 
 
+def test_centres_beyond_the_points_lie_a_tenth_of_the_spread_from_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.tensor([[0.0, 0.0], [200.0, 2.0]])  # standard deviations of 100 and 1
+    found = kmeans(points, 1002, generator=generator)
+    assert torch.equal(found[:2], points)
+    nearest = points[(found[2:, 0] > 100).long()]
+    torch.testing.assert_close((found[2:] - nearest).std(dim=0), torch.tensor([10.0, 0.1]), rtol=0.1, atol=0)
+
+
 def test_widths_scale_to_the_input() -> None:
     assert [default_widths(n) for n in (1, 64, 384, 100_000)] == [(64,), (64,), (512,), (2048,)]
+
+
+def test_an_untrained_network_starts_as_the_principal_components() -> None:
+    vectors = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([9, 8, 7, 0.1, 0.1, 0.1])
+    model = RqVae(6, levels=2, codes=4, latent_dim=3, hidden=(5,))
+    model.start_linear(vectors)
+    with torch.no_grad():
+        latents = model.encoder(vectors)
+        torch.testing.assert_close(latents.square().sum(dim=0), torch.linalg.svdvals(vectors)[:3].square())
+        assert (model.decoder(latents) - vectors).abs().max() < 0.5
