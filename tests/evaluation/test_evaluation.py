@@ -123,6 +123,18 @@ def test_the_same_seed_gives_the_same_json() -> None:
     assert set(json.loads(texts[0])["systems"]["good"]["metrics"]["hr@2"]) == {"value", "low", "high"}
 
 
+def test_a_repeated_first_item_of_the_catalogue_is_counted_and_padding_is_not() -> None:
+    rows = [("u1", rank, item, 0.0, "s") for rank, item in enumerate("aba", start=1)]
+    found = ranked_items(
+        Rankings(pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row")),
+        source="s",
+        user_ids=fakes.USERS,
+        catalog=fakes.catalog(),
+        depth=6,
+    )
+    assert found.repeated_items == 1
+
+
 @pytest.mark.parametrize("complete", [False, True])
 def test_items_without_a_category_are_noticed_where_there_are_any(complete: bool) -> None:
     frame = fakes.catalog().frame

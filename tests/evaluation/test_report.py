@@ -143,6 +143,14 @@ def test_names_are_written_out(full: str) -> None:
     assert "<th>language model</th>" in full  # its validation
 
 
+def test_bars_of_stages_are_as_long_as_their_share_of_the_slowest(full: str) -> None:
+    speed = full.partition('id="speed"')[2]
+    assert re.findall(r"<th>(prepare|finetune)</th><td><span[^>]*width: ([\d.]+)%", speed) == [
+        ("prepare", "2.5"),
+        ("finetune", "100.0"),
+    ]
+
+
 def test_many_systems_are_compared_in_a_matrix(full: str) -> None:
     assert "matrix" not in re.sub(r"<style>.*?</style>", "", full, flags=re.DOTALL)
     evaluation = fakes.evaluation(more=3)
