@@ -1,14 +1,17 @@
 """A trained head on disk: the same when loaded, refused by name when damaged."""
 
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from recsys.diffusion.denoiser import Denoiser
 from recsys.diffusion.preference import PreferenceModel
 from recsys.errors import ArtifactError
-from tests.diffusion.conftest import Problem
+from tests.diffusion.conftest import Problem, small_config
 
 
 def test_saved_and_loaded_it_is_the_same(trained: PreferenceModel, problem: Problem, tmp_path: Path) -> None:
@@ -56,3 +59,17 @@ def test_metadata_that_does_not_match_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ArtifactError, match=message):
         PreferenceModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(("precision", "equal"), [("fp32", False), ("bf16", True)])
+def test_samples_are_drawn_in_the_configured_precision(precision: str, equal: bool) -> None:
+    """In bf16 it makes no difference whether the weights were rounded to bf16 before."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(8, 4, hidden_size=16, num_layers=1).eval()
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    rounded = copy.deepcopy(denoiser).bfloat16().float()
+    config = small_config(precision=precision)
+    conditions = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    found = [PreferenceModel(each, config).sample(conditions, [1, 2, 3], seed=0) for each in (denoiser, rounded)]
+    assert np.array_equal(*found) == equal

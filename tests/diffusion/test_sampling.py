@@ -153,13 +153,14 @@ def test_guidance_goes_beyond_the_condition_away_from_the_null(problem: Problem)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    zero, one, three = (
+    zero, one, two, three = (
         PreferenceModel(denoiser.eval(), small_config(sampling_steps=1, guidance_scale=scale)).sample(
             problem.users, range(4), seed=0
         )
-        for scale in (0.0, 1.0, 3.0)
+        for scale in (0.0, 1.0, 2.0, 3.0)
     )
     assert np.abs(one - zero).max() > 0.1
+    np.testing.assert_allclose(two, zero + 2 * (one - zero), atol=1e-4)
     np.testing.assert_allclose(three, zero + 3 * (one - zero), atol=1e-4)
 
 

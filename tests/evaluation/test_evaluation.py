@@ -15,7 +15,7 @@ from recsys.evaluation.evaluation import Estimate, evaluate_queries
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.metrics import ranked_items
 from recsys.evaluation.slices import by_history_length, by_target_popularity
-from recsys.tables import RANKING_SCHEMA, Histories, Queries, Rankings
+from recsys.tables import RANKING_SCHEMA, Catalog, Histories, Queries, Rankings
 from tests.evaluation import fakes
 
 
@@ -121,6 +121,33 @@ def test_the_same_seed_gives_the_same_json() -> None:
     texts = [json.dumps(fakes.evaluation().to_json()) for _ in range(2)]
     assert texts[0] == texts[1]
     assert set(json.loads(texts[0])["systems"]["good"]["metrics"]["hr@2"]) == {"value", "low", "high"}
+
+
+def test_a_repeated_first_item_of_the_catalogue_is_counted_and_padding_is_not() -> None:
+    rows = [("u1", rank, item, 0.0, "s") for rank, item in enumerate("aba", start=1)]
+    found = ranked_items(
+        Rankings(pl.DataFrame(rows, schema=RANKING_SCHEMA, orient="row")),
+        source="s",
+        user_ids=fakes.USERS,
+        catalog=fakes.catalog(),
+        depth=6,
+    )
+    assert found.repeated_items == 1
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_items_without_a_category_are_noticed_where_there_are_any(complete: bool) -> None:
+    frame = fakes.catalog().frame
+    found = evaluate_queries(
+        fakes.rankings(),
+        queries=fakes.queries(),
+        catalog=Catalog(frame.fill_null("Home > Kitchen") if complete else frame),
+        popularity=fakes.POPULARITY,
+        config=EvaluateConfig(num_resamples=100),
+        generator=np.random.default_rng(0),
+    )
+    about = [notice for notice in found.notices if "category" in notice]
+    assert about == ([] if complete else ["1 items have no category; they are in no category slice."])
 
 
 def test_a_catalogue_without_categories_is_noticed() -> None:

@@ -137,10 +137,18 @@ def test_figures_of_the_evaluation_are_shown(full: str) -> None:
 
 
 def test_names_are_written_out(full: str) -> None:
-    assert {"NDCG@2", "HR@2", "MRR@2"} <= set(re.findall(r"<th>(.*?)</th>", full))
+    assert "<th>system</th><th>HR@2</th><th>NDCG@2</th><th>MRR@2</th>" in full
     assert "<dt>unique ids</dt>" in full
     assert "sasrec: loss" in full
     assert "<th>language model</th>" in full  # its validation
+
+
+def test_bars_of_stages_are_as_long_as_their_share_of_the_slowest(full: str) -> None:
+    speed = full.partition('id="speed"')[2]
+    assert re.findall(r"<th>(prepare|finetune)</th><td><span[^>]*width: ([\d.]+)%", speed) == [
+        ("prepare", "2.5"),
+        ("finetune", "100.0"),
+    ]
 
 
 def test_many_systems_are_compared_in_a_matrix(full: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.evaluation import significance
 from recsys.evaluation.significance import bootstrap_means, holm, percentile_interval, sign_flip_p_value
 
 
@@ -25,6 +26,13 @@ def test_p_value_agrees_with_all_sign_flips() -> None:
     exact = (np.abs(flips @ differences) >= abs(differences.sum()) - 1e-12).mean()
     p = sign_flip_p_value(differences, resamples=20_000, generator=np.random.default_rng(1))
     assert p == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("block", [1, 700, 10_000])
+def test_all_resamples_count_however_many_fit_into_memory(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(significance, "VALUES_A_BLOCK", 3 * block)
+    p = sign_flip_p_value(np.ones(3), resamples=2000, generator=np.random.default_rng(0))
+    assert p == pytest.approx(0.25, abs=0.03)
 
 
 def test_sums_that_differ_by_rounding_alone_are_equal() -> None:

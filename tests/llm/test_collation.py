@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.instructions.examples import Example
-from recsys.llm.collation import IGNORED, Renderer, Row, epoch_batches, pad
+from recsys.llm.collation import IGNORED, Renderer, Row, buckets, epoch_batches, pad
 from tests.llm.fakes import TITLES, language_model, renderer, semantic_ids
 
 MADE = language_model()
@@ -75,3 +75,7 @@ def test_padding_asks_nothing() -> None:
     batch = pad([Row([1, 2, 3, 4], 2), Row([5, 6], 1)])
     assert batch.tokens.tolist() == [[1, 2, 3], [5, 0, 0]]
     assert batch.targets.tolist() == [[IGNORED, 3, 4], [6, IGNORED, IGNORED]]
+
+
+def test_batches_hold_as_many_rows_of_like_length_as_fit() -> None:
+    assert buckets([3, 2, 6, 2, 2, 3, 9], range(7), 6) == [[1, 3, 4], [0, 5], [2], [6]]

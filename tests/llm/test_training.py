@@ -116,3 +116,9 @@ def test_embeddings_and_both_outputs_of_a_block_are_dropped_in_training(lora: bo
             assert zeros == pytest.approx(dict.fromkeys(watched, share), abs=0.02)
     decoder.train()(input_ids=tokens)
     assert zeros == dict.fromkeys(watched, 0.0), "nothing is dropped outside"
+
+
+def test_all_processes_of_torchrun_train_and_their_checkpoints_are_within_epochs() -> None:
+    plan = training_plan(CONFIG, bf16=False, checkpoint_steps=7)
+    assert plan.distributed
+    assert (plan.checkpoint_steps, plan.checkpoint_within_epochs) == (7, True)

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from recsys.llm.backbone import END, encode_text, train_text_tokenizer
-from recsys.llm.vocabulary import TokenLayout, add_code_tokens, starts_from_codebooks, starts_from_texts
+from recsys.llm.vocabulary import (
+    TokenLayout,
+    add_code_tokens,
+    initialise_code_rows,
+    starts_from_codebooks,
+    starts_from_texts,
+)
 from tests.llm.fakes import TITLES, language_model, llama
 
 
@@ -62,3 +68,13 @@ def test_a_scratch_model_ends_and_pads_with_its_tokenizers_tokens() -> None:
     config, tokenizer = made.model.config, made.tokenizer
     assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert config.bos_token_id is None
+
+
+def test_the_scale_of_the_starts_does_not_matter() -> None:
+    starts, rows = starts_from_codebooks(np.random.default_rng(0).standard_normal((3, 4, 8)), 32, seed=0), []
+    for scale in (1e-3, 1, 1e3):
+        made = language_model()
+        initialise_code_rows(made.model, made.layout, (scale * starts).astype(np.float32))
+        rows.append(made.model.get_input_embeddings().weight[made.layout.base : made.layout.size].detach())
+    torch.testing.assert_close(rows[0], rows[1])
+    torch.testing.assert_close(rows[2], rows[1])

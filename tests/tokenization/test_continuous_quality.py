@@ -79,3 +79,9 @@ def test_relative_error_is_one_for_the_mean_and_zero_for_the_vectors() -> None:
     vectors = ItemVectors(TEXT.item_ids, TEXT.vectors).vectors
     assert relative_error(np.broadcast_to(vectors.mean(axis=0), vectors.shape), vectors) == pytest.approx(1, rel=1e-5)
     assert relative_error(vectors, vectors) == 0
+
+
+def test_the_neighbours_of_every_item_of_a_small_catalogue_count_once() -> None:
+    before, after = np.random.default_rng(0).standard_normal((2, 60, 4)).astype(np.float32)
+    found = [neighbours_kept(before, after, np.random.default_rng(seed)) for seed in range(4)]
+    assert found == pytest.approx([found[0]] * 4)
