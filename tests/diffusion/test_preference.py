@@ -71,5 +71,5 @@ def test_samples_are_drawn_in_the_configured_precision(precision: str, equal: bo
     rounded = copy.deepcopy(denoiser).bfloat16().float()
     config = small_config(precision=precision)
     conditions = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
-    found = [PreferenceModel(each, config).sample(conditions, [1, 2, 3], seed=0) for each in (denoiser, rounded)]
-    assert np.array_equal(*found) == equal
+    one, two = (PreferenceModel(each, config).sample(conditions, [1, 2, 3], seed=0) for each in (denoiser, rounded))
+    assert np.array_equal(one, two) == equal

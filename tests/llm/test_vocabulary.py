@@ -71,7 +71,8 @@ def test_a_scratch_model_ends_and_pads_with_its_tokenizers_tokens() -> None:
 
 
 def test_the_scale_of_the_starts_does_not_matter() -> None:
-    starts, rows = starts_from_codebooks(np.random.default_rng(0).standard_normal((3, 4, 8)), 32, seed=0), []
+    codebooks = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
+    starts, rows = starts_from_codebooks(codebooks, 32, seed=0), []
     for scale in (1e-3, 1, 1e3):
         made = language_model()
         initialise_code_rows(made.model, made.layout, (scale * starts).astype(np.float32))
