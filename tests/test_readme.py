@@ -82,6 +82,7 @@ def test_every_folder_of_the_library_is_in_the_architecture_page(root: Path) -> 
     assert [name for name in sorted(names) if name not in tree] == []
 
 
+@pytest.mark.slow
 def test_the_python_quickstart_runs_as_written(text: str, checkout: Path, root: Path) -> None:
     (code,) = blocks(text, "python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 15

@@ -134,7 +134,7 @@ def test_a_run_that_was_not_evaluated_is_bundled_without_figures(copy: RunDirect
     "settings",
     [
         (ONE_ROUTE,),
-        ("diffuse.joint=true", "diffuse.condition=continuous"),
+        pytest.param(("diffuse.joint=true", "diffuse.condition=continuous"), marks=pytest.mark.slow),
         pytest.param((), marks=pytest.mark.slow),
         pytest.param(("diffuse.joint=true",), marks=pytest.mark.slow),
     ],
