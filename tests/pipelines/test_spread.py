@@ -5,15 +5,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import faiss
 import polars as pl
 import pytest
+import torch
 
 from pipelines import FOLDERS, recommend
 from pipelines.config import load_config
-from pipelines.executors import Executor, LocalExecutor, choose_executor
+from pipelines.executors import THREADS, Executor, LocalExecutor, choose_executor
 from pipelines.runner import run_stages
 from recsys.artifacts import RunDirectory
 from recsys.tracking import NullTracker
@@ -33,6 +35,19 @@ def rank(path: Path, executor: Executor, *, users: int = 32) -> Path:
         patch.setattr(recommend, "USERS", users)
         run_stages(config, directory, config.stages, selected=["recommend"], tracker=NullTracker(), executor=executor)
     return directory.folder("recommend") / "rankings.parquet"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Here and in workers: sums of floats round differently with another number of threads."""
+    torch_threads, faiss_threads = torch.get_num_threads(), faiss.omp_get_max_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(THREADS, "1")
+        torch.set_num_threads(1)
+        faiss.omp_set_num_threads(1)
+        yield
+    torch.set_num_threads(torch_threads)
+    faiss.omp_set_num_threads(faiss_threads)
 
 
 @pytest.fixture(scope="module")
