@@ -76,6 +76,15 @@ def test_the_newest_batch_has_a_fifth_of_the_weight_and_one_stall_is_clipped(clo
     assert selector.choose([30.0] * 8, []).tier == "narrow"
 
 
+def test_a_stall_on_retry_is_clipped_too(clock: Clock) -> None:
+    selector = learned(clock, margin=1)
+    clock.now += 6.0
+    assert selector.choose([0.05], []).tier == "full"  # tried alone, since it was not used for over 5 s
+    selector.observe("full", 1, 60.0)  # counts as 4 times what was expected: 4 * 0.8 for a batch of 8
+    assert selector.choose([3.21] * 8, []).tier == "full"
+    assert selector.choose([3.19] * 8, []).tier == "narrow"
+
+
 def test_only_the_members_that_are_tight_get_a_cheaper_tier(selector: TierSelector) -> None:
     assert selector.choose([5.0, 0.08, 5.0, 0.09], []) == ("no-decoding", [1, 3], "deadline")
     assert selector.choose([5.0, 5.0], []) == ("full", [0, 1], None)
