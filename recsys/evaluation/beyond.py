@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys.evaluation.slices import Categories
 from recsys.metrics import FloatArray, IntArray
-from recsys.tables import Histories
+from recsys.tables import BoolArray, Histories
 
 SMOOTHING = 0.01  # share of the history's distribution mixed into the list's, so that the divergence stays finite
 
@@ -51,9 +51,6 @@ def beyond_accuracy(
     num_items = len(popularity)
     exposure = np.bincount(flat, minlength=num_items)
     share = (popularity + 1) / (popularity.sum() + num_items)
-    owner = np.repeat(np.arange(len(histories)), histories.lengths)
-    own = np.unique(owner * num_items + histories.items)
-    keys = (np.arange(len(items))[:, None] * num_items + items)[shown]
     return Beyond(
         coverage=float((exposure > 0).mean()) if num_items else 0.0,
         gini=gini(exposure),
@@ -62,8 +59,16 @@ def beyond_accuracy(
         novelty=_mean(-np.log2(share[flat])),
         diversity=_diversity(items, categories) if categories else None,
         miscalibration=_miscalibration(items, histories, categories) if categories else None,
-        seen=_mean(np.isin(keys, own)),
+        seen=_mean(_seen(items, histories, num_items)[shown]),
     )
+
+
+def _seen(items: IntArray, histories: Histories, num_items: int) -> BoolArray:
+    """Whether each of `items [U, K]` is in its user's history."""
+    owner = np.repeat(np.arange(len(histories)), histories.lengths)
+    own = np.sort(np.append(owner * num_items + histories.items, len(items) * num_items))  # the last ends the search
+    keys = np.arange(len(items))[:, None] * num_items + items
+    return np.asarray(own[np.searchsorted(own, keys)] == keys)
 
 
 def gini(counts: IntArray) -> float:

@@ -178,31 +178,31 @@ def _estimates(
     config: EvaluateConfig,
     generator: np.random.Generator,
 ) -> tuple[dict[str, dict[str, Estimate]], list[Comparison]]:
-    """Intervals and comparisons of scores `[U, S, M]`, all from the same bootstrap draws."""
+    """Intervals and comparisons of scores `[U, S, M]`; each system and each pair is resampled by itself."""
     means = scores.mean(axis=0)
-    samples = bootstrap_means(scores.reshape(len(scores), -1), resamples=config.num_resamples, generator=generator)
-    samples = samples.reshape(-1, *means.shape)
-    low, high = percentile_interval(samples, config.confidence)
-    accuracy = {
-        name: {metric: _estimate(means[s, m], low[s, m], high[s, m]) for m, metric in enumerate(metrics)}
-        for s, name in enumerate(names)
-    }
+    accuracy = {}
+    for s, name in enumerate(names):
+        low, high = _interval(scores[:, s], config, generator)
+        accuracy[name] = {metric: _estimate(means[s, m], low[m], high[m]) for m, metric in enumerate(metrics)}
     rows = []
     for column in (metrics.index(f"{metric}@{config.slice_cutoff}") for metric in TESTED):
         for pair in combinations(range(len(names)), 2):
             better, worse = sorted(pair, key=lambda s: -means[s, column])
-            low_d, high_d = percentile_interval(
-                samples[:, [better], column] - samples[:, [worse], column], config.confidence
-            )
-            p = sign_flip_p_value(
-                scores[:, better, column] - scores[:, worse, column],
-                resamples=config.num_resamples,
-                generator=generator,
-            )
-            difference = _estimate(means[better, column] - means[worse, column], low_d[0], high_d[0])
+            differences = scores[:, better, column] - scores[:, worse, column]
+            low, high = _interval(differences[:, None], config, generator)
+            p = sign_flip_p_value(differences, resamples=config.num_resamples, generator=generator)
+            difference = _estimate(means[better, column] - means[worse, column], low[0], high[0])
             rows.append((metrics[column], names[better], names[worse], difference, p))
     corrected = holm([row[-1] for row in rows])
     return accuracy, [Comparison(*row, p_holm) for row, p_holm in zip(rows, corrected, strict=True)]
+
+
+def _interval(
+    values: FloatArray, config: EvaluateConfig, generator: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Both ends of the bootstrap intervals of the means of `values [U, M]`."""
+    samples = bootstrap_means(values, resamples=config.num_resamples, generator=generator)
+    return percentile_interval(samples, config.confidence)
 
 
 def _estimate(value: float, low: float, high: float) -> Estimate:

@@ -13,6 +13,7 @@ from recsys.metrics import FloatArray, IntArray, target_ranks, top_k_per_user
 from recsys.tables import Catalog, Rankings
 
 METRICS = ("hr", "ndcg", "mrr")
+EMPTY = -2  # a rank that no row is about
 
 
 class RankedItems(NamedTuple):
@@ -34,10 +35,10 @@ class RankedItems(NamedTuple):
 def ranked_items(
     rankings: Rankings, *, source: str, user_ids: Sequence[str], catalog: Catalog, depth: int
 ) -> RankedItems:
-    """The rankings of one source as a matrix `[len(user_ids), depth]`; rows of other users are ignored.
+    """The first `depth` ranks of one source as a matrix `[len(user_ids), depth]`; rows of other users are ignored.
 
     Raises:
-        DataError: a rank below 1, or two rows for one rank of a user.
+        DataError: a rank below 1, or two rows for one of these ranks of a user.
     """
     users = _numbered(user_ids, "user_id", "row")
     items = _numbered(catalog.item_ids, "item_id", "item")
@@ -49,32 +50,28 @@ def ranked_items(
         .select("row", "rank", pl.col("item").fill_null(-1))
         .collect()
     )
-    _check_ranks(frame, source)
+    worst = int(frame["rank"].to_numpy().min(initial=1))
+    if worst < 1:
+        raise DataError(f"rankings of '{source}': rank {worst}; ranks start at 1; correct the file")
     shown = frame.filter(pl.col("rank") <= depth)
-    matrix = np.full((len(user_ids), depth), -1, dtype=np.int64)
+    matrix = np.full((len(user_ids), depth), EMPTY, dtype=np.int64)
     matrix[shown["row"].to_numpy(), shown["rank"].to_numpy() - 1] = shown["item"].to_numpy()
-    ordered = np.sort(matrix, axis=1)
+    doubled = shown.height - int((matrix != EMPTY).sum())
+    if doubled:
+        raise DataError(f"rankings of '{source}': {doubled} rows repeat a rank; keep one row a user and rank")
+    np.maximum(matrix, -1, out=matrix)
+    ordered = np.sort(matrix.astype(np.int32), axis=1)
     return RankedItems(
         items=matrix,
         out_of_catalogue_items=int((frame["item"] < 0).sum()),
         repeated_items=int(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).sum()),
-        users_without_rows=len(user_ids) - frame["row"].n_unique(),
+        users_without_rows=int((np.bincount(frame["row"], minlength=len(user_ids)) == 0).sum()),
     )
 
 
 def _numbered(ids: Sequence[str], name: str, number: str) -> pl.DataFrame:
-    return pl.DataFrame({name: ids, number: np.arange(len(ids))}, schema={name: pl.String, number: pl.Int64})
-
-
-def _check_ranks(frame: pl.DataFrame, source: str) -> None:
-    if not frame.height:
-        return
-    worst = frame.select(pl.col("rank").min()).item()
-    if worst < 1:
-        raise DataError(f"rankings of '{source}': rank {worst}; ranks start at 1; correct the file")
-    doubled = frame.height - frame.select("row", "rank").n_unique()
-    if doubled:
-        raise DataError(f"rankings of '{source}': {doubled} rows repeat a rank; keep one row a user and rank")
+    schema = {name: pl.String, number: pl.Int32}
+    return pl.DataFrame({name: ids, number: np.arange(len(ids), dtype=np.int32)}, schema=schema)
 
 
 def metric_names(cutoffs: Sequence[int]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recsys.metrics import FloatArray
+from recsys.metrics import FloatArray, IntArray
 
 VALUES_A_BLOCK = 4_000_000
 
@@ -14,23 +14,32 @@ VALUES_A_BLOCK = 4_000_000
 def bootstrap_means(values: FloatArray, *, resamples: int, generator: np.random.Generator) -> FloatArray:
     """Means of the columns of `values [U, M]` over users drawn with replacement, `[resamples, M]`.
 
-    Columns share their draws, so the difference of two columns is a paired bootstrap of their difference.
+    Columns share their draws, so the difference of two columns is a paired bootstrap of their difference. How often
+    users with equal rows are drawn is multinomial, so that time and memory grow with the number of different rows:
+    metrics of one ranking have at most one row more than it has ranks.
     """
     num_users = len(values)
-    # Users without any hit add nothing to a sum, so only the others are drawn: their number is binomial, which of them
-    # a draw hits is uniform.
-    scoring = values[values.any(axis=1)]
-    if not len(scoring):
-        return np.zeros((resamples, values.shape[1]))
-    block = max(1, VALUES_A_BLOCK // len(scoring))
-    parts = []
-    for start in range(0, resamples, block):
-        sizes = generator.binomial(num_users, len(scoring) / num_users, size=min(block, resamples - start))
-        rows = np.repeat(np.arange(len(sizes)), sizes)
-        draws = rows * len(scoring) + generator.integers(0, len(scoring), size=len(rows))
-        counts = np.bincount(draws, minlength=len(sizes) * len(scoring)).reshape(len(sizes), len(scoring))
-        parts.append(counts.astype(np.float64) @ scoring / num_users)
+    rows, sizes = _distinct(values[values.any(axis=1)])  # all other users add nothing to a sum
+    shares = np.append(sizes, num_users - sizes.sum()) / num_users
+    parts = [
+        generator.multinomial(num_users, shares, size=size)[:, :-1].astype(np.float64) @ rows / num_users
+        for size in _blocks(resamples, len(rows))
+    ]
     return np.concatenate(parts)
+
+
+def _distinct(values: FloatArray) -> tuple[FloatArray, IntArray]:
+    """The different rows of `values [U, M]`, and how many users have each; faster than numpy.unique along an axis."""
+    ordered = values[np.lexsort(values.T)]
+    changes = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = np.flatnonzero(np.append(True, changes)) if len(values) else np.zeros(0, np.int64)
+    return ordered[starts], np.diff(starts, append=len(values))
+
+
+def _blocks(resamples: int, columns: int) -> list[int]:
+    """Numbers of resamples to draw at once, so that a block of so many columns fits into memory."""
+    size = max(1, VALUES_A_BLOCK // max(1, columns))
+    return [min(size, resamples - start) for start in range(0, resamples, size)]
 
 
 def percentile_interval(samples: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
@@ -46,17 +55,15 @@ def sign_flip_p_value(differences: FloatArray, *, resamples: int, generator: np.
     Under the null hypothesis each user's difference is as likely with either sign. The observed arrangement counts as
     one of the permutations, so the value is never 0 (Phipson and Smyth, 2010).
     """
-    effective = differences[differences != 0]
-    if not len(effective):
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    if not len(sizes):
         return 1.0
-    observed = abs(effective.sum())
-    block = max(1, VALUES_A_BLOCK // len(effective))
+    # Sums that are mathematically equal differ in their last bits.
+    observed = abs(differences.sum()) - 1e-9 * (counts @ sizes)
     extreme = 0
-    for start in range(0, resamples, block):
-        signs = generator.integers(0, 2, size=(min(block, resamples - start), len(effective)), dtype=np.int8) * 2 - 1
-        sums = np.abs(signs.astype(np.float64) @ effective)
-        # Sums that are mathematically equal differ in their last bits.
-        extreme += int((sums >= observed - 1e-9 * np.abs(effective).sum()).sum())
+    for size in _blocks(resamples, len(sizes)):
+        positive = generator.binomial(counts, 0.5, size=(size, len(sizes)))  # of each size of difference
+        extreme += int((np.abs((2 * positive - counts) @ sizes) >= observed).sum())
     return (1 + extreme) / (1 + resamples)
 
 
