@@ -7,6 +7,7 @@ Reads 01_dataset, 03_tokens, 08_recommendations and the training logs of every s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from recsys.data.histories import queries
 from recsys.evaluation.evaluation import Evaluation, evaluate
 from recsys.evaluation.examples import Example, example_users
 from recsys.evaluation.logs import training_curves
+from recsys.evaluation.published import compared, published_on
 from recsys.evaluation.report import Report, render_report
 from recsys.files import read_json, write_json, write_text
 from recsys.ranking.tuning import FUSION_FILE
@@ -39,9 +41,16 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         count=config.evaluate.num_examples,
         generator=np.random.default_rng(config.seed),
     )
+    published = published_on(dataset)
     report = _report(config, run, folders, evaluation, examples)
+    if published:
+        # Published rows may list seen items: no row of a run that leaves them out is comparable.
+        seen_kept = run.record("recommend").notes.get("exclude_seen") is False
+        report = replace(report, published=compared(published, evaluation.systems if seen_kept else {}))
     models = {"tokens": report.token_quality or {}, "latents": report.latent_quality, "fusion": report.fusion}
-    write_json(run.out / "metrics.json", {**evaluation.to_json(), **models})
+    write_json(
+        run.out / "metrics.json", {**evaluation.to_json(), **models, "published": published and published.model_dump()}
+    )
     write_text(run.out / "report.html", render_report(report))
     for name, system in evaluation.systems.items():
         tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)

@@ -18,6 +18,7 @@ from recsys.evaluation.evaluation import Evaluation, Slice
 from recsys.evaluation.examples import Example
 from recsys.evaluation.metrics import METRICS, metric_names
 from recsys.evaluation.plots import Curve
+from recsys.evaluation.published import PublishedComparison
 from recsys.tables import SemanticIds
 
 SIGNIFICANT = 0.05
@@ -46,6 +47,7 @@ class Report:
 
     title: str
     evaluation: Evaluation
+    published: PublishedComparison | None = None
     examples: Sequence[Example] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
     token_quality: Mapping[str, Any] | None = None
