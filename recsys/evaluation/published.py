@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import polars as pl
 from pydantic import Field, TypeAdapter
@@ -20,8 +20,9 @@ from recsys.evaluation.evaluation import System
 from recsys.files import text_sha256
 from recsys.tables import Interactions
 
-METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
-STRENGTH = "hr@10"  # the metric that every published row has
+Metric = Literal["hr@5", "hr@10", "ndcg@5", "ndcg@10"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+STRENGTH: Metric = "hr@10"  # the metric that every published row has
 SEEN_KEPT = "seen kept"
 Value = Annotated[float, Field(ge=0, le=1)]
 
@@ -38,7 +39,7 @@ class PublishedRow(Config):
 
     name: str
     parameters: int | None
-    metrics: dict[Literal["hr@5", "hr@10", "ndcg@5", "ndcg@10"], Value]
+    metrics: dict[Metric, Value]
     source: Source
     policy: Literal["seen kept", "unknown"]
 
@@ -60,7 +61,7 @@ class ComparedRow(NamedTuple):
 
     name: str
     ours: bool
-    metrics: dict[str, float | None]
+    metrics: dict[Metric, float | None]
     parameters: int | None
     policy: str
     source: str
@@ -109,7 +110,7 @@ def compared(published: PublishedDataset, systems: Mapping[str, System]) -> Publ
 
 def _published_row(row: PublishedRow) -> ComparedRow:
     source = f"{row.source.title}, {row.source.year}" if row.source.title else "not recorded"
-    metrics: dict[str, float | None] = {metric: row.metrics.get(metric) for metric in METRICS}
+    metrics: dict[Metric, float | None] = {metric: row.metrics.get(metric) for metric in METRICS}
     return ComparedRow(row.name, False, metrics, row.parameters, row.policy, source)
 
 
