@@ -126,13 +126,27 @@ def compare(
 def query(
     run: Run,
     *,
-    history: Annotated[str, typer.Option("--history", help="Item ids, oldest first.", metavar="ID,ID,...")],
+    history: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--history",
+            help="Item ids, oldest first; a JSON list where ids have commas. Repeatable.",
+            metavar="ID,ID,...",
+            show_default=False,
+        ),
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", help="A user of the run, by all interactions.", metavar="ID")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
 ) -> None:
-    """Recommend items for one history, with the models of a finished run."""
+    """Recommend items for one history, or for a user of the run, with the models of a finished run."""
+    if bool(history) == (user is not None):
+        raise UsageError("give exactly one of --history and --user")
     from pipelines import commands
+    from pipelines.history_option import parse_history
 
-    commands.query(run, [item.strip() for item in history.split(",") if item.strip()], k=k)
+    commands.query(run, parse_history(history or ()), user=user, k=k)
 
 
 def _stage_command(name: str) -> Callable[[Path, bool, bool], None]:
@@ -215,6 +229,23 @@ def serve(
 
     options = {"host": host, "port": port, "keys": keys, "store": store}
     serving_commands.serve(source, settings=settings or [], options=options, registry=registry, check=check, ray=ray)
+
+
+@app.command(rich_help_panel=SERVING_PANEL)
+def histories(
+    run: Run,
+    *,
+    store: Annotated[
+        str, typer.Option("--store", help="The endpoint's: sqlite:///PATH or redis://HOST:PORT/DB.", metavar="URL")
+    ] = STORE,
+) -> None:
+    """Copy the histories of a run's users into the store of an endpoint, for requests by user_id.
+
+    Users who have a history there keep it.
+    """
+    from pipelines import serving_commands
+
+    serving_commands.histories(run, store)
 
 
 keys_app = typer.Typer(help="Create, list and revoke the API keys of an endpoint.", no_args_is_help=True)

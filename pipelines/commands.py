@@ -24,8 +24,10 @@ from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
 from recsys.artifacts import RunDirectory
 from recsys.config import nearest
+from recsys.data.histories import user_history
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import write_text
+from recsys.tables import Interactions
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
 
 CONFIG = "config.yaml"
@@ -90,20 +92,26 @@ def compare(paths: Sequence[Path], metric: str) -> None:
         Console().print(comparison(paths, metric))
 
 
-def query(path: Path, history: list[str], *, k: int) -> None:
-    """`recsys query`: recommendations for one history, with the scores of every source."""
+def query(path: Path, history: tuple[str, ...], *, user: str | None, k: int) -> None:
+    """`recsys query`: recommendations with the scores of every source, for a history or a user of the run."""
     from pipelines.recommend import load_recommender
     from recsys.ranking.recommender import Request
 
     directory = RunDirectory(path, FOLDERS)
-    answer = load_recommender(stored_config(directory), directory).recommend([Request(tuple(history), k)])[0]
+    config = stored_config(directory)
+    if user is not None:
+        interactions = Interactions.load(directory.verified("prepare") / "interactions.parquet")
+        history = user_history(interactions, user)
+    answer = load_recommender(config, directory).recommend([Request(history, k, user)])[0]
+    for notice in answer.notices:
+        Console(stderr=True).print(Text(f"{notice.code}: {notice.message}"), soft_wrap=True)
+    if not answer.items:
+        return
     sources = sorted({name for item in answer.items for name in item.source_scores})
     table = Table("rank", "item_id", "title", "score", *sources, box=None, header_style="bold")
     for rank, item in enumerate(answer.items, start=1):
         scores = (f"{item.source_scores[name]:.3f}" if name in item.source_scores else "-" for name in sources)
         table.add_row(str(rank), Text(item.item_id), Text(item.title), f"{item.score:.3f}", *scores)
-    if answer.ignored:
-        Console(stderr=True).print(f"ignored, not in the catalogue: {', '.join(answer.ignored)}", markup=False)
     Console().print(table)
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 from weakref import finalize
 
-import polars as pl
-
 from pipelines import FOLDERS
 from pipelines.commands import CONFIG, stored_config
 from pipelines.config import RunConfig, dump_yaml
@@ -24,9 +22,10 @@ from pipelines.runner import load_stage, run_stages
 from pipelines.settings import validated
 from recsys.artifacts import RunDirectory, StageRun
 from recsys.data.dataset import Dataset
+from recsys.data.histories import user_history
 from recsys.errors import ConfigError, DataError
 from recsys.files import text_sha256, write_text
-from recsys.ranking.recommender import FittedRecommender, RankedItem, Request
+from recsys.ranking.recommender import Answer, FittedRecommender, Request
 from recsys.tables import Interactions, Rankings
 from recsys.tracking import NullTracker, Tracker
 
@@ -93,20 +92,20 @@ class Recommender:
         *,
         user_id: str | None = None,
         exclude_seen: bool | None = None,
-    ) -> list[RankedItem]:
-        """The `k` items to follow a history of item ids, oldest first, or that of a user of the dataset.
+    ) -> Answer:
+        """The `k` items to follow a history of item ids, oldest first, or all interactions of a user of the dataset.
 
-        Ids that the catalogue does not have are ignored; an empty history is allowed. The same request gives the same
-        list.
+        Ids that the catalogue does not have are ignored; an empty history is allowed. The answer's `notices` name what
+        was ignored and why items are fewer than asked for. The same request gives the same items.
 
         Raises:
             DataError: neither or both of `history` and `user_id` are given, the user is unknown, or `k` is below 1.
         """
         if (history is None) == (user_id is None):
             raise DataError("recommend: give exactly one of history and user_id")
-        known = self._history(user_id) if user_id is not None else tuple(history or ())
-        request = Request(tuple(known), k, user_id, exclude_seen=exclude_seen)
-        return list(self._fitted.recommend([request])[0].items)
+        known = user_history(self._interactions, user_id) if user_id is not None else tuple(history or ())
+        request = Request(known, k, user_id, exclude_seen=exclude_seen)
+        return self._fitted.recommend([request])[0]
 
     @property
     def rankings(self) -> Rankings:
@@ -143,11 +142,5 @@ class Recommender:
         return load_recommender(self.config, self._run)
 
     @cached_property
-    def _interactions(self) -> pl.DataFrame:
-        return Interactions.load(self._run.verified("prepare") / "interactions.parquet").frame
-
-    def _history(self, user_id: str) -> tuple[str, ...]:
-        items = self._interactions.filter(pl.col("user_id") == user_id)["item_id"].to_list()
-        if not items:
-            raise DataError(f"user {user_id[:100]!r} is not in the dataset; give a history instead")
-        return tuple(items)
+    def _interactions(self) -> Interactions:
+        return Interactions.load(self._run.verified("prepare") / "interactions.parquet")

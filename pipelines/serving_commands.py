@@ -5,12 +5,14 @@ Reads run directories, bundles, registries and key files; writes bundles, regist
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 
@@ -21,11 +23,13 @@ from recsys.artifacts import RunDirectory
 from recsys.cluster import is_lasting
 from recsys.config import Config
 from recsys.errors import ArtifactError, ConfigError
+from recsys.tables import Interactions
 from recsys.tracking import tracking_uri
 from serving.bundle.bundle import is_bundle
 from serving.bundle.model_uri import is_model_uri
 from serving.config import ServeConfig
 from serving.engine.interface import Engine
+from serving.http.history_store import HistoryStore, StoreError, open_store
 from serving.http.keys import Keys, create_key, revoke_key
 from serving.http.server import serve as serve_http
 from serving.ray_app import RayConfig, serve_on_ray
@@ -34,6 +38,7 @@ from serving.runtime.metrics import Metrics
 from serving.runtime.runtime import Runtime, RuntimeConfig
 
 RUNS = Path("runs")  # home of the default registry
+COPIED = 1000  # users whose histories are copied at once; a running endpoint waits meanwhile
 
 
 class ServeSettings(Config):
@@ -130,6 +135,26 @@ def _serve_on_ray(sources: Sources, source: str, config: ServeSettings) -> None:
     serve_on_ray(
         folder, config.serve, config.runtime, config.ray, announce=lambda url: _print(f"{folder} answers at {url}")
     )
+
+
+def histories(run: Path, store: str) -> None:
+    """`recsys histories`."""
+    directory = RunDirectory(run, FOLDERS)
+    stored_config(directory)  # one line where there is no run
+    frame = Interactions.load(directory.verified("prepare") / "interactions.parquet").frame
+    users = frame.group_by("user_id", maintain_order=True).agg("item_id")
+    try:
+        copied = asyncio.run(_copied(users, open_store(store, ServeConfig().history_limit)))
+    except StoreError as error:
+        raise ConfigError(f"{store}: {error}") from error
+    _print(f"{copied} of {len(users)} users copied into {store}; the others have a history there")
+
+
+async def _copied(users: pl.DataFrame, store: HistoryStore) -> int:
+    try:
+        return sum([await store.fill(part.rows()) for part in users.iter_slices(COPIED)])
+    finally:
+        await store.close()
 
 
 def keys_create(path: Path, *, name: str, scope: str) -> None:

@@ -9,6 +9,7 @@ import json
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.history_option import history_option, user_option
 from recsys.artifacts import RunDirectory
 from recsys.ranking.registry import GENERATIVE
 from recsys.tables import TEST, Catalog, Interactions, Rankings
@@ -45,16 +47,18 @@ def show(directory: RunDirectory, console: Console) -> None:
         console.print(Text(f"    {titles[item_id]}"), no_wrap=True, overflow="ellipsis")
     console.print()
     console.print(_recommendations(rankings, titles, user=user, source=source))
-    run = shlex.quote(str(directory.path))
-    ids = shlex.quote(",".join(history))
-    console.print(f"\nreport: {report / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-    if GENERATIVE not in rankings.sources:
-        return
-    for line in (
-        f"try:    {_program()} query {run} --history {ids} -k {SHOWN}",
-        f"serve:  {_program()} serve {run}",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.out(f"\nreport: {report / 'report.html'}", highlight=False)
+    if GENERATIVE in rankings.sources:
+        for line in _commands(str(directory.path), history, user):
+            console.out(line, highlight=False)  # as it is, for a shell: `print` would replace a :word: by an emoji
+
+
+def _commands(run: str, history: Sequence[str], user: str) -> Iterator[str]:
+    run = shlex.quote(f"./{run}" if run.startswith("-") else run)
+    yield f"try:    {_program()} query {run} {history_option(history)} -k {SHOWN}"
+    if user.isprintable():
+        yield f"or:     {_program()} query {run} {user_option(user)} -k {SHOWN}"
+    yield f"serve:  {_program()} serve {run}"
 
 
 def _program() -> str:

@@ -81,7 +81,7 @@ class Client:
         where: Mapping[str, Sequence[str]] | None = None,
         deadline_ms: int | None = None,
     ) -> Recommendations:
-        """Items for a history, or for a user whose history is stored."""
+        """Items for a history, or for a user whose history is stored; `notices` has why they are few or general."""
         body = {
             "history": history,
             "user_id": user_id,

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.config import nearest
 from recsys.errors import DataError
 from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Histories, IntArray, Interactions, Queries
+
+MAX_COMPARED = 20_000  # users among whom a similar id is looked for; more would take seconds
 
 
 def training_histories(interactions: Interactions, catalog: Catalog) -> Histories:
@@ -61,6 +64,25 @@ def windows(histories: Histories, window: int) -> Iterator[IntArray]:
             part = items[max(0, stop - window) : stop]
             if len(part) > 1:
                 yield part
+
+
+def user_history(interactions: Interactions, user_id: str) -> tuple[str, ...]:
+    """The ids of all items of a user, whatever their split, oldest first.
+
+    Raises:
+        DataError: there is no such user.
+    """
+    ids = interactions.frame["user_id"]
+    items = interactions.frame["item_id"].filter(ids == user_id)
+    if items.is_empty():
+        users = ids.unique(maintain_order=True)
+        close = nearest(user_id, users) if len(users) <= MAX_COMPARED else ""
+        examples = ", ".join(repr(user[:100]) for user in users.head(3))
+        raise DataError(
+            f"user {user_id[:100]!r} is not one of the {len(users)} users of this dataset"
+            f"{close or f'; ids are like {examples}'}"
+        )
+    return tuple(items)
 
 
 def has_repeats(interactions: Interactions) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 
 from recsys.errors import DataError
 from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.notices import Candidates, Notice, history_notices, shortage
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.stopwatch import Stopwatch
 from recsys.tables import BoolArray, CandidateFilter, Catalog, Histories, IntArray, TopItems
@@ -41,15 +43,27 @@ class RankedItem:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Items, best first, and the ids of the history that the catalogue does not have.
+class Answer(Sequence[RankedItem]):
+    """A sequence of items, best first, and `notices` of what there is to know about them: why they are few, or whose.
 
-    `seconds` is the time of each source, of the whole batch.
+    `seconds` is the time of each source, of the whole batch; it is not compared.
     """
 
     items: tuple[RankedItem, ...]
-    ignored: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, rank: int) -> RankedItem: ...
+
+    @overload
+    def __getitem__(self, rank: slice) -> tuple[RankedItem, ...]: ...
+
+    def __getitem__(self, rank: int | slice) -> RankedItem | tuple[RankedItem, ...]:
+        return self.items[rank]
 
 
 class FittedRecommender:
@@ -59,6 +73,7 @@ class FittedRecommender:
         max_history: newest items of a history that rankers see.
         exclude_seen: whether a history's items are left out, where a request does not say.
         tokens: item index -> the tokens of its semantic id, for the answers.
+        num_withdrawn: items of the catalogue that `allowed` always leaves out.
     """
 
     def __init__(
@@ -69,10 +84,11 @@ class FittedRecommender:
         max_history: int,
         exclude_seen: bool,
         tokens: Callable[[int], tuple[str, ...]] | None = None,
+        num_withdrawn: int = 0,
     ) -> None:
         self.catalog, self.ensemble, self._titles = catalog, ensemble, catalog.titles()
         self._max_history, self._exclude_seen = max_history, exclude_seen
-        self._tokens = tokens or (lambda _: ())
+        self._tokens, self._num_withdrawn = tokens or (lambda _: ()), num_withdrawn
 
     def recommend(
         self, requests: Sequence[Request], *, allowed: BoolArray | None = None, ensemble: Ensemble | None = None
@@ -110,29 +126,36 @@ class FittedRecommender:
         positions = self.catalog.positions
         known = [[positions[i] for i in request.history if i in positions] for request in requests]
         names = [r.user if r.user is not None else "\0".join(r.history) for r in requests]
-        excluded = [self._excluded(request, seen) for request, seen in zip(requests, known, strict=True)]
+        left_out = [self._left_out(request, items) for request, items in zip(requests, known, strict=True)]
         batch = RankingBatch.build(
             Histories.from_lists(names, known),
             max_history=self._max_history,
-            candidates=CandidateFilter(excluded, allowed),
+            candidates=CandidateFilter([np.union1d(*both) for both in left_out], allowed),
         )
         watch = Stopwatch()
         rankings = ensemble.rank(batch, depth, stopwatch=watch)
-        return [
-            Answer(
-                self._ranked(rankings, ensemble.answer, row, request.k),
-                tuple(i for i in request.history if i not in positions),
-                watch.seconds,
-            )
-            for row, request in enumerate(requests)
-        ]
+        answers = []
+        for row, request in enumerate(requests):
+            items = self._ranked(rankings, ensemble.answer, row, request.k)
+            notices = history_notices(request.history, [i for i in request.history if i not in positions])
+            if len(items) < request.k:
+                seen, excluded = left_out[row]
+                candidates = self.candidates(allowed, seen=seen, excluded=excluded)
+                notices += (shortage(request.k, len(items), candidates),)
+            answers.append(Answer(items, notices, watch.seconds))
+        return answers
 
-    def _excluded(self, request: Request, seen: list[int]) -> IntArray:
+    def candidates(self, allowed: BoolArray | None, *, seen: IntArray, excluded: IntArray) -> Candidates:
+        """How many items could be in an answer, and why the others could not; arguments as in `Candidates.count`."""
+        count = len(self.catalog)
+        return Candidates.count(allowed, catalogue=count, withdrawn=self._num_withdrawn, seen=seen, excluded=excluded)
+
+    def _left_out(self, request: Request, known: list[int]) -> tuple[IntArray, IntArray]:
+        """The items left out because they are in the history, and because the request excludes them."""
         positions = self.catalog.positions
+        seen = known if (self._exclude_seen if request.exclude_seen is None else request.exclude_seen) else []
         excluded = [positions[i] for i in request.exclude if i in positions]
-        if self._exclude_seen if request.exclude_seen is None else request.exclude_seen:
-            excluded += seen
-        return np.unique(np.array(excluded, dtype=np.int64))
+        return np.array(seen, dtype=np.int64), np.array(excluded, dtype=np.int64)
 
     def _ranked(self, rankings: Mapping[str, TopItems], answer: str, row: int, k: int) -> tuple[RankedItem, ...]:
         """The ranking that is the answer, with the scores that the others give its items."""

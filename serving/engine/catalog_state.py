@@ -69,6 +69,7 @@ class CatalogState:
             max_history=context.max_history,
             exclude_seen=self.exclude_seen,
             tokens=self.tokens,
+            num_withdrawn=int((~self.visible).sum()),
         )
 
     @cached_property

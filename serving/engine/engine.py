@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.errors import DataError
+from recsys.ranking.notices import shortage
 from recsys.ranking.registry import DIFFUSION
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import BoolArray, FloatArray
@@ -81,7 +82,7 @@ class BundleEngine:
             answers |= zip(rows, found, strict=True)
         return [answers[row] for row in range(len(requests))]
 
-    def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
+    def retrieve(self, retrieval: Retrieval) -> Answer:
         given = (retrieval.vector, retrieval.history, retrieval.item_id)
         if sum(part is not None for part in given) != 1:
             raise DataError("retrieve: give exactly one of vector, history and item_id")
@@ -93,7 +94,7 @@ class BundleEngine:
         query = np.array([retrieval.vector], dtype=np.float32)
         return _found(state, query, retrieval.k, state.allowed(retrieval.where))
 
-    def _diffused(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
+    def _diffused(self, retrieval: Retrieval) -> Answer:
         """The diffusion ranking of a history."""
         state = self._state
         full = state.recommender.ensemble
@@ -101,15 +102,12 @@ class BundleEngine:
             raise DataError("retrieve: this bundle has no diffusion ranking; give a vector or an item_id")
         request = Request(retrieval.history or (), retrieval.k, retrieval.user)
         allowed = state.allowed(retrieval.where)
-        return state.recommender.recommend([request], allowed=allowed, ensemble=full.only([DIFFUSION]))[0].items
+        return state.recommender.recommend([request], allowed=allowed, ensemble=full.only([DIFFUSION]))[0]
 
-    def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
+    def similar(self, item_id: str, k: int, where: Where = ()) -> Answer:
         state = self._state
         position = state.position(item_id)
-        allowed = state.allowed(where)
-        allowed = np.ones(len(state), dtype=np.bool_) if allowed is None else allowed.copy()
-        allowed[position] = False
-        return _found(state, state.latents[position : position + 1], k, allowed)
+        return _found(state, state.latents[position : position + 1], k, state.allowed(where), excluded=[position])
 
     def item(self, item_id: str) -> ItemMetadata:
         state = self._state
@@ -173,10 +171,22 @@ class BundleEngine:
         self._state, self._info = state, replace(self._info, items=int(state.visible.sum()))
 
 
-def _found(state: CatalogState, query: FloatArray, k: int, allowed: BoolArray | None) -> tuple[RankedItem, ...]:
-    labels, distances = state.item_index.search(query, k, allowed)
+def _found(
+    state: CatalogState, query: FloatArray, k: int, allowed: BoolArray | None, excluded: Sequence[int] = ()
+) -> Answer:
+    """The `k` items nearest to a query [1, D], some items excluded."""
+    left_out = np.array(excluded, dtype=np.int64)
+    candidates = allowed
+    if excluded:
+        candidates = np.ones(len(state), dtype=np.bool_) if allowed is None else allowed.copy()
+        candidates[left_out] = False
+    labels, distances = state.item_index.search(query, k, candidates)
     near = [(int(i), float(d)) for i, d in zip(labels[0], distances[0], strict=True) if i >= 0]
-    return tuple(state.recommender.item(item, -distance) for item, distance in near)
+    items = tuple(state.recommender.item(item, -distance) for item, distance in near)
+    if len(items) == k:
+        return Answer(items)
+    counted = state.recommender.candidates(allowed, seen=left_out[:0], excluded=left_out)
+    return Answer(items, (shortage(k, len(items), counted),))
 
 
 class Compactor:

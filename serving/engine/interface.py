@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from recsys.ranking.notices import Notice as Notice
+from recsys.ranking.notices import NoticeCode as NoticeCode
 from recsys.ranking.recommender import Answer as Answer
 from recsys.ranking.recommender import RankedItem as RankedItem
 from recsys.ranking.recommender import Request as LibraryRequest
@@ -92,10 +94,10 @@ class Engine(Protocol):
     def recommend(self, requests: Sequence[Request], tier: Tier) -> list[Answer]:
         """Answers in the order of the requests, computed in one batch; each equals the answer of its request alone."""
 
-    def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
+    def retrieve(self, retrieval: Retrieval) -> Answer:
         """Items, best first; the score is the negative distance, for a history that of the diffusion ranking."""
 
-    def similar(self, item_id: str, k: int, where: Where = ()) -> tuple[RankedItem, ...]:
+    def similar(self, item_id: str, k: int, where: Where = ()) -> Answer:
         """Items similar to one, itself left out."""
 
     def item(self, item_id: str) -> ItemMetadata:

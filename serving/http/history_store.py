@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,8 +29,14 @@ TRIM = """
 DELETE FROM events WHERE user = ?1 AND position <=
 (SELECT position FROM events WHERE user = ?1 ORDER BY position DESC LIMIT 1 OFFSET ?2)
 """
+INSERT = "INSERT INTO events (user, item) VALUES (?, ?)"
 COUNT = "SELECT count(*) FROM events WHERE user = ?"
 LATEST = "SELECT item FROM events WHERE user = ? ORDER BY position DESC LIMIT ?"
+FILL = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('RPUSH', KEYS[1], unpack(ARGV))
+return 1
+"""
 
 
 class StoreError(Exception):
@@ -42,6 +48,9 @@ class HistoryStore(Protocol):
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
         """Append items to a history, all or none; returns the number of items kept."""
+
+    async def fill(self, histories: Collection[tuple[str, Sequence[str]]]) -> int:
+        """Store the histories of those users who have none, all or none; returns their number."""
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
         """The last `limit` items, the oldest first; empty for an unknown user."""
@@ -82,6 +91,9 @@ class SqliteHistories:
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
         return await self._run(lambda database: self._appended(database, user, item_ids))
 
+    async def fill(self, histories: Collection[tuple[str, Sequence[str]]]) -> int:
+        return await self._run(lambda database: self._filled(database, histories))
+
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
         rows = await self._run(lambda database: database.execute(LATEST, (user, limit)).fetchall())
         return tuple(item for (item,) in reversed(rows))
@@ -99,10 +111,18 @@ class SqliteHistories:
         with database:  # commits, or rolls back on an error
             database.execute("BEGIN IMMEDIATE")
             rows = [(user, item_id) for item_id in item_ids]
-            database.executemany("INSERT INTO events (user, item) VALUES (?, ?)", rows)
+            database.executemany(INSERT, rows)
             database.execute(TRIM, (user, self._limit))
             (length,) = database.execute(COUNT, (user,)).fetchone()
         return int(length)
+
+    def _filled(self, database: sqlite3.Connection, histories: Collection[tuple[str, Sequence[str]]]) -> int:
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            new = [each for each in histories if not database.execute(COUNT, (each[0],)).fetchone()[0]]
+            rows = [(user, item_id) for user, item_ids in new for item_id in item_ids[-self._limit :]]
+            database.executemany(INSERT, rows)
+        return len(new)
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         due = time.monotonic() + BUSY_SECONDS
@@ -144,6 +164,13 @@ class RedisHistories:
                 pipeline.ltrim(_key(user), -self._limit, -1)
                 pipeline.llen(_key(user))
                 return int((await pipeline.execute())[-1])
+
+    async def fill(self, histories: Collection[tuple[str, Sequence[str]]]) -> int:
+        with _unanswered(*self._errors):
+            async with self._client.pipeline() as pipeline:
+                for user, item_ids in histories:
+                    pipeline.eval(FILL, 1, _key(user), *item_ids[-self._limit :])
+                return sum(await pipeline.execute())
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
         with _unanswered(*self._errors):

@@ -58,7 +58,9 @@ class RecommendBody(RequestBody):
         json_schema_extra={"examples": [{"history": ["B00A", "B00B"], "k": 5}, {"user_id": "u1", "exclude": ["B00A"]}]}
     )
 
-    history: Ids | None = Field(None, description="item ids, the oldest first; unknown ids come back in `ignored`")
+    history: Ids | None = Field(
+        None, description="item ids, the oldest first; unknown ids are ignored, and named by a notice"
+    )
     user_id: UserId | None = None
     k: Count = Field(10, description="how many items")
     exclude: Ids = Field([], description="items not to recommend")

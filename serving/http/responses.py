@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from serving.engine.interface import EngineInfo, RankedItem, Tier
+from serving.engine import interface
+from serving.engine.interface import EngineInfo, NoticeCode, RankedItem, Tier
 from serving.http.errors import Code
 
 VERSION = version("recsys")
@@ -35,8 +37,26 @@ def ranked(items: tuple[RankedItem, ...]) -> list[Item]:
     return [Item(rank=rank, **vars(item)) for rank, item in enumerate(items, start=1)]
 
 
+class Notice(ResponseBody):
+    """Why an answer is empty, short, or not about the one who asked.
+
+    `item_ids` are the first of those that it is about; `counts` has numbers of items: `unknown` ids of `history`, or
+    `asked`, `given`, `catalogue` and why they are fewer (`withdrawn`, `filtered`, `seen`, `excluded`, `unranked`).
+    """
+
+    code: NoticeCode
+    message: str
+    item_ids: list[str] = []
+    counts: dict[str, int] = {}
+
+
+def noticed(notices: Sequence[interface.Notice]) -> list[Notice]:
+    """An engine's notices in a response."""
+    return [Notice(**vars(notice)) for notice in notices]
+
+
 class Recommendations(ResponseBody):
-    """Items and how they were ranked; `reason` is why an answer is degraded, `ignored` holds unknown ids.
+    """Items and how they were ranked; `reason` is why an answer is degraded, `notices` why it is short or general.
 
     `milliseconds` has `queue`, each source of the batch that the request was in, `fused` and `total`.
     """
@@ -46,15 +66,16 @@ class Recommendations(ResponseBody):
     tier: Tier
     degraded: bool
     reason: str | None
-    ignored: list[str]
+    notices: list[Notice]
     milliseconds: dict[str, float]
 
 
 class Neighbours(ResponseBody):
-    """Nearest items; the score is the negative distance."""
+    """Nearest items; the score is the negative distance. `notices` has why they are fewer than asked for."""
 
     items: list[Item]
     bundle: str
+    notices: list[Notice]
 
 
 class ItemDetails(ResponseBody):

@@ -35,7 +35,7 @@ def catalogue_routes(service: Service) -> APIRouter:
         """Metadata of an item, also of a withdrawn one, and similar items."""
 
         def read(engine: Engine) -> tuple[ItemMetadata, tuple[RankedItem, ...]]:
-            return engine.item(item_id), engine.similar(item_id, NEIGHBOURS)
+            return engine.item(item_id), engine.similar(item_id, NEIGHBOURS).items
 
         try:
             (metadata, neighbours), _ = await runtime.call(read, service.deadline(None))

@@ -7,10 +7,11 @@ import time
 
 from fastapi import APIRouter
 
-from serving.engine.interface import Request, Retrieval
+from recsys.ranking.notices import unknown_user
+from serving.engine.interface import Notice, Request, Retrieval
 from serving.http.history_store import StoreError
 from serving.http.requests import RecommendBody, RetrieveBody, SimilarBody, as_where
-from serving.http.responses import Neighbours, Recommendations, error_responses, ranked
+from serving.http.responses import Neighbours, Recommendations, error_responses, noticed, ranked
 from serving.http.service import Service, StrictRoute
 
 NO_STORE = "history store unavailable"
@@ -23,13 +24,17 @@ def recommend_routes(service: Service) -> APIRouter:
 
     @router.post("/recommend")
     async def recommend(body: RecommendBody) -> Recommendations:
-        """Items for a history, or for a user whose history is stored; an unknown user gets popular items."""
+        """Items for a history, or for a user whose history is stored.
+
+        An unknown user gets what a new visitor gets, and the notice `unknown-user`.
+        """
         deadline = service.deadline(body.deadline_ms)
-        store_error = None
+        store_error, about_user = None, tuple[Notice, ...]()
         history = tuple(body.history or ())
         if body.history is None and body.user_id is not None:
             try:
                 history = await _stored(service, body.user_id, deadline)
+                about_user = () if history else (unknown_user(body.user_id),)
             except StoreError:
                 store_error = NO_STORE
         request = Request(history, body.k, body.user_id, tuple(body.exclude), body.exclude_seen, as_where(body.where))
@@ -41,7 +46,7 @@ def recommend_routes(service: Service) -> APIRouter:
             tier=served.tier,
             degraded=bool(reasons),
             reason="; ".join(reasons) or None,
-            ignored=list(served.answer.ignored),
+            notices=noticed((*about_user, *served.answer.notices)),
             milliseconds={name: round(1000 * seconds, 3) for name, seconds in served.seconds.items()},
         )
 
@@ -52,7 +57,7 @@ def recommend_routes(service: Service) -> APIRouter:
         found, bundle = await runtime.call(
             lambda engine: engine.similar(body.item_id, body.k, where), service.deadline(None)
         )
-        return Neighbours(items=ranked(found), bundle=bundle)
+        return Neighbours(items=ranked(found.items), bundle=bundle, notices=noticed(found.notices))
 
     @router.post("/retrieve")
     async def retrieve(body: RetrieveBody) -> Neighbours:
@@ -66,7 +71,7 @@ def recommend_routes(service: Service) -> APIRouter:
             as_where(body.where),
         )
         found, bundle = await runtime.call(lambda engine: engine.retrieve(retrieval), service.deadline(None))
-        return Neighbours(items=ranked(found), bundle=bundle)
+        return Neighbours(items=ranked(found.items), bundle=bundle, notices=noticed(found.notices))
 
     return router
 

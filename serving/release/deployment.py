@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from recsys.errors import ArtifactError, DataError, RecsysError
+from recsys.ranking.notices import removed_items
 from serving.engine.interface import Answer, Engine, Request
 from serving.runtime.degradation import DegradationConfig, TierSelector
 from serving.runtime.item_updates import ItemUpdates
@@ -34,9 +35,11 @@ class Live:
 
     def checked(self, answer: Answer) -> tuple[Answer, int]:
         """The answer without out-of-catalogue and withdrawn items, and their number."""
-        kept = tuple(item for item in answer.items if self._is_recommendable(item.item_id))
-        removed = len(answer.items) - len(kept)
-        return (replace(answer, items=kept) if removed else answer), removed
+        removed = [item.item_id for item in answer.items if not self._is_recommendable(item.item_id)]
+        if not removed:
+            return answer, 0
+        kept = tuple(item for item in answer.items if item.item_id not in removed)
+        return replace(answer, items=kept, notices=(*answer.notices, removed_items(removed))), len(removed)
 
     def items_changed(self) -> None:
         """Forget which items can be recommended."""

@@ -72,11 +72,11 @@ def test_what_lies_beyond_the_window_is_not_looked_at_and_stays_out(
 
 def test_unknown_ids_are_ignored_and_named(recommender: FittedRecommender) -> None:
     found = answer(recommender, "nothing", "item 1", "no one", "item 2")
-    assert found.ignored == ("nothing", "no one")
+    assert found.notices[0].item_ids == ("nothing", "no one")
     assert found.items == answer(recommender, "item 1", "item 2").items
     assert answer(recommender, "nothing").items == answer(recommender).items
     request = Request(("item 1", "item 2"), exclude=("nothing", "item 3"))
-    assert recommender.recommend([request])[0].ignored == (), "only the history is reported"
+    assert recommender.recommend([request])[0].notices[0].item_ids == (), "only the history is reported"
 
 
 def test_an_impossible_k_is_refused(recommender: FittedRecommender) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
+
 from recsys.errors import DataError
+from recsys.ranking.notices import Candidates, history_notices, shortage
 from serving.engine.interface import (
     TIERS,
     Answer,
@@ -103,15 +106,15 @@ class FakeEngine:
                 raise DataError(f"user: got {request.user!r}, which is refused")
         return [self._answer(request, tier) for request in requests]
 
-    def retrieve(self, retrieval: Retrieval) -> tuple[RankedItem, ...]:
+    def retrieve(self, retrieval: Retrieval) -> Answer:
         if retrieval.item_id is not None:
             return self.similar(retrieval.item_id, retrieval.k, retrieval.where)
         asked = Request(history=retrieval.history or (), k=retrieval.k, where=retrieval.where)
-        return self._answer(asked, "no-decoding").items
+        return self._answer(asked, "no-decoding")
 
-    def similar(self, item_id: str, k: int, where: Filters = ()) -> tuple[RankedItem, ...]:
+    def similar(self, item_id: str, k: int, where: Filters = ()) -> Answer:
         self.item(item_id)
-        return self._answer(Request(history=(item_id,), k=k, exclude_seen=True, where=where), "no-decoding").items
+        return self._answer(Request(history=(item_id,), k=k, exclude_seen=True, where=where), "no-decoding")
 
     def item(self, item_id: str) -> ItemMetadata:
         if item_id not in self._texts:
@@ -172,8 +175,21 @@ class FakeEngine:
         ]
         shown = [*self.illegal, *allowed][: request.k]
         items = tuple(self._ranked(item_id, rank, tier) for rank, item_id in enumerate(shown))
-        ignored = tuple(item_id for item_id in request.history if item_id not in self._texts)
-        return Answer(items, ignored, {"generative": 0.002, "diffusion": 0.001} if tier in ("full", "narrow") else {})
+        notices = history_notices(request.history, [i for i in request.history if i not in self._texts])
+        if len(items) < request.k:
+            notices += (shortage(request.k, len(items), self._candidates(request, known if seen else [])),)
+        return Answer(items, notices, {"generative": 0.002, "diffusion": 0.001} if tier in ("full", "narrow") else {})
+
+    def _candidates(self, request: Request, seen: Sequence[str]) -> Candidates:
+        every = list(self._texts)
+        passes = [all(texts[column] in values for column, values in request.where) for texts in self._texts.values()]
+        return Candidates.count(
+            np.array(passes) & ~np.isin(every, list(self._withdrawn)),
+            catalogue=len(every),
+            withdrawn=len(self._withdrawn),
+            seen=np.array([every.index(i) for i in seen], dtype=np.int64),
+            excluded=np.array([every.index(i) for i in request.exclude if i in self._texts], dtype=np.int64),
+        )
 
     def _ranked(self, item_id: str, rank: int, tier: Tier) -> RankedItem:
         place = list(self._texts).index(item_id) if item_id in self._texts else 0

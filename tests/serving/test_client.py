@@ -30,7 +30,8 @@ def client(parts: Endpoint) -> Iterator[Client]:
 def test_every_question_has_its_answer(client: Client) -> None:
     found = client.recommend(["i1", "who"], k=2, exclude=["i2"], where={"categories": ["books", "games"]})
     assert [item.item_id for item in found.items] == ["i3", "i4"]
-    assert (found.ignored, found.tier, found.bundle) == (["who"], "full", "fake")
+    assert (found.tier, found.bundle) == ("full", "fake")
+    assert [(notice.code, notice.item_ids) for notice in found.notices] == [("unknown-items", ["who"])]
     assert client.recommend([], k=1).items[0].item_id == "i0"
     assert [item.item_id for item in client.similar("i4", k=1).items] == ["i5"]
     assert client.retrieve(vector=[0.0, 1.0], k=1).items[0].rank == 1

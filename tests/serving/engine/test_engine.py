@@ -144,7 +144,17 @@ def test_only_what_is_permitted_is_recommended(
         allowed -= set(history)
     assert len(set(got)) == len(got) <= k
     assert set(got) <= allowed
-    assert answer.ignored == tuple(i for i in history if i == "nothing")
+    notices = {notice.code: notice for notice in answer.notices}
+    unknown = history.count("nothing")
+    assert (notices["unknown-items"].counts["unknown"] if unknown else 0) == unknown
+    assert ("unknown-items" in notices, "empty-history" in notices) == (unknown > 0, unknown == len(history))
+    short = notices.keys() & {"filter-empty", "all-seen", "fewer-than-asked"}
+    assert len(short) == (len(got) < k)
+    if short:
+        counts = notices[short.pop()].counts
+        assert (counts["asked"], counts["given"], counts["catalogue"]) == (k, len(got), NUM_ITEMS)
+        assert counts["unranked"] == len(allowed) - len(got)
+        assert NUM_ITEMS - len(allowed) == sum(counts[why] for why in ("withdrawn", "filtered", "seen", "excluded"))
     if tier == "popularity":
         assert len(got) == min(k, len(allowed))
 
@@ -247,7 +257,9 @@ def test_a_withdrawn_item_is_recommended_no_more_but_still_read(live: BundleEngi
         "the limit is of visible items"
     )
     live.restore(first)
-    assert live.recommend([Request((target,), k=3)], "full")[0].ignored == ()
+    assert live.recommend([Request((target,), k=3)], "full")[0].notices == (), "a withdrawn item is known"
+    short = live.recommend([Request((target,), k=50)], "full")[0].notices[-1]
+    assert (short.code, short.counts["withdrawn"]) == ("fewer-than-asked", 1)
     with pytest.raises(DataError, match="withdrawn already"):
         live.withdraw([target])
     live.restore([target])
@@ -268,7 +280,7 @@ def test_live_additions_are_compacted_in_the_background(live: BundleEngine, monk
     live.withdraw(["item 3"])
     join_compaction()
     assert index.num_changes == 0
-    assert live.similar("item 1", 50) == tuple(item for item in before if item.item_id != "item 3")
+    assert live.similar("item 1", 50).items == tuple(item for item in before if item.item_id != "item 3")
     live.restore(["item 3"])
     assert {item.item_id for item in live.similar("item 1", 50)} == {item.item_id for item in before}
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class BrokenStore:
     """A store that does not answer."""
 
     async def append(self, user: str, item_ids: Sequence[str]) -> int:
+        raise StoreError("the history store does not answer; try again")
+
+    async def fill(self, histories: Collection[tuple[str, Sequence[str]]]) -> int:
         raise StoreError("the history store does not answer; try again")
 
     async def read(self, user: str, limit: int) -> tuple[str, ...]:
@@ -81,7 +84,7 @@ def test_recommendations_say_how_they_came_about(served: Endpoint) -> None:
         "tokens": ["<a_0>", "<b_2>"],
     }
     assert (body["bundle"], body["tier"], body["degraded"], body["reason"]) == ("fake", "full", False, None)
-    assert body["ignored"] == ["who"]
+    assert [(notice["code"], notice["item_ids"]) for notice in body["notices"]] == [("unknown-items", ["who"])]
     assert set(body["milliseconds"]) == {"queue", "generative", "diffusion", "total"}
     assert body["milliseconds"]["generative"] == 2.0
 

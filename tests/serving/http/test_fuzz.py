@@ -177,6 +177,7 @@ def test_any_text_is_an_id(url: str, text: str) -> None:
     history = {"history": [text, "i1"] if text else ["i1"], "k": 1}
     response = httpx.post(f"{url}/v1/recommend", json=history)
     assert response.status_code == 200
-    assert response.json()["ignored"] == ([text] if text else [])
+    unknown = [notice["item_ids"] for notice in response.json()["notices"]]
+    assert unknown == ([[text]] if text else [])
     check(httpx.get(f"{url}/v1/search", params={"q": text}))
     check(httpx.get(f"{url}/v1/items/{text}".replace("\x00", "%00").replace("%0", "%250")))
