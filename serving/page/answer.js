@@ -1,17 +1,20 @@
 // Recommendations as rows: source scores, score and tokens of each item, and the latency of the answer.
 
-import { $, adder, chips, element, figure, replaceRows, time, title } from "./dom.js";
+import { $, adder, chips, element, figure, isolated, replaceRows, time, title } from "./dom.js";
 
 const TIERS = { narrow: "smaller beam", "no-decoding": "nothing generated", popularity: "popular items only" };
 const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // display order; other sources come last
 
-/** Number of items, latency, bundle, and the reason for a degraded answer. */
-export function showSummary(answer, filtered) {
+/** Number of items, latency, bundle, notices, and the reason for a degraded answer. */
+export function showSummary(answer) {
   const count = answer.items.length;
   const what = count === 1 ? "1 recommendation" : `${count || "No"} recommendations`;
-  const why = !count && filtered ? " that pass the filters" : "";
   const bundle = element("code", { title: answer.bundle }, answer.bundle.slice(0, 12));
-  $("status").replaceChildren(`${what}${why} in ${time(answer.milliseconds.total)}, by bundle `, bundle);
+  $("status").replaceChildren(`${what} in ${time(answer.milliseconds.total)}, by bundle `, bundle);
+  $("notices").replaceChildren(...answer.notices.map(({ code, message }) => {
+    const sentence = `${message[0].toUpperCase()}${message.slice(1)}.`;
+    return element("li", { "data-code": code }, isolated(sentence));
+  }));
   $("badge").hidden = !answer.degraded;
   const words = answer.degraded ? ["Degraded", TIERS[answer.tier], answer.reason] : [];
   $("badge").textContent = words.filter(Boolean).join(" · ");

@@ -97,7 +97,7 @@ function renderHistory() {
   replaceRows($("history"), state.history.map(row), $("search"));
   $("clear").hidden = last < 0;
   const order = last > 0 ? "Oldest first, the newest last." : "";
-  $("history-note").textContent = last < 0 ? "Empty: these are recommendations for a new visitor." : order;
+  $("history-note").textContent = last < 0 ? "Empty." : order;
 }
 
 const loading = latest();
@@ -136,12 +136,13 @@ function showAnswer(answer) {
   const retried = $("error").contains(document.activeElement);
   $("results").setAttribute("aria-busy", "false");
   $("error").replaceChildren();
-  showSummary(answer, state.where.size > 0);
+  showSummary(answer);
   showItems(answer.items, { open, add });
   markShared($("items"), paths());
   if (retried) $("results-title").focus();
-  for (const id of answer.ignored) known.set(id, { missing: true });
-  if (answer.ignored.length) renderHistory();
+  const unknown = answer.notices.filter(({ code }) => code === "unknown-items").flatMap((notice) => notice.item_ids);
+  for (const id of unknown) known.set(id, { missing: true });
+  if (unknown.length) renderHistory();
   if (bundle !== answer.bundle) loadVersion();
 }
 
@@ -149,7 +150,7 @@ function showNoAnswer(error) {
   const inside = $("results").contains(document.activeElement);
   $("results").setAttribute("aria-busy", "false");
   for (const id of ["badge", "latency", "legend"]) $(id).hidden = true;
-  for (const id of ["status", "items"]) $(id).replaceChildren();
+  for (const id of ["status", "notices", "items"]) $(id).replaceChildren();
   showError($("error"), error, begin);
   if (inside) $("error").querySelector("button").focus();
 }

@@ -13,6 +13,7 @@ from recsys.data.histories import (
     queries,
     sampled_users,
     training_histories,
+    user_history,
 )
 from recsys.data.splits import by_time, leave_one_out
 from recsys.errors import DataError
@@ -100,6 +101,17 @@ def test_seen_items_are_excluded_unless_the_data_has_repeats() -> None:
     assert not excludes_seen("auto", repeated)
     assert excludes_seen("always", repeated)
     assert not excludes_seen("never", unique)
+
+
+def test_the_history_of_a_user_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = interactions("uuuuv", "cadba", [TRAIN, VALIDATION, TEST, UNUSED, TRAIN])
+    assert user_history(walked, "u") == ("c", "a", "d", "b")
+    assert user_history(walked, "v") == ("a",)
+    with pytest.raises(DataError, match=r"^user 'vv' is not one of the 2 users of this dataset; did you mean 'v'\?$"):
+        user_history(walked, "vv")
+    monkeypatch.setattr("recsys.data.histories.MAX_COMPARED", 1)
+    with pytest.raises(DataError, match=r"^user 'vv' is not one of the 2 users of this dataset; ids are like 'u', 'v'$"):
+        user_history(walked, "vv")
 
 
 def test_sampled_users_are_a_random_part_in_their_order() -> None:

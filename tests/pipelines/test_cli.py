@@ -23,17 +23,20 @@ SURFACE = {
     "configs": set(),
     "compare": {"runs", "--metric"},
     "status": {"run"},
-    "query": {"run", "--history", "-k"},
+    "query": {"run", "--history", "--user", "-k"},
     **{stage.name: STAGE_OPTIONS for stage in STAGES},
     "bundle": {"run", "--out"},
     "publish": {"source", "--name", "--alias", "--registry", "--skip-gates"},
     "rollback": {"--name", "--alias", "--registry"},
     "serve": {"source", "--host", "--port", "--keys", "--store", "--registry", "--set", "--ray", "--check"},
+    "histories": {"run", "--store"},
     "keys": set(),
     "keys create": {"--keys", "--name", "--scope"},
     "keys list": {"--keys"},
     "keys revoke": {"--keys", "--name"},
 }
+
+USER = ":heart: u"  # a console would print it as an emoji
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -96,7 +99,12 @@ def test_help_and_configs_load_neither_torch_nor_mlflow() -> None:
         (["status", "nowhere"], "config.yaml is missing"),
         (["embed", "nowhere"], "config.yaml is missing"),
         (["recommend"], "Missing argument 'RUN'"),
-        (["query", "nowhere"], "Missing option '--history'"),
+        (["query", "nowhere"], "give exactly one of --history and --user"),
+        (["query", "nowhere", "--history", "a", "--user", "u"], "give exactly one of --history and --user"),
+        (["query", "nowhere", "--history", "[a, b]"], "--history: got '[a, b]', which begins as a JSON list"),
+        (["query", "nowhere", "--history", "[1.5]"], "--history: got '[1.5]', which begins as a JSON list"),
+        (["query", "nowhere", "--user", "u"], "config.yaml is missing"),
+        (["histories", "nowhere"], "config.yaml is missing"),
         (["query", "nowhere", "--history", "a", "-k", "0"], "Invalid value for '-k'"),
         (["query", "nowhere", "--history", "a"], "config.yaml is missing"),
         (["run", "--config", "demo", "--executor", "spark"], "Invalid value for '--executor'"),
@@ -132,10 +140,10 @@ def fake_stage(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     if run.stage == "prepare":
         pl.DataFrame({"item_id": ["a", "b"], "title": ["A [red] pan", None]}).write_parquet(run.out / "items.parquet")
         splits = pl.Series("split", [TRAIN, TEST], dtype=pl.Int8)
-        frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+        frame = pl.DataFrame({"user_id": [USER, USER], "item_id": ["a", "b"], "timestamp": [1, 2]})
         frame.with_columns(splits).write_parquet(run.out / "interactions.parquet")
     if run.stage == "recommend":
-        row = {"user_id": ["u"], "rank": [1], "item_id": ["b"], "score": [0.5], "source": ["generative"]}
+        row = {"user_id": [USER], "rank": [1], "item_id": ["b"], "score": [0.5], "source": ["generative"]}
         pl.DataFrame(row, schema=RANKING_SCHEMA).write_parquet(run.out / "rankings.parquet")
     if run.stage == "evaluate":
         figures = {"hr@10": {"value": 0.25}, "ndcg@10": {"value": 0.125}}
@@ -155,7 +163,7 @@ def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Comman
     code, shown, log = recsys(*arguments)
     assert code == 0, log
     assert [stage.folder for stage in STAGES] == sorted(p.name for p in out.iterdir() if p.name[0].isdigit())
-    for expected in ("0.2500", "0.1250", "A [red] pan", "report.html", f"recsys query {out}", "--history a -k 10"):
+    for expected in ("0.2500", "0.1250", "A [red] pan", "report.html", f"recsys query {out}", "--history a -k 10", f"--user '{USER}'"):
         assert expected in shown
     assert "[1/9] prepare" in log
     code, shown, log = recsys(*arguments)

@@ -66,7 +66,9 @@ def test_a_history_is_answered(fitted: Recommender) -> None:
     assert len({item.item_id for item in found}) == len(found) == 4
     assert not {item.item_id for item in found} & set(HISTORY)
     assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
-    assert fitted.recommend([*HISTORY[:1], "nothing", *HISTORY[1:]], k=4).items == found.items, "unknown ids are ignored"
+    assert fitted.recommend([*HISTORY[:1], "nothing", *HISTORY[1:]], k=4).items == found.items, (
+        "unknown ids are ignored"
+    )
     assert fitted.recommend([], k=3)
     assert repr(fitted) == "<Recommender (fitted)>"
 
@@ -113,7 +115,11 @@ def test_errors_are_one_clear_line(fitted: Recommender, tmp_path: Path) -> None:
     wrong = [
         (DataError, "exactly one of history and user_id", lambda: fitted.recommend()),
         (DataError, "exactly one of history and user_id", lambda: fitted.recommend(HISTORY, user_id="u1")),
-        (DataError, "user 'nobody' is not one of the 60 users of this dataset; ids are like 'u0', 'u1', 'u2'", lambda: fitted.recommend(user_id="nobody")),
+        (
+            DataError,
+            "user 'nobody' is not one of the 60 users of this dataset; ids are like 'u0', 'u1', 'u2'",
+            lambda: fitted.recommend(user_id="nobody"),
+        ),
         (DataError, "k=0", lambda: fitted.recommend(HISTORY, k=0)),
         (ConfigError, "is not fitted", lambda: Recommender(TINY).recommend(HISTORY)),
         (ConfigError, "is not fitted", lambda: Recommender(TINY).save(tmp_path / "nothing")),

@@ -184,7 +184,7 @@ class FakeEngine:
         every = list(self._texts)
         passes = [all(texts[column] in values for column, values in request.where) for texts in self._texts.values()]
         return Candidates.count(
-            np.array(passes) & ~np.isin(every, list(self._withdrawn)),
+            np.array(passes, dtype=np.bool_) & ~np.isin(every, list(self._withdrawn)),
             catalogue=len(every),
             withdrawn=len(self._withdrawn),
             seen=np.array([every.index(i) for i in seen], dtype=np.int64),

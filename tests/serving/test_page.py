@@ -58,7 +58,9 @@ def focused(page: Any) -> str:
 def test_a_new_visitor_is_recommended_something(visit: Visit) -> None:
     page = visit.open()
     recommended(page, "Item i0")
-    expect(page.locator("#history-note")).to_contain_text("for a new visitor")
+    expect(page.locator("#notices li")).to_have_text(
+        ["The history is empty, so that these are the items for a new visitor."]
+    )
     expect(page.get_by_role("status").filter(has_text="10 recommendations in")).to_contain_text("by bundle fake")
     expect(page.locator("#about")).to_contain_text("32 items")
     expect(page.locator("#badge")).to_be_hidden()
@@ -185,6 +187,26 @@ def test_only_the_keyboard_is_needed(visit: Visit) -> None:
     expect(page.locator("#history .title").nth(1)).to_have_text(name.removeprefix("Add to the history: "))
     expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
     assert focused(page).startswith("Add to the history: ")  # of the row that came in its place
+
+
+def test_a_short_or_empty_answer_says_why(visit: Visit, engine: FakeEngine) -> None:
+    notices = visit.open("#item=i1").locator("#notices li")
+    recommended(visit.page, "Item i2")
+    expect(notices).to_have_count(0)
+    page = visit.open("#item=i1&item=<b>no&k=50&where.categories=games")
+    expect(page.locator("#items li")).to_have_count(10)
+    expect(notices).to_have_text(
+        [
+            "1 of 2 ids of the history are not in the catalogue and are ignored: '<b>no'.",
+            "50 items were asked for, 10 found: the catalogue has 32, of which 22 kept out by the filter.",
+        ]
+    )
+    page = visit.open("#item=i1&where.categories=garden")
+    expect(notices).to_have_text(["No item of the catalogue passes the filter."])
+    expect(page.locator("#status")).to_contain_text("No recommendations in")
+    engine.exclude_seen = True
+    page = visit.open(f"#{'&'.join(f'item=i{n}' for n in range(1, 30, 3))}&where.categories=games")
+    expect(notices).to_contain_text(["All 10 items that pass the filter are in the history"])
 
 
 def test_a_degraded_answer_says_so(visit: Visit, engine: FakeEngine) -> None:

@@ -106,6 +106,23 @@ def using(url: str, work: Callable[[HistoryStore], Awaitable[None]], limit: int 
     asyncio.run(main())
 
 
+def test_only_users_without_a_history_are_filled(url: str) -> None:
+    histories = [("ann", ["a", "b"]), ("'; --", ["c"]), ("bob", [f"i{n}" for n in range(LIMIT + 3)])]
+
+    async def work(store: HistoryStore) -> None:
+        await store.append("ann", ["z"])
+        assert await store.fill(histories) == 2
+        assert await store.fill(histories) == 0
+        assert await store.fill([]) == 0
+        assert await store.read("ann", 10) == ("z",)
+        assert await store.read("'; --", 10) == ("c",)
+        assert await store.read("bob", 1000) == tuple(f"i{n}" for n in range(3, LIMIT + 3))
+        assert await store.append("bob", ["last"]) == LIMIT
+        assert await store.read("bob", 2) == (f"i{LIMIT + 2}", "last")
+
+    using(url, work)
+
+
 def test_order_is_kept_and_the_latest_are_read(url: str) -> None:
     async def work(store: HistoryStore) -> None:
         assert await store.read("ann", 10) == ()

@@ -112,6 +112,7 @@ def test_out_of_catalogue_items_are_removed_from_an_answer() -> None:
     (answer,) = engine.recommend([Request(k=3)], "full")
     checked, removed = live.checked(answer)
     assert ([item.item_id for item in checked.items], removed) == (["i0", "i1"], 1)
+    assert (checked.notices[-1].code, len(checked.notices[-1].item_ids)) == ("removed-items", 1)
     engine.illegal = ()
     (answer,) = engine.recommend([Request(k=3)], "full")
     engine.withdraw(["i1"])
