@@ -110,7 +110,9 @@ def test_the_history_of_a_user_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(DataError, match=r"^user 'vv' is not one of the 2 users of this dataset; did you mean 'v'\?$"):
         user_history(walked, "vv")
     monkeypatch.setattr("recsys.data.histories.MAX_COMPARED", 1)
-    with pytest.raises(DataError, match=r"^user 'vv' is not one of the 2 users of this dataset; ids are like 'u', 'v'$"):
+    with pytest.raises(
+        DataError, match=r"^user 'vv' is not one of the 2 users of this dataset; ids are like 'u', 'v'$"
+    ):
         user_history(walked, "vv")
 
 

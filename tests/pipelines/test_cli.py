@@ -163,7 +163,15 @@ def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Comman
     code, shown, log = recsys(*arguments)
     assert code == 0, log
     assert [stage.folder for stage in STAGES] == sorted(p.name for p in out.iterdir() if p.name[0].isdigit())
-    for expected in ("0.2500", "0.1250", "A [red] pan", "report.html", f"recsys query {out}", "--history a -k 10", f"--user '{USER}'"):
+    for expected in (
+        "0.2500",
+        "0.1250",
+        "A [red] pan",
+        "report.html",
+        f"recsys query {out}",
+        "--history a -k 10",
+        f"--user '{USER}'",
+    ):
         assert expected in shown
     assert "[1/9] prepare" in log
     code, shown, log = recsys(*arguments)
