@@ -19,7 +19,7 @@ class Request:
     """One request for recommendations.
 
     `user` names the noise of the diffusion samples, so that one user always gets the same list; the history does where
-    no user is named. `exclude_seen` None means the recommender's own policy.
+    no user is named. `exclude_seen` None means the recommender's own policy; each policy has its own fusion.
     """
 
     history: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class FittedRecommender:
     def recommend(
         self, requests: Sequence[Request], *, allowed: BoolArray | None = None, ensemble: Ensemble | None = None
     ) -> list[Answer]:
-        """An answer for each request; those that need the same number of items ranked are ranked together.
+        """An answer for each request; those of one policy that need as many items ranked are ranked together.
 
         Args:
             allowed: bool [N], the only items that any request may get.
@@ -87,15 +87,17 @@ class FittedRecommender:
             DataError: a request's `k` is below 1.
         """
         ranked_by = ensemble or self.ensemble
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, bool], list[int]] = {}
         for row, request in enumerate(requests):
             if request.k < 1:
                 raise DataError(f"k={request.k} recommendations were requested; at least 1 is needed")
-            groups.setdefault(ranked_by.depth(request.k), []).append(row)
+            exclude_seen = self._exclude_seen if request.exclude_seen is None else request.exclude_seen
+            groups.setdefault((ranked_by.depth(request.k), exclude_seen), []).append(row)
         answers: dict[int, Answer] = {}
-        for depth, rows in groups.items():
-            group = [requests[row] for row in rows]
-            answers |= zip(rows, self._answers(group, ranked_by, depth, allowed), strict=True)
+        for (depth, exclude_seen), rows in groups.items():
+            batch = self._batch([requests[row] for row in rows], exclude_seen, allowed)
+            found = self._answers([requests[row] for row in rows], batch, ranked_by, depth)
+            answers |= zip(rows, found, strict=True)
         return [answers[row] for row in range(len(requests))]
 
     def item(self, item: int, score: float, source_scores: Mapping[str, float] | None = None) -> RankedItem:
@@ -104,19 +106,25 @@ class FittedRecommender:
             self.catalog.item_ids[item], self._titles[item], score, dict(source_scores or {}), self._tokens(item)
         )
 
-    def _answers(
-        self, requests: Sequence[Request], ensemble: Ensemble, depth: int, allowed: BoolArray | None
-    ) -> list[Answer]:
+    def _batch(self, requests: Sequence[Request], exclude_seen: bool, allowed: BoolArray | None) -> RankingBatch:
         positions = self.catalog.positions
         known = [[positions[i] for i in request.history if i in positions] for request in requests]
         names = [r.user if r.user is not None else "\0".join(r.history) for r in requests]
-        excluded = [self._excluded(request, seen) for request, seen in zip(requests, known, strict=True)]
-        batch = RankingBatch.build(
+        excluded: list[IntArray] = []
+        for request, seen in zip(requests, known, strict=True):
+            unwanted = [positions[i] for i in request.exclude if i in positions]
+            excluded.append(np.unique(np.array(unwanted + (seen if exclude_seen else []), dtype=np.int64)))
+        return RankingBatch.build(
             Histories.from_lists(names, known),
             max_history=self._max_history,
+            exclude_seen=exclude_seen,
             candidates=CandidateFilter(excluded, allowed),
         )
-        watch = Stopwatch()
+
+    def _answers(
+        self, requests: Sequence[Request], batch: RankingBatch, ensemble: Ensemble, depth: int
+    ) -> list[Answer]:
+        positions, watch = self.catalog.positions, Stopwatch()
         rankings = ensemble.rank(batch, depth, stopwatch=watch)
         return [
             Answer(
@@ -126,13 +134,6 @@ class FittedRecommender:
             )
             for row, request in enumerate(requests)
         ]
-
-    def _excluded(self, request: Request, seen: list[int]) -> IntArray:
-        positions = self.catalog.positions
-        excluded = [positions[i] for i in request.exclude if i in positions]
-        if self._exclude_seen if request.exclude_seen is None else request.exclude_seen:
-            excluded += seen
-        return np.unique(np.array(excluded, dtype=np.int64))
 
     def _ranked(self, rankings: Mapping[str, TopItems], answer: str, row: int, k: int) -> tuple[RankedItem, ...]:
         """The ranking that is the answer, with the scores that the others give its items."""
