@@ -107,7 +107,7 @@ STAGES = (
         "evaluate",
         "09_report",
         ("prepare", "embed", "tokenize", "finetune", "diffuse", "recommend"),
-        3,
+        4,
         ("evaluate",),
         "Evaluate the rankings against held-out interactions, and write the report.",
     ),
