@@ -19,7 +19,8 @@ from pipelines.config import RunConfig
 from pipelines.runner import LOG, status
 from recsys.artifacts import RunDirectory, package_versions
 from recsys.data.dataset import Dataset
-from recsys.data.histories import excludes_seen, interaction_counts, training_histories
+from recsys.data.histories import interaction_counts, training_histories
+from recsys.data.policy import ServedPolicy
 from recsys.diffusion.joint import is_joint
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
 from recsys.errors import ArtifactError, ConfigError
@@ -91,10 +92,13 @@ class _Parts:
     def settings(self) -> BundleSettings:
         config, embed = self.config, self.config.embed
         notes = self.run.existing_record("embed").notes
+        served = ServedPolicy.load(self.run.verified("recommend"))
         return BundleSettings(
             routes=(DISCRETE, CONTINUOUS) if self.both else (DISCRETE,),
             max_history=config.prepare.max_history,
-            exclude_seen=excludes_seen(config.recommend.exclude_seen, self.dataset.interactions),
+            exclude_seen=served.exclude_seen,
+            training_repeats=served.repeats,
+            training_interactions=served.interactions,
             seed=config.seed,
             recommend=config.recommend,
             tokenize=config.tokenize,
@@ -128,15 +132,17 @@ class _Parts:
             write_json(folder / METRICS, metrics)
 
     def _metrics(self) -> dict[str, Any] | None:
-        """What was measured of the ranking that is served; None where it was not measured at 10 ranks."""
+        """What was measured of the ranking and policy that are served; None where not at 10 ranks."""
         measured = json.loads((self.run.verified("evaluate") / "metrics.json").read_text(encoding="utf-8"))
-        systems = measured["systems"]
+        policy = measured["served"]["policy"]
+        systems = measured["policies"][policy]["systems"]
         served = next((name for name in (FUSED, *self.config.recommend.fusion.sources) if name in systems), None)
         figures = {} if served is None else systems[served]["metrics"]
         if not all(name in figures for name in SERVED_METRICS):
             return None
         return {
             "system": served,
+            "policy": policy,
             "users": measured["users"],
             "confidence": measured["confidence"],
             "metrics": {name: figures[name] for name in SERVED_METRICS},

@@ -59,6 +59,13 @@ class ExecutorKind(StrEnum):
     RAY = "ray"
 
 
+class PolicyName(StrEnum):
+    """The policies of `recsys.tables`."""
+
+    SEEN_KEPT = "seen-kept"
+    SEEN_LEFT_OUT = "seen-left-out"
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -115,11 +122,15 @@ def status(run: Run) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run directories.")],
     metric: Annotated[str, typer.Option("--metric", help="The metric to compare: ndcg@10, hr@5, ...")] = "ndcg@10",
+    policy: Annotated[
+        PolicyName | None,
+        typer.Option("--policy", help="Seen items kept, or left out.", show_default="both, one table each"),
+    ] = None,
 ) -> None:
     """Show one metric of several runs side by side, with mean and standard deviation."""
     from pipelines import commands
 
-    commands.compare(runs, metric)
+    commands.compare(runs, metric, policy and policy.value)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
-from pipelines.comparison import comparison
+from pipelines.comparison import comparison, warn_of_different_data
 from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes
 from pipelines.executors import Kind, choose_executor
 from pipelines.progress import progress_tracker
@@ -27,7 +27,7 @@ from recsys.config import nearest
 from recsys.data.histories import user_history
 from recsys.errors import ArtifactError, ConfigError
 from recsys.files import write_text
-from recsys.tables import Interactions
+from recsys.tables import POLICIES, Interactions
 from recsys.tracking import MlflowTracker, NullTracker, Tracker
 
 CONFIG = "config.yaml"
@@ -86,10 +86,13 @@ def status(path: Path) -> None:
     Console().print(table)
 
 
-def compare(paths: Sequence[Path], metric: str) -> None:
-    """`recsys compare`."""
+def compare(paths: Sequence[Path], metric: str, policy: str | None) -> None:
+    """`recsys compare`, of one policy or of all, one table each."""
+    tables = [comparison(paths, metric, each) for each in POLICIES if policy in (None, each)]
     with logging_to(Console(stderr=True)):
-        Console().print(comparison(paths, metric))
+        warn_of_different_data(paths)
+        for number, table in enumerate(tables):
+            Console().print(*[""] * min(number, 1), table)
 
 
 def query(path: Path, history: tuple[str, ...], *, user: str | None, k: int) -> None:

@@ -17,22 +17,22 @@ from pipelines import FOLDERS
 from recsys.artifacts import RunDirectory
 from recsys.config import lookup
 from recsys.files import read_json
+from recsys.tables import Policy
 
 logger = logging.getLogger(__name__)
 
 
-def comparison(paths: Sequence[Path], metric: str) -> Table:
-    """One row per system and one column per run; several runs also get mean and standard deviation.
+def comparison(paths: Sequence[Path], metric: str, policy: Policy) -> Table:
+    """One row per system and one column per run, under one policy; several runs also get mean and standard deviation.
 
     Raises:
         ArtifactError: a run has no report, or a damaged one.
         ConfigError: a run's report has no such metric.
     """
     directories = [RunDirectory(path, FOLDERS) for path in paths]
-    runs = [_figures(directory, metric) for directory in directories]
-    _warn_of_different_data(directories)
+    runs = [_figures(directory, metric, policy) for directory in directories]
     several = len(paths) > 1
-    table = Table(metric, *(Column(Text(path.name)) for path in paths), box=None, header_style="bold")
+    table = Table(f"{metric}, {policy}", *(Column(Text(path.name)) for path in paths), box=None, header_style="bold")
     for column in ("mean", "deviation") if several else ():
         table.add_column(column)
     for system in dict.fromkeys(name for run in runs for name in run):
@@ -43,15 +43,16 @@ def comparison(paths: Sequence[Path], metric: str) -> Table:
     return table
 
 
-def _figures(directory: RunDirectory, metric: str) -> dict[str, float]:
+def _figures(directory: RunDirectory, metric: str, policy: Policy) -> dict[str, float]:
     """The metric of every system of a run."""
-    systems = read_json(directory.verified("evaluate") / "metrics.json")["systems"]
+    systems = read_json(directory.verified("evaluate") / "metrics.json")["policies"][policy]["systems"]
     key = f"--metric of {directory.path}"
     return {name: float(lookup(system["metrics"], metric, key=key)["value"]) for name, system in systems.items()}
 
 
-def _warn_of_different_data(directories: Sequence[RunDirectory]) -> None:
+def warn_of_different_data(paths: Sequence[Path]) -> None:
     """Warn of runs on different data than the first: their metrics cannot be compared."""
+    directories = [RunDirectory(path, FOLDERS) for path in paths]
     first, *others = (directory.existing_record("prepare").fingerprint() for directory in directories)
     for directory, fingerprint in zip(directories[1:], others, strict=True):
         if fingerprint != first:

@@ -13,7 +13,8 @@ from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
-from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
+from recsys.data.histories import interaction_counts, queries, training_histories
+from recsys.data.policy import ServedPolicy
 from recsys.diffusion.heads import KINDS, fit_head
 from recsys.diffusion.joint import JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
@@ -80,7 +81,9 @@ def _data(config: RunConfig, run: StageRun) -> _Data:
         queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         users=config.diffuse.validation_users,
         seed=config.seed,
-        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
+        exclude_seen=ServedPolicy.choose(
+            config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
+        ).exclude_seen,
     )
     counts = interaction_counts(histories.items, len(dataset.catalog))
     validator = HeadValidator(users, latents, counts, config.seed)

@@ -13,7 +13,8 @@ from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
-from recsys.data.histories import excludes_seen, interaction_counts, queries, training_histories
+from recsys.data.histories import interaction_counts, queries, training_histories
+from recsys.data.policy import ServedPolicy
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.embeddings.text import fit_texts
 from recsys.ranking.loading import SASREC_FOLDER
@@ -39,7 +40,9 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         config.embed.sasrec,
         seed=config.seed,
         queries=queries(dataset.interactions, catalog, split=VALIDATION, max_history=config.prepare.max_history),
-        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
+        exclude_seen=ServedPolicy.choose(
+            config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
+        ).exclude_seen,
         work=run.work / "sasrec",
         tracker=tracker,
     )

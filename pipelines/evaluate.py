@@ -17,14 +17,15 @@ from pipelines.config import RunConfig, dump_yaml
 from recsys.artifacts import StageRun, package_versions
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries
+from recsys.data.policy import ServedPolicy
 from recsys.evaluation.evaluation import Evaluation, evaluate
-from recsys.evaluation.examples import Example, example_users
+from recsys.evaluation.examples import example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.published import compared, published_on
 from recsys.evaluation.report import Report, render_report
 from recsys.files import read_json, write_json, write_text
 from recsys.ranking.tuning import FUSION_FILE
-from recsys.tables import TEST, Rankings, SemanticIds
+from recsys.tables import SEEN_KEPT, TEST, Rankings, SemanticIds
 from recsys.tracking import Tracker
 
 
@@ -32,9 +33,10 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     folders = {stage: run.read(stage) for stage in run.reads}
     dataset = Dataset.load(folders["prepare"])
     rankings = Rankings.load(folders["recommend"] / "rankings.parquet")
+    served = ServedPolicy.load(folders["recommend"])
     evaluation = evaluate(rankings, dataset, config.evaluate, seed=config.seed)
     examples = example_users(
-        rankings,
+        rankings.under(served.policy),
         queries=queries(dataset.interactions, dataset.catalog, split=TEST, max_history=len(dataset.interactions)),
         catalog=dataset.catalog,
         cutoff=config.evaluate.slice_cutoff,
@@ -42,25 +44,23 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         generator=np.random.default_rng(config.seed),
     )
     published = published_on(dataset)
-    report = _report(config, run, folders, evaluation, examples)
+    report = replace(_report(config, run, folders, evaluation), examples=examples, served=served)
     if published:
-        # Published rows may list seen items: no row of a run that leaves them out is comparable.
-        seen_kept = run.record("recommend").notes.get("exclude_seen") is False
-        report = replace(report, published=compared(published, evaluation.systems if seen_kept else {}))
+        report = replace(report, published=compared(published, evaluation.policies[SEEN_KEPT].systems))
     models = {"tokens": report.token_quality or {}, "latents": report.latent_quality, "fusion": report.fusion}
-    write_json(
-        run.out / "metrics.json", {**evaluation.to_json(), **models, "published": published and published.model_dump()}
-    )
+    known = {"served": served.to_json(), "published": published and published.model_dump()}
+    write_json(run.out / "metrics.json", {**evaluation.to_json(), **known, **models})
     write_text(run.out / "report.html", render_report(report))
-    for name, system in evaluation.systems.items():
-        tracker.log({f"{name}/{metric}": value.value for metric, value in system.metrics.items()}, step=0)
-    out_of_catalogue = sum(system.out_of_catalogue_items for system in evaluation.systems.values())
+    out_of_catalogue = 0
+    for policy, measured in evaluation.policies.items():
+        for name, system in measured.systems.items():
+            values = {f"{policy}/{name}/{metric}": estimate.value for metric, estimate in system.metrics.items()}
+            tracker.log(values, step=0)
+            out_of_catalogue += system.out_of_catalogue_items
     run.note(users=evaluation.users, out_of_catalogue_items=out_of_catalogue)
 
 
-def _report(
-    config: RunConfig, run: StageRun, folders: Mapping[str, Path], evaluation: Evaluation, examples: list[Example]
-) -> Report:
+def _report(config: RunConfig, run: StageRun, folders: Mapping[str, Path], evaluation: Evaluation) -> Report:
     """The evaluation, with what the other stages wrote."""
     ids = folders["tokenize"] / "discrete" / "semantic_ids.parquet"
     semantic_ids = SemanticIds.load(ids) if ids.exists() else None
@@ -70,7 +70,6 @@ def _report(
     return Report(
         title=f"Recommendations of {run.directory.path.name}",
         evaluation=evaluation,
-        examples=examples,
         curves=training_curves(folder / "training_log.jsonl" for folder in folders.values()),
         token_quality=quality or None,
         semantic_ids=semantic_ids,

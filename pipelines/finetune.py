@@ -8,7 +8,8 @@ from __future__ import annotations
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.dataset import Dataset
-from recsys.data.histories import excludes_seen, queries
+from recsys.data.histories import queries
+from recsys.data.policy import ServedPolicy
 from recsys.embeddings.text import item_texts
 from recsys.instructions.examples import load_examples
 from recsys.llm.finetuning import FinetuneData, finetune
@@ -32,7 +33,9 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=config.prepare.max_history),
         users=config.finetune.validation_users,
         seed=config.seed,
-        exclude_seen=excludes_seen(config.recommend.exclude_seen, dataset.interactions),
+        exclude_seen=ServedPolicy.choose(
+            config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
+        ).exclude_seen,
     )
     done = finetune(
         data,

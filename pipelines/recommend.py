@@ -1,9 +1,9 @@
-"""The recommend stage: every ranker ranks the catalogue for every test user, some users at a time.
+"""The recommend stage: every ranker ranks the catalogue for every test user, some users at a time, under both policies.
 
 Reads 01_dataset, 02_embeddings and what the run's routes wrote (03, 05, 06, 07); writes `rankings.parquet`,
-`timings.json` (seconds of each ranker, added up over the workers), `fusion.json` and `rankers/` (what rankers fit
-themselves). Rankers and fusion are tuned here, in one process; users are ranked in partitions, which an executor may
-spread.
+`served.json` (the policy that is served), `timings.json` (seconds of each ranker for both policies, added up over the
+workers), `fusion.json` and `rankers/` (what rankers fit themselves). Rankers and fusion are tuned here, in one process;
+users are ranked in partitions, which an executor may spread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from pipelines.executors import Executor, LocalExecutor
 from pipelines.partitions import Partition, Shared, read_histories, user_partitions
 from recsys.artifacts import RunDirectory, StageRun, stage_and_part
 from recsys.data.dataset import Dataset
-from recsys.data.histories import excludes_seen, queries, sampled_users
+from recsys.data.histories import queries, sampled_users
+from recsys.data.policy import ServedPolicy
 from recsys.files import read_json, text_sha256, write_json
 from recsys.ranking.config import RecommendConfig
 from recsys.ranking.ensemble import Ensemble
@@ -34,7 +36,7 @@ from recsys.ranking.recommender import FittedRecommender
 from recsys.ranking.registry import build_rankers, fit_rankers
 from recsys.ranking.stopwatch import Stopwatch
 from recsys.ranking.tuning import FUSION_FILE, FusionParams, assemble, tune
-from recsys.tables import RANKING_SCHEMA, TEST, VALIDATION, Rankings
+from recsys.tables import POLICIES, POLICY_TYPE, RANKING_SCHEMA, TEST, VALIDATION, Policy, Rankings
 from recsys.tracking import Tracker
 
 # Ranked as one unit of work. It decides which prompts are padded together, so that another number gives scores that
@@ -50,9 +52,12 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     dataset = Dataset.load(run.read("prepare"))
     # Whole histories: rankers see their newest items, and none of the others may come back either.
     requests = queries(dataset.interactions, dataset.catalog, split=TEST, max_history=len(dataset.interactions))
-    exclude_seen = excludes_seen(config.recommend.exclude_seen, dataset.interactions)
-    params = _params(config, run, exclude_seen)
-    _tune(config, run, params, dataset, tracker)
+    served = ServedPolicy.choose(
+        config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
+    )
+    logger.info("      served policy: %s", served)
+    params = _params(config, run)
+    _tune(config, run, params, dataset, served.policy, tracker)
     if executor.distributed:
         _ensemble.cache_clear()  # workers have their own
     folders = executor.map_partitions(
@@ -67,23 +72,22 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     _join(folders, list(seconds[0]) if seconds else [], run.out / "rankings.parquet")
     _write_timings(seconds, len(requests), run.out / "timings.json")
     shutil.copytree(run.work / RANKERS_FOLDER, run.out / RANKERS_FOLDER)
-    run.note(users=len(requests), exclude_seen=exclude_seen)
+    served.save(run.out)
+    run.note(users=len(requests))
 
 
 def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tracker) -> None:
-    """Write `SOURCE.parquet` for every ranker and the fusion, and `seconds.json`, for the users of a partition."""
+    """Write the rankings of every ranker and the fusion under each policy, and `seconds.json`, of a partition."""
     params, watch = shared.params, Stopwatch()
     context, ensemble = _ensemble(json.dumps(params))
-    batch = RankingBatch.build(
-        read_histories(partition),
-        max_history=context.max_history,
-        exclude_seen=params["exclude_seen"],
-        tracker=tracker,
-    )
-    catalog, users, k = context.items.catalog, batch.histories.user_ids, context.config.k
-    for source, found in ensemble.rank(batch, k, stopwatch=watch).items():
-        top = found.first(k)
-        Rankings.from_arrays(users, top.items, top.scores, catalog=catalog, source=source).save(out / _file(source))
+    histories, catalog, k = read_histories(partition), context.items.catalog, context.config.k
+    batches = RankingBatch.under_policies(histories, max_history=context.max_history, tracker=tracker)
+    for policy, batch in batches.items():
+        for source, found in ensemble.rank(batch, k, stopwatch=watch).items():
+            rankings = Rankings.from_arrays(
+                histories.user_ids, found.first(k), catalog=catalog, source=source, policy=policy
+            )
+            rankings.save(out / _file(policy, source))
     write_json(out / SECONDS, watch.seconds)
 
 
@@ -104,7 +108,7 @@ def load_recommender(config: RunConfig, directory: RunDirectory) -> FittedRecomm
         context.items.catalog,
         assemble(rankers, config.recommend.fusion, params),
         max_history=context.max_history,
-        exclude_seen=bool(directory.existing_record("recommend").notes["exclude_seen"]),
+        exclude_seen=ServedPolicy.load(ranked).exclude_seen,
     )
 
 
@@ -128,7 +132,7 @@ def _shared_context(params: dict[str, Any]) -> RankingContext:
     return RankingContext.load(folders, config, max_history=params["max_history"], seed=params["seed"])
 
 
-def _params(config: RunConfig, run: StageRun, exclude_seen: bool) -> dict[str, Any]:
+def _params(config: RunConfig, run: StageRun) -> dict[str, Any]:
     """What partitions share: where everything is, what it holds, and how to rank."""
     inputs = {name: stage_and_part(name) for name in run.reads}
     folders = {name: run.read(name) for name in run.reads} | {RANKERS_FOLDER: run.work / RANKERS_FOLDER}
@@ -138,7 +142,6 @@ def _params(config: RunConfig, run: StageRun, exclude_seen: bool) -> dict[str, A
         "recommend": config.recommend.model_dump(mode="json"),
         "max_history": config.prepare.max_history,
         "seed": config.seed,
-        "exclude_seen": exclude_seen,
         "fusion": str(run.work / FUSION_FILE),
     }
 
@@ -151,7 +154,9 @@ def _content(params: dict[str, Any]) -> str:
     return text_sha256(json.dumps([known, chosen]))
 
 
-def _tune(config: RunConfig, run: StageRun, params: dict[str, Any], dataset: Dataset, tracker: Tracker) -> None:
+def _tune(
+    config: RunConfig, run: StageRun, params: dict[str, Any], dataset: Dataset, served: Policy, tracker: Tracker
+) -> None:
     """Have rankers fit what they fit themselves, and write `fusion.json`, unless a killed run already did."""
     context = _shared_context(params)
     fit_rankers(context, run.work / RANKERS_FOLDER)
@@ -162,25 +167,20 @@ def _tune(config: RunConfig, run: StageRun, params: dict[str, Any], dataset: Dat
         if not len(chosen):
             logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
             return
-        batch = RankingBatch.build(
-            chosen.histories,
-            max_history=config.prepare.max_history,
-            exclude_seen=params["exclude_seen"],
-            tracker=tracker,
-        )
-        tune(build_rankers(context), batch, chosen.targets, config.recommend.fusion).save(path)
+        batches = RankingBatch.under_policies(chosen.histories, max_history=config.prepare.max_history, tracker=tracker)
+        rankers = build_rankers(context)
+        tune(rankers, batches, chosen.targets, config.recommend.fusion, served=served).save(path)
     fusion = FusionParams.load(path)
     fusion.save(run.out / FUSION_FILE)
-    run.note(**{f"validation_{name.replace('-', '_')}": ndcg for name, ndcg in fusion.validation.items()})
+    run.note(**{f"validation_{name.replace('-', '_')}": ndcg for name, ndcg in fusion.validation[served].items()})
 
 
 def _join(folders: Sequence[Path], sources: Sequence[str], path: Path) -> None:
     """Write the rankings of all users, source by source, without having them in memory together."""
-    schema = pl.DataFrame(schema=RANKING_SCHEMA).to_arrow().schema
+    schema = pl.DataFrame(schema={**RANKING_SCHEMA, "policy": POLICY_TYPE}).to_arrow().schema
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for source in sources:
-            for folder in folders:
-                writer.write_table(pq.read_table(folder / _file(source)).cast(schema))
+        for policy, source, folder in product(POLICIES, sources, folders):
+            writer.write_table(pq.read_table(folder / _file(policy, source)).cast(schema))
 
 
 def _write_timings(seconds: Sequence[dict[str, float]], users: int, path: Path) -> None:
@@ -188,5 +188,5 @@ def _write_timings(seconds: Sequence[dict[str, float]], users: int, path: Path) 
     write_json(path, {name: {"seconds": total, "ms_per_user": 1000 * total / users} for name, total in totals.items()})
 
 
-def _file(source: str) -> str:
-    return f"{source}.parquet"
+def _file(policy: Policy, source: str) -> str:
+    return f"{policy}.{source}.parquet"

@@ -5,11 +5,10 @@ Reads 01_dataset, 08_recommendations and 09_report of a run; writes only to the 
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -19,20 +18,24 @@ from rich.text import Text
 
 from pipelines.history_option import history_option, user_option
 from recsys.artifacts import RunDirectory
+from recsys.data.policy import ServedPolicy
+from recsys.files import read_json
 from recsys.ranking.registry import GENERATIVE
-from recsys.tables import TEST, Catalog, Interactions, Rankings
+from recsys.tables import TEST, Catalog, Interactions, Policy, Rankings
 
 SHOWN = 10
 HISTORY = 5
-COLUMNS = {"HR@10": "hr@10", "NDCG@10": "ndcg@10"}
+METRICS = {"HR@10": "hr@10", "NDCG@10": "ndcg@10"}
 
 
 def show(directory: RunDirectory, console: Console) -> None:
     """Print the summary of a finished run."""
     report, dataset = directory.verified("evaluate"), directory.verified("prepare")
+    served = ServedPolicy.load(directory.verified("recommend"))
     console.print()
-    console.print(_systems(json.loads((report / "metrics.json").read_text(encoding="utf-8"))))
-    rankings = Rankings.load(directory.verified("recommend") / "rankings.parquet")
+    console.print(_systems(read_json(report / "metrics.json")["policies"]))
+    console.print(f"\nserved policy: {served}", markup=False, highlight=False)
+    rankings = Rankings.load(directory.verified("recommend") / "rankings.parquet").under(served.policy)
     catalog = Catalog.load(dataset / "items.parquet")
     frame = Interactions.load(dataset / "interactions.parquet").frame
     if not len(rankings):
@@ -66,10 +69,12 @@ def _program() -> str:
     return "recsys" if shutil.which("recsys") else shlex.quote(sys.argv[0])
 
 
-def _systems(metrics: dict[str, Any]) -> Table:
-    table = Table("system", *COLUMNS, box=None, header_style="bold")
-    for name, system in metrics["systems"].items():
-        figures = [system["metrics"].get(key) for key in COLUMNS.values()]
+def _systems(policies: Mapping[Policy, Any]) -> Table:
+    """Every system's metrics under each policy, in columns of their own."""
+    columns = [(policy, title, key) for policy in policies for title, key in METRICS.items()]
+    table = Table("system", *(f"{title}\n{policy}" for policy, title, _ in columns), box=None, header_style="bold")
+    for name in next(iter(policies.values()))["systems"]:
+        figures = [policies[policy]["systems"][name]["metrics"].get(key) for policy, _, key in columns]
         table.add_row(name, *(f"{figure['value']:.4f}" if figure else "-" for figure in figures))
     return table
 

@@ -97,7 +97,7 @@ def test_semantic_ids_are_unique_within_range_and_survive_a_round_trip(tmp_path:
 
 def test_rankings_of_indices_leave_padding_out() -> None:
     items, scores = np.array([[1, -1], [0, 1]]), np.array([[0.5, -np.inf], [0.9, 0.1]], dtype=np.float32)
-    frame = Rankings.from_arrays(["u", "v"], items, scores, catalog=CATALOG, source="x").frame
+    frame = Rankings.from_arrays(["u", "v"], TopItems(items, scores), catalog=CATALOG, source="x").frame
     assert frame.select("user_id", "rank", "item_id").rows() == [("u", 1, "b"), ("v", 1, "a"), ("v", 2, "b")]
     assert frame["score"].to_list() == pytest.approx([0.5, 0.9, 0.1])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,13 +39,23 @@ class ScoringModel(ABC):
         Raises:
             DataError: a history holds an index outside the catalogue.
         """
+        return self.rank_among([candidates or CandidateFilter()], histories, k=k, tracker=tracker)[0]
+
+    def rank_among(
+        self, filters: Sequence[CandidateFilter], histories: Histories, *, k: int, tracker: Tracker | None = None
+    ) -> list[TopItems]:
+        """`rank` among the candidates of each filter, by scores that are computed once.
+
+        Raises:
+            DataError: a history holds an index outside the catalogue.
+        """
         check_histories(histories, self.num_items)
-        return rank_by_scores(
+        return rank_among(
+            filters,
             lambda rows: self.scores(histories.take(rows)),
             len(histories),
             num_items=self.num_items,
             k=k,
-            candidates=candidates,
             tracker=tracker,
         )
 
@@ -64,16 +74,30 @@ def rank_by_scores(
     Args:
         scores: row numbers [B] -> scores [B, N], writable.
     """
-    candidates = candidates or CandidateFilter()
+    return rank_among([candidates or CandidateFilter()], scores, num_rows, num_items=num_items, k=k, tracker=tracker)[0]
+
+
+def rank_among(
+    filters: Sequence[CandidateFilter],
+    scores: Callable[[IntArray], FloatArray],
+    num_rows: int,
+    *,
+    num_items: int,
+    k: int,
+    tracker: Tracker | None = None,
+) -> list[TopItems]:
+    """`rank_by_scores` among the candidates of each filter; scores are computed once."""
     size = max(1, SCORES_PER_BATCH // max(1, num_items))
     starts = range(0, num_rows, size)
-    parts = []
+    parts: list[list[TopItems]] = [[] for _ in filters]
     for start in (tracker or NullTracker()).track(starts, "ranking", len(starts)):
         rows = np.arange(start, min(start + size, num_rows))
         found = scores(rows).astype(np.float32, copy=False)
-        candidates.take(rows).apply(found)
-        parts.append(top_k(found, k))
-    return concatenate(parts, k)
+        for number, candidates in enumerate(filters):
+            kept = found if number == len(filters) - 1 else found.copy()
+            candidates.take(rows).apply(kept)
+            parts[number].append(top_k(kept, k))
+    return [concatenate(part, k) for part in parts]
 
 
 def check_histories(histories: Histories, num_items: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,20 +27,17 @@ class Popularity(ScoringModel):
         """The counts, for every history."""
         return np.tile(self.counts, (len(batch), 1))
 
-    def rank(
-        self,
-        histories: Histories,
-        *,
-        k: int,
-        candidates: CandidateFilter | None = None,
-        tracker: Tracker | None = None,
-    ) -> TopItems:
+    def rank_among(
+        self, filters: Sequence[CandidateFilter], histories: Histories, *, k: int, tracker: Tracker | None = None
+    ) -> list[TopItems]:
         """See `ScoringModel`; the catalogue is sorted once, so that an endpoint under load can afford it."""
         check_histories(histories, self.num_items)
-        candidates = candidates or CandidateFilter()
+        return [self._best(candidates, len(histories), k) for candidates in filters]
+
+    def _best(self, candidates: CandidateFilter, num_rows: int, k: int) -> TopItems:
         order = self._order if candidates.allowed is None else self._order[candidates.allowed[self._order]]
-        items = np.full((len(histories), k), -1, dtype=np.int64)
-        for row in range(len(histories)):
+        items = np.full((num_rows, k), -1, dtype=np.int64)
+        for row in range(num_rows):
             excluded = np.empty(0, np.int64) if candidates.excluded is None else np.unique(candidates.excluded[row])
             head = order[: k + len(excluded)]
             kept = head[~np.isin(head, excluded)][:k]

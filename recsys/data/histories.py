@@ -6,7 +6,6 @@ Rows of one user lie together, oldest first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -83,16 +82,6 @@ def user_history(interactions: Interactions, user_id: str) -> tuple[str, ...]:
             f"{close or f'; ids are like {examples}'}"
         )
     return tuple(items)
-
-
-def has_repeats(interactions: Interactions) -> bool:
-    """Whether any user interacted with an item twice, so that seen items must stay recommendable."""
-    return interactions.frame.select("user_id", "item_id").n_unique() < len(interactions)
-
-
-def excludes_seen(policy: Literal["auto", "always", "never"], interactions: Interactions) -> bool:
-    """Whether the items of a history are left out of its ranking: under `auto`, unless the data has repeats."""
-    return policy == "always" or (policy == "auto" and not has_repeats(interactions))
 
 
 def sampled_users(queries: Queries, *, users: int, seed: int) -> Queries:

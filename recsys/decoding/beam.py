@@ -38,7 +38,7 @@ class _Beams(NamedTuple):
 
 @torch.inference_mode()
 def search_tree(tree: Tree, *, trie: Trie, base: int, beams: int, allowed: Tensor | None = None) -> BeamResult:
-    """The `beams` best items of each prompt of a tree, which can be searched once.
+    """The `beams` best items of each prompt of a tree, which has no branches yet; it grows them.
 
     Exact when `beams` is at least the catalogue.
 
@@ -93,9 +93,9 @@ def _ordering(scores: Tensor, nodes: Tensor) -> Tensor:
 
 
 class Decoded(NamedTuple):
-    """Rows in the prompts' order, on the CPU."""
+    """Rows in the prompts' order, on the CPU; `tops` has the items of each filter."""
 
-    top: TopItems
+    tops: list[TopItems]
     states: FloatArray  # [U, D] the hidden state behind each prompt
 
 
@@ -108,33 +108,36 @@ def decode_all(
     base: int,
     beams: int,
     batch_size: int,
-    candidates: CandidateFilter | None = None,
+    filters: Sequence[CandidateFilter] | None = None,
     tracker: Tracker | None = None,
 ) -> Decoded:
-    """`search_tree` of any number of prompts, batched by length.
+    """`search_tree` of any number of prompts, batched by length; prompts are read once for all filters.
 
     Args:
         model: a causal LM in evaluation mode that `check_backbone` accepts.
         prompts: U non-empty lists of token_ids.
-        candidates: what may be returned for each.
+        filters: each says what may be returned for each prompt; by default one that allows everything.
 
     Raises:
         ModelError: the model is in training mode.
     """
     device = model.device
-    trie, candidates = trie.to(device), candidates or CandidateFilter()
+    trie, filters = trie.to(device), filters or [CandidateFilter()]
     lengths = np.fromiter((len(p) for p in prompts), dtype=np.int64, count=len(prompts))
     order = np.argsort(-lengths, kind="stable")  # longest first, so that running out of memory shows at once
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    items = np.full((len(prompts), beams), -1, dtype=np.int64)
-    scores = np.full((len(prompts), beams), -np.inf, dtype=np.float32)
+    shape = (len(filters), len(prompts), beams)
+    items, scores = np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
     states = np.zeros((len(prompts), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
     for rows in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
         tokens = padded([prompts[row] for row in rows])
         tree = Tree(model, tokens.to(device), torch.from_numpy(lengths[rows]).to(device))
         states[rows] = tree.states()
-        mask = candidates.take(rows).mask(len(rows), trie.num_items)
-        allowed = None if mask is None else torch.from_numpy(mask).to(device)
-        found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=allowed)
-        items[rows], scores[rows] = found.items.cpu().numpy(), found.scores.cpu().numpy()
-    return Decoded(TopItems(items, scores), states)
+        for number, candidates in enumerate(filters):
+            if number:
+                tree.rewind()
+            mask = candidates.take(rows).mask(len(rows), trie.num_items)
+            allowed = None if mask is None else torch.from_numpy(mask).to(device)
+            found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=allowed)
+            items[number, rows], scores[number, rows] = found.items.cpu().numpy(), found.scores.cpu().numpy()
+    return Decoded([TopItems(*top) for top in zip(items, scores, strict=True)], states)

@@ -39,6 +39,7 @@ class Tree:
         self._key_positions = positions  # [B, keys]
         self._visible = (positions < lengths[:, None]).unsqueeze(1)  # [B, beams of the last level, keys]
         self._depth = 0
+        self._ungrown = self._key_positions, self._visible
         hidden = self._forward(prompts, positions, None)
         rows = torch.arange(len(prompts), device=prompts.device)
         self.root = hidden[rows, lengths - 1].unsqueeze(1)  # hidden state [B, 1, D] after the prompt
@@ -47,6 +48,14 @@ class Tree:
         """The hidden state [B, D] after each prompt, float32."""
         found: FloatArray = self.root[:, 0].float().cpu().numpy()
         return found
+
+    def rewind(self) -> None:
+        """Drop all branches: the tree can be searched again."""
+        grown = self._key_positions.shape[1]
+        self._key_positions, self._visible = self._ungrown
+        if self._depth:
+            self.cache.crop(self._key_positions.shape[1] - grown)  # negative: so many keys are removed
+        self._depth = 0
 
     def grow(self, token_ids: Tensor, parents: Tensor) -> Tensor:
         """Append a level to the tree.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,20 +15,24 @@ from recsys.errors import DataError
 from recsys.evaluation.beyond import Beyond, beyond_accuracy
 from recsys.evaluation.config import EvaluateConfig
 from recsys.evaluation.metrics import METRICS, RankedItems, metric_names, per_user_metrics, ranked_items
+from recsys.evaluation.notices import data_notices, list_notices, shortened_notices
+from recsys.evaluation.policies import by_policy
 from recsys.evaluation.significance import bootstrap_means, holm, percentile_interval, sign_flip_p_value
 from recsys.evaluation.slices import (
     Categories,
     Slices,
     by_category,
     by_history_length,
+    by_repetition,
     by_target_popularity,
     categories,
+    seen_targets,
 )
 from recsys.metrics import FloatArray, IntArray
-from recsys.tables import TEST, Catalog, Queries, Rankings
+from recsys.tables import POLICIES, SEEN_KEPT, SEEN_LEFT_OUT, TEST, Catalog, Policy, Queries, Rankings
 
 TESTED = ("hr", "ndcg")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, order=True)
@@ -42,10 +46,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class System:
-    """One source of rankings. `metrics` is keyed by `metric@cutoff`; `beyond` is computed at the slice cutoff."""
+    """One source of rankings. `metrics` is keyed by `metric@cutoff`; all else is computed at the slice cutoff.
+
+    `hits_on_seen` is the share of hits whose target is in the user's history; None without any hit.
+    """
 
     metrics: dict[str, Estimate]
     beyond: Beyond
+    hits_on_seen: float | None
     users_without_rows: int
     out_of_catalogue_items: int
     repeated_items: int
@@ -74,28 +82,44 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class PolicyEvaluation:
+    """All systems on all users under one policy. `notices` are sentences about irregular lists."""
+
+    systems: dict[str, System]
+    comparisons: list[Comparison]
+    slices: list[Slice]
+    notices: list[str]
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """All systems on all users. `notices` are sentences about missing or irregular data."""
+    """All systems on all users under each policy, seen items kept first. `notices` are sentences about the data."""
 
     users: int
     items: int
     cutoffs: tuple[int, ...]
     slice_cutoff: int
     confidence: float
-    systems: dict[str, System]
-    comparisons: list[Comparison]
-    slices: list[Slice]
+    policies: dict[Policy, PolicyEvaluation]
     notices: list[str]
 
+    @property
+    def headline(self) -> PolicyEvaluation:
+        """With seen items kept; under the only policy where there is one alone."""
+        return next(iter(self.policies.values()))
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values: `["systems"][name]["metrics"]["ndcg@10"]["value"]` and so on."""
+        """Plain values: `["policies"]["seen-kept"]["systems"][name]["metrics"]["ndcg@10"]["value"]` and so on."""
         return {"format": FORMAT, **asdict(self)}
 
 
 def evaluate(
     rankings: Rankings, dataset: Dataset, config: EvaluateConfig | None = None, *, seed: int = 0
 ) -> Evaluation:
-    """Measure every source of `rankings` on the test users of a dataset.
+    """Measure every source of `rankings` on the test users of a dataset, with seen items kept and left out.
+
+    Rankings without a column `policy` are read under both policies: as they are, and without the items of each user's
+    history.
 
     Args:
         seed: of the bootstrap resamples and the sign flips.
@@ -124,7 +148,7 @@ def evaluate_queries(
     config: EvaluateConfig,
     generator: np.random.Generator,
 ) -> Evaluation:
-    """Measure every source of `rankings` on every user of `queries`.
+    """Measure every source of `rankings` on every user of `queries`, under each policy.
 
     A user whose target a source did not return, or for whom it returned nothing, is a miss.
 
@@ -137,28 +161,61 @@ def evaluate_queries(
     """
     _check(rankings, queries, catalog, popularity)
     cutoffs = tuple(sorted({*config.cutoffs, config.slice_cutoff}))
-    ranked = {
-        source: ranked_items(rankings, source=source, user_ids=queries.user_ids, catalog=catalog, depth=cutoffs[-1])
-        for source in rankings.sources
-    }
-    scores = np.stack([per_user_metrics(r.items, queries.targets, cutoffs=cutoffs) for r in ranked.values()], axis=1)
     found = categories(catalog)
-    divisions = [by_history_length(queries), by_target_popularity(queries, popularity)]
-    divisions += [by_category(queries, found)] if found else []
-    accuracy, comparisons = _estimates(scores, list(ranked), metric_names(cutoffs), config, generator)
+    users = _Users(queries, catalog, popularity, found, cutoffs)
+    ranked = {policy: users.ranked(read) for policy, read in by_policy(rankings, queries, catalog).items()}
+    # A policy's intervals do not depend on whether there is another one.
+    generators = dict(zip(POLICIES, generator.spawn(len(POLICIES)), strict=True))
+    policies = {policy: _measured(users, lists, config, generators[policy]) for policy, lists in ranked.items()}
+    if not rankings.policies:
+        shortened = shortened_notices(ranked[SEEN_LEFT_OUT], ranked[SEEN_KEPT], cutoffs[-1])
+        policies[SEEN_LEFT_OUT].notices.extend(shortened)
     return Evaluation(
         users=len(queries),
         items=len(catalog),
         cutoffs=cutoffs,
         slice_cutoff=config.slice_cutoff,
         confidence=config.confidence,
-        systems={
-            name: _system(r, accuracy[name], queries, popularity, found, config.slice_cutoff)
-            for name, r in ranked.items()
-        },
+        policies=policies,
+        notices=data_notices(queries, popularity, found),
+    )
+
+
+class _Users(NamedTuple):
+    """Who is evaluated, and on what."""
+
+    queries: Queries
+    catalog: Catalog
+    popularity: IntArray
+    categories: Categories | None
+    cutoffs: tuple[int, ...]
+
+    def ranked(self, rankings: Rankings) -> dict[str, RankedItems]:
+        """The lists of every source, as deep as the largest cutoff."""
+        users, depth = self.queries.user_ids, self.cutoffs[-1]
+        return {
+            source: ranked_items(rankings, source=source, user_ids=users, catalog=self.catalog, depth=depth)
+            for source in rankings.sources
+        }
+
+    def divisions(self) -> list[Slices]:
+        found = [by_history_length(self.queries), by_target_popularity(self.queries, self.popularity)]
+        found += [by_category(self.queries, self.categories)] if self.categories else []
+        return found + ([by_repetition(self.queries)] if seen_targets(self.queries).any() else [])
+
+
+def _measured(
+    users: _Users, ranked: dict[str, RankedItems], config: EvaluateConfig, generator: np.random.Generator
+) -> PolicyEvaluation:
+    """All systems under one policy."""
+    targets, cutoffs, cutoff = users.queries.targets, users.cutoffs, config.slice_cutoff
+    scores = np.stack([per_user_metrics(r.items, targets, cutoffs=cutoffs) for r in ranked.values()], axis=1)
+    accuracy, comparisons = _estimates(scores, list(ranked), metric_names(cutoffs), config, generator)
+    return PolicyEvaluation(
+        systems={name: _system(r, accuracy[name], users, cutoff) for name, r in ranked.items()},
         comparisons=comparisons,
-        slices=_slices(divisions, scores, list(ranked), cutoffs, config.slice_cutoff),
-        notices=_notices(ranked, queries, popularity, found),
+        slices=_slices(users.divisions(), scores, list(ranked), cutoffs, cutoff),
+        notices=list_notices(ranked, len(users.catalog)),
     )
 
 
@@ -209,18 +266,20 @@ def _estimate(value: float, low: float, high: float) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def _system(
-    ranked: RankedItems,
-    accuracy: dict[str, Estimate],
-    queries: Queries,
-    popularity: IntArray,
-    found: Categories | None,
-    cutoff: int,
-) -> System:
+def _system(ranked: RankedItems, accuracy: dict[str, Estimate], users: _Users, cutoff: int) -> System:
+    items, queries = ranked.items[:, :cutoff], users.queries
     beyond = beyond_accuracy(
-        ranked.items[:, :cutoff], histories=queries.histories, popularity=popularity, categories=found
+        items, histories=queries.histories, popularity=users.popularity, categories=users.categories
     )
-    return System(accuracy, beyond, ranked.users_without_rows, ranked.out_of_catalogue_items, ranked.repeated_items)
+    hit = (items == queries.targets[:, None]).any(axis=1)
+    return System(
+        accuracy,
+        beyond,
+        float(seen_targets(queries)[hit].mean()) if hit.any() else None,
+        ranked.users_without_rows,
+        ranked.out_of_catalogue_items,
+        ranked.repeated_items,
+    )
 
 
 def _slices(
@@ -240,28 +299,3 @@ def _slices(
             }
             found.append(Slice(division.name, label, len(members), values))
     return found
-
-
-def _notices(
-    ranked: dict[str, RankedItems], queries: Queries, popularity: IntArray, found: Categories | None
-) -> list[str]:
-    notices = []
-    for name, r in ranked.items():
-        depth = int((r.items >= 0).any(axis=0).sum())
-        if depth < min(r.items.shape[1], len(popularity)):
-            notices.append(f"{name} returned at most {depth} items a user; metrics at larger cutoffs do not change.")
-        if r.users_without_rows:
-            notices.append(f"{name} returned nothing for {r.users_without_rows:,} users; they count as misses.")
-        if r.out_of_catalogue_items:
-            notices.append(f"{name} returned {r.out_of_catalogue_items:,} out-of-catalogue items.")
-        if r.repeated_items:
-            notices.append(f"{name} repeated an item within a list {r.repeated_items:,} times.")
-    if found is None:
-        notices.append("No slices by category: no category column divides the catalogue.")
-    elif (found.codes < 0).any():
-        notices.append(f"{int((found.codes < 0).sum()):,} items have no category; they are in no category slice.")
-    cold = int((popularity[queries.targets] == 0).sum())
-    notices.append(
-        f"{cold:,} of {len(queries):,} users have a cold-start target, an item without training interactions."
-    )
-    return notices

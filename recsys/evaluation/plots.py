@@ -9,14 +9,14 @@ import base64
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from recsys.evaluation.evaluation import Evaluation, Slice
+from recsys.evaluation.evaluation import Slice, System
 from recsys.tables import SemanticIds
 
 if TYPE_CHECKING:
@@ -79,18 +79,18 @@ def style_of(systems: Sequence[str]) -> dict[str, Style]:
     return {name: STYLES[position % len(STYLES)] for position, name in enumerate(systems)}
 
 
-def metric_by_cutoff(evaluation: Evaluation, metric: str) -> str:
+def metric_by_cutoff(systems: Mapping[str, System], cutoffs: Sequence[int], metric: str) -> str:
     """One line a system over the cutoffs, its interval as a band."""
     with mpl.rc_context(SETTINGS):
         figure, axes = _canvas(2.5)
-        for name, style in style_of(list(evaluation.systems)).items():
-            estimates = [evaluation.systems[name].metrics[f"{metric}@{k}"] for k in evaluation.cutoffs]
-            cutoffs = range(len(estimates))
+        for name, style in style_of(list(systems)).items():
+            estimates = [systems[name].metrics[f"{metric}@{k}"] for k in cutoffs]
+            places = range(len(estimates))
             axes.fill_between(
-                cutoffs, [e.low for e in estimates], [e.high for e in estimates], color=style.color, alpha=0.18, lw=0
+                places, [e.low for e in estimates], [e.high for e in estimates], color=style.color, alpha=0.18, lw=0
             )
-            axes.plot(cutoffs, [e.value for e in estimates], color=style.color, marker=style.marker, ms=4.5, lw=1.6)
-        axes.set_xticks(range(len(evaluation.cutoffs)), [str(k) for k in evaluation.cutoffs])
+            axes.plot(places, [e.value for e in estimates], color=style.color, marker=style.marker, ms=4.5, lw=1.6)
+        axes.set_xticks(range(len(cutoffs)), [str(k) for k in cutoffs])
         axes.set_xlabel("list length k")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
@@ -114,9 +114,9 @@ def slice_dots(rows: Sequence[Slice], metric: str) -> str:
         return _data_url(figure)
 
 
-def popularity_lift(evaluation: Evaluation) -> str | None:
+def popularity_lift(systems: Mapping[str, System]) -> str | None:
     """Each system's popularity lift as a bar from 1 (as popular as the histories), in powers of 2; None without any."""
-    lifts = {name: system.beyond.popularity_lift for name, system in evaluation.systems.items()}
+    lifts = {name: system.beyond.popularity_lift for name, system in systems.items()}
     styles = style_of(list(lifts))
     shown = {name: lift for name, lift in lifts.items() if lift}
     if not shown:

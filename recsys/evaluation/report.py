@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from recsys.data.policy import ServedPolicy
 from recsys.evaluation import plots
-from recsys.evaluation.evaluation import Evaluation, Slice
+from recsys.evaluation.evaluation import Evaluation, PolicyEvaluation, Slice
 from recsys.evaluation.examples import Example
 from recsys.evaluation.metrics import METRICS, metric_names
 from recsys.evaluation.plots import Curve
+from recsys.evaluation.policies import MEANINGS, TITLES
 from recsys.evaluation.published import PublishedComparison
-from recsys.tables import SemanticIds
+from recsys.tables import Policy, SemanticIds
 
 SIGNIFICANT = 0.05
 LISTED = 4  # up to so many systems comparisons are listed; more are shown as a matrix
@@ -34,19 +36,21 @@ BEYOND = {
     "diversity": "share of a list's pairs of different categories",
     "miscalibration": "KL divergence of a list's categories from the history's, in bits",
     "seen": "share of recommended items that are already in the history",
+    "hits_on_seen": "share of hits whose item is already in the history",
     "out_of_catalogue_items": "recommended items that are not in the catalogue",
 }
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows; everything but the title and the evaluation may be missing.
+    """What a report shows; everything but the title and the evaluation may be missing. Examples are of what is served.
 
     `curves` is keyed `part/metric`; `seconds` by stage; `timings` by system; `configuration` is YAML.
     """
 
     title: str
     evaluation: Evaluation
+    served: ServedPolicy | None = None
     published: PublishedComparison | None = None
     examples: Sequence[Example] = ()
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -71,22 +75,18 @@ def render_report(report: Report) -> str:
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     evaluation = report.evaluation
     quality = report.token_quality or {}
-    tables, columns = _tables(quality), metric_names(evaluation.cutoffs)
+    tables, first = _tables(quality), evaluation.headline.systems
     page = template.render(
         report=report,
         evaluation=evaluation,
         css=Markup((folder / "report.css").read_text(encoding="utf-8")),
-        styles=plots.style_of(list(evaluation.systems)),
+        views=[_view(evaluation, policy) for policy in evaluation.policies],
+        styles=plots.style_of(list(first)),
         metric_names=METRIC_NAMES,
         beyond=BEYOND,
         significant=SIGNIFICANT,
-        best={name: max(s.metrics[name].value for s in evaluation.systems.values()) for name in columns},
-        leader=max(evaluation.systems, key=lambda s: evaluation.systems[s].metrics[f"ndcg@{evaluation.slice_cutoff}"]),
-        matrices=_matrices(evaluation),
-        by_cutoff={metric: plots.metric_by_cutoff(evaluation, metric) for metric in METRICS},
-        slices=_slices(evaluation),
+        leader=max(first, key=lambda name: first[name].metrics[f"ndcg@{evaluation.slice_cutoff}"]),
         slice_metric=f"ndcg@{evaluation.slice_cutoff}",
-        lift=plots.popularity_lift(evaluation),
         usage=plots.token_usage(report.semantic_ids) if report.semantic_ids else None,
         training={_words(name): plots.training_curve(curve) for name, curve in report.curves.items()},
         validation=_validation(report.curves),
@@ -97,6 +97,36 @@ def render_report(report: Report) -> str:
     return page.lstrip()
 
 
+class View(NamedTuple):
+    """What the page shows of one policy, beside its figures: its name, tables and plots."""
+
+    policy: Policy
+    title: str
+    meaning: str
+    found: PolicyEvaluation
+    best: dict[str, float]  # metric@cutoff -> the highest value
+    matrices: dict[str, dict[str, list[Cell | None]]]
+    by_cutoff: dict[str, str]
+    slices: dict[str, tuple[str, list[Slice]]]
+    lift: str | None
+
+
+def _view(evaluation: Evaluation, policy: Policy) -> View:
+    found, cutoffs = evaluation.policies[policy], evaluation.cutoffs
+    columns = metric_names(cutoffs)
+    return View(
+        policy,
+        TITLES[policy],
+        MEANINGS[policy],
+        found,
+        best={name: max(system.metrics[name].value for system in found.systems.values()) for name in columns},
+        matrices=_matrices(found),
+        by_cutoff={metric: plots.metric_by_cutoff(found.systems, cutoffs, metric) for metric in METRICS},
+        slices=_slices(found, f"ndcg@{evaluation.slice_cutoff}"),
+        lift=plots.popularity_lift(found.systems),
+    )
+
+
 class Cell(NamedTuple):
     """The metric of a row's system minus that of a column's, and the corrected p-value of the difference."""
 
@@ -104,7 +134,7 @@ class Cell(NamedTuple):
     p_holm: float
 
 
-def _matrices(evaluation: Evaluation) -> dict[str, dict[str, list[Cell | None]]]:
+def _matrices(evaluation: PolicyEvaluation) -> dict[str, dict[str, list[Cell | None]]]:
     """Metric -> system -> its difference to every system; empty where there are few, whose comparisons are listed."""
     if len(evaluation.systems) <= LISTED:
         return {}
@@ -119,12 +149,11 @@ def _matrices(evaluation: Evaluation) -> dict[str, dict[str, list[Cell | None]]]
     }
 
 
-def _slices(evaluation: Evaluation) -> dict[str, tuple[str, list[Slice]]]:
+def _slices(evaluation: PolicyEvaluation, metric: str) -> dict[str, tuple[str, list[Slice]]]:
     """Name of a slice -> its picture and its rows; groups without users are left out."""
     rows: dict[str, list[Slice]] = {}
     for entry in (s for s in evaluation.slices if s.users):
         rows.setdefault(entry.name, []).append(entry)
-    metric = f"ndcg@{evaluation.slice_cutoff}"
     return {name: (plots.slice_dots(group, metric), group) for name, group in rows.items()}
 
 

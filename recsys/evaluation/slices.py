@@ -1,4 +1,4 @@
-"""Slices: groups of users by history length, target popularity and target category."""
+"""Slices: groups of users by history length, target popularity, target category and whether the target repeats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys.data.categories import first_paths
 from recsys.metrics import IntArray
-from recsys.tables import Catalog, Queries
+from recsys.tables import BoolArray, Catalog, Queries
 
 MAX_CATEGORIES = 12
 DOMINANT = 0.9  # a level at which one value has more than this share of the items does not divide the catalogue
@@ -81,3 +81,16 @@ def by_target_popularity(queries: Queries, popularity: IntArray) -> Slices:
 def by_category(queries: Queries, found: Categories) -> Slices:
     """Users by the category of their target."""
     return Slices("target category", found.labels, found.codes[queries.targets])
+
+
+def seen_targets(queries: Queries) -> BoolArray:
+    """Whether each user's target [U] is in the user's history."""
+    histories = queries.histories
+    owner = np.repeat(np.arange(len(queries)), histories.lengths)
+    found = np.bincount(owner, weights=histories.items == queries.targets[owner], minlength=len(queries))
+    return found > 0
+
+
+def by_repetition(queries: Queries) -> Slices:
+    """Users whose target is a new item for them, and those whose target repeats one of their history."""
+    return Slices("target repetition", ["new", "in the history"], seen_targets(queries).astype(np.int64))

@@ -64,7 +64,9 @@ class ScoreRanker:
 
     def rank(self, batch: RankingBatch, k: int) -> TopItems:
         """See `Ranker`."""
-        return self._model.rank(batch.histories, k=k, candidates=batch.candidates, tracker=batch.tracker)
+        return batch.ranked_once(
+            (self, k), lambda filters: self._model.rank_among(filters, batch.histories, k=k, tracker=batch.tracker)
+        )
 
 
 class _WithNewItems(ScoringModel):

@@ -24,16 +24,18 @@ class FusionConfig(Config):
 
 
 class RecommendConfig(Config):
-    """Rankings of `k` items a user from every ranker.
+    """Rankings of `k` items a user from every ranker, with seen items kept and with seen items left out.
 
-    `num_beams` is the width of the beam search; `exclude_seen: auto` leaves a history's items out unless the data has
-    repeats, for all rankers alike. Parameters and fusion are chosen on at most `tuning_users` validation users.
+    `num_beams` is the width of the beam search. `exclude_seen` says which of the two policies is served: `auto` leaves
+    a history's items out unless a share of `repeat_share` of the training interactions or more repeat an item of their
+    user. Parameters and fusion are chosen on at most `tuning_users` validation users.
     """
 
     k: int = Field(default=50, ge=1, le=1024)
     num_beams: int = Field(default=50, ge=1, le=1024)
     batch_size: int = Field(default=128, ge=1, description="prompts decoded together")
     exclude_seen: Literal["auto", "always", "never"] = "auto"
+    repeat_share: float = Field(default=0.05, gt=0, le=1, description="of training interactions; see exclude_seen")
     item_knn_neighbors: int = Field(default=100, ge=1, description="neighbours an item keeps in item-kNN")
     neighbors_per_sample: int = Field(default=100, ge=1, le=2048, description="nearest items of each sampled latent")
     tuning_users: int = Field(default=5000, ge=1)

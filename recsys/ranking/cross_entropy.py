@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recsys.baselines.base import rank_by_scores
+from recsys.baselines.base import rank_among
 from recsys.diffusion.heads import QueryHead
 from recsys.ranking.base import Ranker
 from recsys.ranking.conditions import Conditions
@@ -24,12 +24,15 @@ class CrossEntropyRanker:
     def rank(self, batch: RankingBatch, k: int) -> TopItems:
         """See `Ranker`."""
         states = self._conditions(batch)
-        return rank_by_scores(
-            lambda rows: self._head.scores(states[rows], self._latents),
-            len(batch),
-            num_items=len(self._latents),
-            k=k,
-            candidates=batch.candidates,
+        return batch.ranked_once(
+            (self, k),
+            lambda filters: rank_among(
+                filters,
+                lambda rows: self._head.scores(states[rows], self._latents),
+                len(batch),
+                num_items=len(self._latents),
+                k=k,
+            ),
         )
 
 

@@ -162,15 +162,14 @@ class DiffusionRanker:
         return cheaper
 
     def _samples(self, batch: RankingBatch) -> Callable[[IntArray], FloatArray]:
+        """Rows of the batch -> their samples, drawn once for all policies."""
         conditions = self._conditions(batch)
-        keys = [sample_key(user_id) for user_id in batch.histories.user_ids]
 
         def draw(rows: IntArray) -> FloatArray:
-            return self._preference.sample(
-                conditions[rows], [keys[row] for row in rows], seed=self._seed, num_samples=self._num_samples
-            )
+            keys = [sample_key(batch.histories.user_ids[row]) for row in rows]
+            return self._preference.sample(conditions[rows], keys, seed=self._seed, num_samples=self._num_samples)
 
-        return draw
+        return lambda rows: batch.shared((self, "samples", int(rows[0])), lambda: draw(rows))
 
 
 class RegressionRanker:
@@ -181,7 +180,7 @@ class RegressionRanker:
 
     def rank(self, batch: RankingBatch, k: int) -> TopItems:
         """See `Ranker`."""
-        points = self._head.predict(self._conditions(batch))
+        points = batch.shared((self, "points"), lambda: self._head.predict(self._conditions(batch)))
         found = self._search.candidates(batch, lambda rows: points[rows][:, None], nearest=k)
         return concatenate([best_items(each, Scoring(1.0).score(each), k) for _, each in found], k)
 

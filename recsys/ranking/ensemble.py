@@ -12,7 +12,7 @@ from recsys.ranking.base import Ranker, ReducibleRanker
 from recsys.ranking.fusion import FUSED, Fusion
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.stopwatch import Stopwatch
-from recsys.tables import TopItems
+from recsys.tables import Policy, TopItems
 
 
 class Ensemble:
@@ -21,16 +21,16 @@ class Ensemble:
     Args:
         rankers: by source, in the order of ranking.
         sources: those that are fused; where there is one alone, its ranking is the answer.
-        fusion: method and weights; none gives all sources the same weight.
+        fusions: method and weights under each policy; without any all sources have the same weight.
         depth: ranks of each source that take part in the fusion, more where more items are asked for.
     """
 
     def __init__(
-        self, rankers: Mapping[str, Ranker], *, sources: Collection[str], fusion: Fusion | None, depth: int
+        self, rankers: Mapping[str, Ranker], *, sources: Collection[str], fusions: Mapping[Policy, Fusion], depth: int
     ) -> None:
         self.rankers = dict(rankers)
         self.sources = tuple(source for source in sources if source in rankers)
-        self._fusion, self._depth = fusion or Fusion("reciprocal-rank", {}), depth
+        self._fusions, self._depth = dict(fusions), depth
 
     def __repr__(self) -> str:
         return f"<Ensemble ({', '.join(self.rankers)}; answers with {self.answer})>"
@@ -53,19 +53,20 @@ class Ensemble:
         found = dict(batch.rankings)
         if self.answer == FUSED:
             with watch(FUSED):
-                found[FUSED] = self.fuse(found, k)
+                found[FUSED] = self._fuse(found, batch.policy, k)
         return found
 
-    def fuse(self, rankings: Mapping[str, TopItems], k: int) -> TopItems:
-        """One ranking of several."""
+    def _fuse(self, rankings: Mapping[str, TopItems], policy: Policy, k: int) -> TopItems:
+        """One ranking of several, by the weights that were tuned under their policy."""
         parts = {source: rankings[source].first(self.depth(k)) for source in self.sources}
-        return self._fusion.among(parts).fuse(parts, k)
+        fusion = self._fusions.get(policy, Fusion("reciprocal-rank", {}))
+        return fusion.among(parts).fuse(parts, k)
 
     def only(self, sources: Collection[str]) -> Self:
         """Of some rankers alone; the fusion's weights stay."""
         kept = {source: ranker for source, ranker in self.rankers.items() if source in sources}
         served = [source for source in self.sources if source in kept]
-        return type(self)(kept, sources=served or kept, fusion=self._fusion, depth=self._depth)
+        return type(self)(kept, sources=served or kept, fusions=self._fusions, depth=self._depth)
 
     def reduced(self) -> Self:
         """With cheaper versions of the rankers that have one."""
@@ -73,4 +74,4 @@ class Ensemble:
             source: ranker.reduced() if isinstance(ranker, ReducibleRanker) else ranker
             for source, ranker in self.rankers.items()
         }
-        return type(self)(cheaper, sources=self.sources, fusion=self._fusion, depth=self._depth)
+        return type(self)(cheaper, sources=self.sources, fusions=self._fusions, depth=self._depth)

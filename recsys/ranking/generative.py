@@ -7,6 +7,7 @@ cross-entropy head, so that prompts are read once for all of them.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Self
 
 from recsys.decoding.beam import decode_all
@@ -17,7 +18,7 @@ from recsys.ranking.base import Ranker
 from recsys.ranking.conditions import PROMPT_STATES
 from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
-from recsys.tables import SemanticIds, TopItems
+from recsys.tables import CandidateFilter, SemanticIds, TopItems
 
 REDUCED_BEAMS = 10
 
@@ -47,18 +48,22 @@ class GenerativeRanker:
     def rank(self, batch: RankingBatch, k: int) -> TopItems:
         """See `Ranker`."""
         width = max(self._num_beams, k)
+        width = width if self._max_beams is None else min(width, self._max_beams)
+        return batch.ranked_once((self, width), lambda filters: self._decoded(batch, filters, width)).first(k).padded(k)
+
+    def _decoded(self, batch: RankingBatch, filters: Sequence[CandidateFilter], width: int) -> list[TopItems]:
         found = decode_all(
             self._language_model.model,
             [self._renderer.prompt(batch.histories[row]) for row in range(len(batch))],
             trie=self._trie,
             base=self._language_model.layout.base,
-            beams=width if self._max_beams is None else min(width, self._max_beams),
+            beams=width,
             batch_size=self._batch_size,
-            candidates=batch.candidates,
+            filters=filters,
             tracker=batch.tracker,
         )
         batch.share(PROMPT_STATES, found.states)
-        return found.top.first(k).padded(k)
+        return found.tops
 
     def reduced(self) -> Self:
         """With a narrow beam, however many items are asked for."""

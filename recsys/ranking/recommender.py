@@ -13,7 +13,7 @@ from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.notices import Candidates, Notice, history_notices, shortage
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.stopwatch import Stopwatch
-from recsys.tables import BoolArray, CandidateFilter, Catalog, Histories, IntArray, TopItems
+from recsys.tables import SEEN_LEFT_OUT, BoolArray, CandidateFilter, Catalog, Histories, IntArray, TopItems
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Request:
     """One request for recommendations.
 
     `user` names the noise of the diffusion samples, so that one user always gets the same list; the history does where
-    no user is named. `exclude_seen` None means the recommender's own policy.
+    no user is named. `exclude_seen` None means the recommender's own policy; each policy has its own fusion.
     """
 
     history: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class FittedRecommender:
     def recommend(
         self, requests: Sequence[Request], *, allowed: BoolArray | None = None, ensemble: Ensemble | None = None
     ) -> list[Answer]:
-        """An answer for each request; those that need the same number of items ranked are ranked together.
+        """An answer for each request; those of one policy that need as many items ranked are ranked together.
 
         Args:
             allowed: bool [N], the only items that any request may get.
@@ -103,15 +103,17 @@ class FittedRecommender:
             DataError: a request's `k` is below 1.
         """
         ranked_by = ensemble or self.ensemble
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, bool], list[int]] = {}
         for row, request in enumerate(requests):
             if request.k < 1:
                 raise DataError(f"k={request.k} recommendations were requested; at least 1 is needed")
-            groups.setdefault(ranked_by.depth(request.k), []).append(row)
+            exclude_seen = self._exclude_seen if request.exclude_seen is None else request.exclude_seen
+            groups.setdefault((ranked_by.depth(request.k), exclude_seen), []).append(row)
         answers: dict[int, Answer] = {}
-        for depth, rows in groups.items():
-            group = [requests[row] for row in rows]
-            answers |= zip(rows, self._answers(group, ranked_by, depth, allowed), strict=True)
+        for (depth, exclude_seen), rows in groups.items():
+            batch = self._batch([requests[row] for row in rows], exclude_seen, allowed)
+            found = self._answers([requests[row] for row in rows], batch, ranked_by, depth)
+            answers |= zip(rows, found, strict=True)
         return [answers[row] for row in range(len(requests))]
 
     def item(self, item: int, score: float, source_scores: Mapping[str, float] | None = None) -> RankedItem:
@@ -120,27 +122,30 @@ class FittedRecommender:
             self.catalog.item_ids[item], self._titles[item], score, dict(source_scores or {}), self._tokens(item)
         )
 
-    def _answers(
-        self, requests: Sequence[Request], ensemble: Ensemble, depth: int, allowed: BoolArray | None
-    ) -> list[Answer]:
+    def _batch(self, requests: Sequence[Request], exclude_seen: bool, allowed: BoolArray | None) -> RankingBatch:
         positions = self.catalog.positions
         known = [[positions[i] for i in request.history if i in positions] for request in requests]
         names = [r.user if r.user is not None else "\0".join(r.history) for r in requests]
-        left_out = [self._left_out(request, items) for request, items in zip(requests, known, strict=True)]
-        batch = RankingBatch.build(
+        excluded = [np.union1d(*self._left_out(request, exclude_seen)) for request in requests]
+        return RankingBatch.build(
             Histories.from_lists(names, known),
             max_history=self._max_history,
-            candidates=CandidateFilter([np.union1d(*both) for both in left_out], allowed),
+            exclude_seen=exclude_seen,
+            candidates=CandidateFilter(excluded, allowed),
         )
-        watch = Stopwatch()
+
+    def _answers(
+        self, requests: Sequence[Request], batch: RankingBatch, ensemble: Ensemble, depth: int
+    ) -> list[Answer]:
+        positions, watch = self.catalog.positions, Stopwatch()
         rankings = ensemble.rank(batch, depth, stopwatch=watch)
         answers = []
         for row, request in enumerate(requests):
             items = self._ranked(rankings, ensemble.answer, row, request.k)
             notices = history_notices(request.history, [i for i in request.history if i not in positions])
             if len(items) < request.k:
-                seen, excluded = left_out[row]
-                candidates = self.candidates(allowed, seen=seen, excluded=excluded)
+                seen, excluded = self._left_out(request, batch.policy == SEEN_LEFT_OUT)
+                candidates = self.candidates(batch.candidates.allowed, seen=seen, excluded=excluded)
                 notices += (shortage(request.k, len(items), candidates),)
             answers.append(Answer(items, notices, watch.seconds))
         return answers
@@ -150,12 +155,14 @@ class FittedRecommender:
         count = len(self.catalog)
         return Candidates.count(allowed, catalogue=count, withdrawn=self._num_withdrawn, seen=seen, excluded=excluded)
 
-    def _left_out(self, request: Request, known: list[int]) -> tuple[IntArray, IntArray]:
+    def _left_out(self, request: Request, exclude_seen: bool) -> tuple[IntArray, IntArray]:
         """The items left out because they are in the history, and because the request excludes them."""
         positions = self.catalog.positions
-        seen = known if (self._exclude_seen if request.exclude_seen is None else request.exclude_seen) else []
-        excluded = [positions[i] for i in request.exclude if i in positions]
-        return np.array(seen, dtype=np.int64), np.array(excluded, dtype=np.int64)
+        seen, excluded = (
+            np.array([positions[item] for item in items if item in positions], dtype=np.int64)
+            for items in (request.history if exclude_seen else (), request.exclude)
+        )
+        return seen, excluded
 
     def _ranked(self, rankings: Mapping[str, TopItems], answer: str, row: int, k: int) -> tuple[RankedItem, ...]:
         """The ranking that is the answer, with the scores that the others give its items."""

@@ -17,20 +17,21 @@ from recsys.ranking.config import FusionConfig
 from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.fusion import CUTOFF, FUSED, Fusion, tune_fusion
 from recsys.ranking.query import RankingBatch
-from recsys.tables import IntArray
+from recsys.tables import IntArray, Policy
 
 FUSION_FILE = "fusion.json"
 
 
 class FusionParams(NamedTuple):
-    """`rankers` holds the parameters of tunable rankers, `fusion` is None where there is one source alone.
+    """`rankers` holds the parameters of tunable rankers, which are the same under every policy.
 
-    `validation` is the NDCG@10 of each ranking on the validation users.
+    `fusions` has none where there is one source alone. `validation` is the NDCG@10 of each ranking on the validation
+    users. Both are of each policy.
     """
 
     rankers: dict[str, dict[str, Any]]
-    fusion: Fusion | None
-    validation: dict[str, float]
+    fusions: dict[Policy, Fusion]
+    validation: dict[Policy, dict[str, float]]
 
     def apply(self, rankers: Mapping[str, Ranker]) -> dict[str, Ranker]:
         """The rankers with their parameters.
@@ -52,8 +53,8 @@ class FusionParams(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write `fusion.json`."""
-        fusion = None if self.fusion is None else self.fusion.to_json()
-        write_json(path, {"rankers": self.rankers, "fusion": fusion, "validation": self.validation})
+        fusions = {policy: fusion.to_json() for policy, fusion in self.fusions.items()}
+        write_json(path, {"rankers": self.rankers, "fusions": fusions, "validation": self.validation})
 
     @classmethod
     def load(cls, path: Path) -> FusionParams:
@@ -64,32 +65,44 @@ class FusionParams(NamedTuple):
         """
         values: dict[str, Any] = read_json(path)
         try:
-            fusion = None if values["fusion"] is None else Fusion.from_json(values["fusion"])
-            return cls(dict(values["rankers"]), fusion, dict(values["validation"]))
-        except (KeyError, TypeError, ValueError, DataError) as error:
+            fusions = {policy: Fusion.from_json(values["fusions"][policy]) for policy in values["fusions"]}
+            return cls(dict(values["rankers"]), fusions, dict(values["validation"]))
+        except (AttributeError, KeyError, TypeError, ValueError, DataError) as error:
             raise ArtifactError(f"{path} cannot be read ({error}); run `recommend` again") from error
 
 
-def tune(rankers: Mapping[str, Ranker], batch: RankingBatch, targets: IntArray, config: FusionConfig) -> FusionParams:
-    """Choose by the NDCG@10 of validation requests.
+def tune(
+    rankers: Mapping[str, Ranker],
+    batches: Mapping[Policy, RankingBatch],
+    targets: IntArray,
+    config: FusionConfig,
+    *,
+    served: Policy,
+) -> FusionParams:
+    """Choose by the NDCG@10 of validation requests: rankers' parameters under the served policy, weights under each.
 
     Args:
+        batches: the same requests under each policy.
         targets: [U] item index of what each user took next.
     """
     tuned: dict[str, Ranker] = {}
     for name, ranker in rankers.items():
-        tuned[name] = ranker.tune(batch, targets) if isinstance(ranker, TunableRanker) else ranker
-        batch.rankings[name] = tuned[name].rank(batch, config.depth)
-    found = dict(batch.rankings)
-    sources = {source: found[source] for source in config.sources if source in found}
-    fusion = tune_fusion(sources, targets, config)[0].fusion if len(sources) > 1 else None
-    if fusion is not None:
-        found[FUSED] = fusion.fuse(sources, CUTOFF)
-    return FusionParams(
-        {name: ranker.params for name, ranker in tuned.items() if isinstance(ranker, TunableRanker)},
-        fusion,
-        {name: top_k_metrics(ranking.items, targets, k=CUTOFF).ndcg for name, ranking in found.items()},
-    )
+        tuned[name] = ranker.tune(batches[served], targets) if isinstance(ranker, TunableRanker) else ranker
+        for batch in batches.values():
+            batch.rankings[name] = tuned[name].rank(batch, config.depth)
+    fusions: dict[Policy, Fusion] = {}
+    validation: dict[Policy, dict[str, float]] = {}
+    for policy, batch in batches.items():
+        found = dict(batch.rankings)
+        sources = {source: found[source] for source in config.sources if source in found}
+        if len(sources) > 1:
+            fusions[policy] = tune_fusion(sources, targets, config)[0].fusion
+            found[FUSED] = fusions[policy].fuse(sources, CUTOFF)
+        validation[policy] = {
+            name: top_k_metrics(ranking.items, targets, k=CUTOFF).ndcg for name, ranking in found.items()
+        }
+    params = {name: ranker.params for name, ranker in tuned.items() if isinstance(ranker, TunableRanker)}
+    return FusionParams(params, fusions, validation)
 
 
 def assemble(rankers: Mapping[str, Ranker], config: FusionConfig, params: FusionParams | None) -> Ensemble:
@@ -105,4 +118,4 @@ def assemble(rankers: Mapping[str, Ranker], config: FusionConfig, params: Fusion
             f"there are {', '.join(rankers) or 'none'}"
         )
     applied = rankers if params is None else params.apply(rankers)
-    return Ensemble(applied, sources=sources, fusion=params and params.fusion, depth=config.depth)
+    return Ensemble(applied, sources=sources, fusions=params.fusions if params else {}, depth=config.depth)

@@ -4,16 +4,20 @@ Identifiers are the user's own strings. Inside the program an item is its row in
 *item index*); indices never leave it.
 """
 
-from recsys.tables.candidates import CandidateFilter
+from recsys.tables.candidates import POLICIES, SEEN_KEPT, SEEN_LEFT_OUT, CandidateFilter, Policy, policy_of
 from recsys.tables.histories import Histories, Queries
 from recsys.tables.interactions import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
 from recsys.tables.items import ItemVectors, SemanticIds, unit_rows
-from recsys.tables.rankings import RANKING_SCHEMA, Rankings, TopItems, concatenate, top_k
+from recsys.tables.rankings import POLICY_TYPE, RANKING_SCHEMA, Rankings, TopItems, concatenate, top_k
 from recsys.tables.types import BoolArray, FloatArray, IntArray, slices
 
 __all__ = [
     "INTERACTION_SCHEMA",
+    "POLICIES",
+    "POLICY_TYPE",
     "RANKING_SCHEMA",
+    "SEEN_KEPT",
+    "SEEN_LEFT_OUT",
     "TEST",
     "TRAIN",
     "UNUSED",
@@ -26,11 +30,13 @@ __all__ = [
     "IntArray",
     "Interactions",
     "ItemVectors",
+    "Policy",
     "Queries",
     "Rankings",
     "SemanticIds",
     "TopItems",
     "concatenate",
+    "policy_of",
     "slices",
     "top_k",
     "unit_rows",

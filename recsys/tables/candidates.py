@@ -1,15 +1,28 @@
-"""Which items may be recommended: the one place that says "not this item"."""
+"""Which items may be recommended: the one place that says "not this item".
+
+Under the policy `seen-kept` the items of a user's own history may come back, under `seen-left-out` they may not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
 from recsys.tables.histories import Histories
 from recsys.tables.types import BoolArray, FloatArray, IntArray
+
+Policy = Literal["seen-kept", "seen-left-out"]
+SEEN_KEPT: Policy = "seen-kept"
+SEEN_LEFT_OUT: Policy = "seen-left-out"
+POLICIES = (SEEN_KEPT, SEEN_LEFT_OUT)
+
+
+def policy_of(exclude_seen: bool) -> Policy:
+    """The policy of leaving seen items out, or of keeping them."""
+    return SEEN_LEFT_OUT if exclude_seen else SEEN_KEPT
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,11 @@ class CandidateFilter:
     def unseen(cls, histories: Histories) -> Self:
         """Everything but each history's own items."""
         return cls([histories[user] for user in range(len(histories))])
+
+    @classmethod
+    def under(cls, policy: Policy, histories: Histories) -> Self:
+        """What a policy allows for these whole histories."""
+        return cls.unseen(histories) if policy == SEEN_LEFT_OUT else cls()
 
     def take(self, rows: IntArray) -> CandidateFilter:
         """The filter of some of the requests, in that order."""

@@ -10,16 +10,19 @@ from typing import NamedTuple, Self
 import numpy as np
 import polars as pl
 
+from recsys.errors import DataError
+from recsys.tables.candidates import POLICIES, Policy
 from recsys.tables.interactions import Catalog
 from recsys.tables.types import FloatArray, IntArray, check_schema
 
-RANKING_SCHEMA = {
+RANKING_SCHEMA: dict[str, type[pl.DataType]] = {
     "user_id": pl.String,
     "rank": pl.Int32,
     "item_id": pl.String,
     "score": pl.Float32,
     "source": pl.String,
 }
+POLICY_TYPE = pl.Enum(POLICIES)  # of the column `policy`, which rankings have that were made under one policy or both
 
 
 class TopItems(NamedTuple):
@@ -70,12 +73,19 @@ def concatenate(parts: list[TopItems], k: int) -> TopItems:
 
 @dataclass(frozen=True, repr=False)
 class Rankings:
-    """Ordered recommendations: user_id, rank (from 1), item_id, score (higher is better), source (a system's name)."""
+    """Ordered recommendations: user_id, rank (from 1), item_id, score (higher is better), source (a system's name).
+
+    A column `policy` says under which policy a list was made; without it they all are as one system gave them.
+    """
 
     frame: pl.DataFrame
 
     def __post_init__(self) -> None:
         check_schema(self.frame, RANKING_SCHEMA, "rankings")
+        if "policy" in self.frame.columns:
+            check_schema(self.frame, {"policy": POLICY_TYPE}, "rankings")
+            if self.frame["policy"].null_count():
+                raise DataError("rankings: a row has no policy; give each one, or leave the column out")
 
     def __len__(self) -> int:
         return self.frame.height
@@ -87,11 +97,22 @@ class Rankings:
     def sources(self) -> list[str]:
         return self.frame["source"].unique(maintain_order=True).to_list()
 
+    @property
+    def policies(self) -> list[Policy]:
+        """Those that rows are of; none where there is no column `policy`."""
+        found = set(self.frame["policy"].unique().to_list()) if "policy" in self.frame.columns else set()
+        return [policy for policy in POLICIES if policy in found]
+
+    def under(self, policy: Policy) -> Rankings:
+        """The rows of one policy."""
+        return Rankings(self.frame.filter(pl.col("policy") == policy))
+
     @classmethod
     def from_arrays(
-        cls, user_ids: Sequence[str], items: IntArray, scores: FloatArray, *, catalog: Catalog, source: str
+        cls, user_ids: Sequence[str], top: TopItems, *, catalog: Catalog, source: str, policy: Policy | None = None
     ) -> Self:
         """Rankings of item indices [U, k], best first; -1 is padding and writes no row."""
+        items, scores = top
         num_users, k = items.shape
         keep = (items >= 0).reshape(-1)
         ids = np.asarray([*catalog.item_ids, ""], dtype=object)
@@ -105,7 +126,7 @@ class Rankings:
             },
             schema=RANKING_SCHEMA,
         )
-        return cls(frame)
+        return cls(frame if policy is None else frame.with_columns(policy=pl.lit(policy, POLICY_TYPE)))
 
     def save(self, path: Path) -> None:
         self.frame.write_parquet(path)

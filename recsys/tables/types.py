@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ def slices(length: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, length, size))
 
 
-def check_schema(frame: pl.DataFrame, schema: dict[str, type[pl.DataType]], name: str) -> None:
+def check_schema(frame: pl.DataFrame, schema: Mapping[str, pl.DataType | type[pl.DataType]], name: str) -> None:
     for column, dtype in schema.items():
         if column not in frame.columns:
             raise DataError(f"{name}: column '{column}' is missing; found {', '.join(frame.columns) or 'no columns'}")

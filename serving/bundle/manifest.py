@@ -17,7 +17,7 @@ from recsys.files import FileRecord, read_json, text_sha256
 from recsys.ranking.config import RecommendConfig
 from recsys.tokenization.config import TokenizeConfig
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, GOLDEN = "manifest.json", "golden.json"
 DISCRETE, CONTINUOUS = "discrete", "continuous"
 
@@ -32,11 +32,17 @@ class EmbedMetadata(Config):
 
 
 class BundleSettings(Config):
-    """How a bundle ranks: its routes, the number of latest items read of a history, and the run's configuration."""
+    """How a bundle ranks: its routes, the number of latest items read of a history, and the run's configuration.
+
+    `exclude_seen` is the policy that is served; `training_repeats` of the `training_interactions` are with an item that
+    their user has an earlier one with.
+    """
 
     routes: tuple[Literal["discrete", "continuous"], ...]
     max_history: int = Field(ge=1)
     exclude_seen: bool
+    training_repeats: int = Field(ge=0)
+    training_interactions: int = Field(ge=0)
     seed: int
     recommend: RecommendConfig
     tokenize: TokenizeConfig
@@ -46,7 +52,7 @@ class BundleSettings(Config):
 class Manifest(Config):
     """`parents` are the stages' fingerprints, `versions` those of packages; neither is part of the bundle id."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     bundle: str
     created: str
     settings: BundleSettings

@@ -1,7 +1,7 @@
 """Release gates: the metrics a bundle needs before an alias moves to it.
 
-The metrics are of the served system, from the run's evaluation. Reads `metrics.json` of a bundle; in a registry they
-are the tags of a version.
+The metrics are of the served system under the served policy, from the run's evaluation. Reads `metrics.json` of a
+bundle; in a registry they are the tags of a version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def tags_of(bundle: Bundle) -> dict[str, str]:
     if path is None:
         return tags
     measured = read_json(path)
-    tags |= {name: str(measured[name]) for name in ("system", "users", "confidence")}
+    tags |= {name: str(measured[name]) for name in ("system", "policy", "users", "confidence")}
     for metric, estimate in measured["metrics"].items():
         name = metric.replace("@", "_at_")
         tags |= {name: f"{estimate['value']:.6f}"}
@@ -33,12 +33,17 @@ def falls_behind(candidate: Mapping[str, str], champion: Mapping[str, str]) -> s
     """Why a candidate must not replace a champion; empty where it may.
 
     Its NDCG@10 may be lower, but not below the champion's confidence interval: within it the difference may be chance.
-    A candidate without metrics can only replace a champion without metrics.
+    A candidate without metrics can only replace a champion without metrics. Metrics of two policies cannot be compared.
     """
     if f"{GATE_METRIC}_low" not in champion:
         return ""
     if GATE_METRIC not in candidate:
         return "it has no metrics and the present one has; run the stage `evaluate` and bundle again"
+    if candidate.get("policy") != champion.get("policy"):
+        return (
+            f"its metrics are read under the policy {candidate.get('policy')}, those of the present one under "
+            f"{champion.get('policy')}, and cannot be compared; serve both under one policy (recommend.exclude_seen)"
+        )
     value, low = float(candidate[GATE_METRIC]), float(champion[f"{GATE_METRIC}_low"])
     if value >= low:
         return ""

@@ -7,8 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.histories import (
-    excludes_seen,
-    has_repeats,
     interaction_counts,
     queries,
     sampled_users,
@@ -92,15 +90,6 @@ def test_no_targets_give_empty_queries() -> None:
     data = interactions("uv", "ab", [TRAIN, TRAIN])
     assert len(queries(data, CATALOG, split=TEST, max_history=5)) == 0
     assert len(training_histories(interactions("", "", []), CATALOG)) == 0
-
-
-def test_seen_items_are_excluded_unless_the_data_has_repeats() -> None:
-    unique, repeated = interactions("uuv", "aba", [0, 0, 0]), interactions("uuv", "aaa", [0, 0, 0])
-    assert (has_repeats(unique), has_repeats(repeated)) == (False, True)
-    assert excludes_seen("auto", unique)
-    assert not excludes_seen("auto", repeated)
-    assert excludes_seen("always", repeated)
-    assert not excludes_seen("never", unique)
 
 
 def test_the_history_of_a_user_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.config import SyntheticConfig
 from recsys.data.dataset import Dataset, load_dataset
-from recsys.data.histories import has_repeats, queries, training_histories
+from recsys.data.histories import queries, training_histories
 from recsys.data.synthetic import generate
 from recsys.tables import TEST, CandidateFilter
 
@@ -53,7 +53,7 @@ def test_the_seed_decides_everything() -> None:
 def test_popularity_is_skewed_and_no_user_buys_an_item_twice(dataset: Dataset) -> None:
     counts = np.sort(dataset.interactions.frame["item_id"].value_counts()["count"].to_numpy())[::-1]
     assert counts[: len(counts) // 5].sum() > 0.4 * counts.sum()
-    assert not has_repeats(dataset.interactions)
+    assert dataset.interactions.frame.select("user_id", "item_id").is_unique().all()
     assert len(dataset.interactions) == dataset.card["rows"] - dataset.card["outside_k_core"]
 
 

@@ -92,8 +92,8 @@ def test_means_over_users_are_those_of_an_independent_evaluator() -> None:
     theirs = independent(users, list(targets), lists)
     for name in MEASURES:
         mean = sum(values[name] for values in theirs.values()) / len(users)
-        assert found.systems["system"].metrics[name].value == pytest.approx(mean, rel=0, abs=1e-9)
-    assert 0 < found.systems["system"].metrics["hr@10"].value < 1
+        assert found.headline.systems["system"].metrics[name].value == pytest.approx(mean, rel=0, abs=1e-9)
+    assert 0 < found.headline.systems["system"].metrics["hr@10"].value < 1
 
 
 def test_of_equal_scores_the_lower_rank_comes_first_in_any_order_of_rows() -> None:

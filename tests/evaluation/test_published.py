@@ -71,7 +71,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> PublishedDataset:
 def systems() -> dict[str, System]:
     """`good` has an HR@10 of .75, `popular` of .5, `wild` of .25."""
     data = dataset({"u1": "acb", "u2": "abd", "u3": "bcf", "u4": "cda"})
-    return evaluate(fakes.rankings(), data, EvaluateConfig(cutoffs=(5, 10), num_resamples=100)).systems
+    return evaluate(fakes.rankings(), data, EvaluateConfig(cutoffs=(5, 10), num_resamples=100)).headline.systems
 
 
 def test_the_same_interactions_are_recognised_whatever_users_are_called(known: PublishedDataset) -> None:
@@ -109,7 +109,7 @@ def test_rows_are_ordered_by_strength_and_ours_are_marked(known: PublishedDatase
 
 
 def test_a_system_without_the_metric_is_left_out(known: PublishedDataset) -> None:
-    assert [row.name for row in compared(known, fakes.evaluation().systems).rows] == ["Strong", "Weak"]
+    assert [row.name for row in compared(known, fakes.evaluation().headline.systems).rows] == ["Strong", "Weak"]
 
 
 def test_the_report_shows_both_and_how_they_differ(known: PublishedDataset) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.data.policy import ServedPolicy
 from recsys.errors import ArtifactError
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.logs import training_curves
 from recsys.evaluation.plots import Curve
+from recsys.evaluation.policies import MEANINGS, TITLES
 from recsys.evaluation.report import Report, render_report
 from recsys.tables import SemanticIds
 from tests.evaluation import fakes
@@ -121,7 +123,7 @@ def test_a_phone_can_read_it(full: str) -> None:
 
 def test_pictures_are_wellformed_and_follow_the_scheme(full: str) -> None:
     sources = [str(a["src"]) for tag, a in Page(full).tags if tag == "img"]
-    assert len(sources) == 3 + 3 + 1 + 1 + 3  # by list length, slices, lift, token usage, curves
+    assert len(sources) == 2 * (3 + 3 + 1) + 1 + 3  # by list length, slices, lift of both; token usage, curves
     for source in sources:
         picture = base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
         assert xml.etree.ElementTree.fromstring(picture).tag.endswith("}svg")
@@ -130,7 +132,7 @@ def test_pictures_are_wellformed_and_follow_the_scheme(full: str) -> None:
 
 
 def test_figures_of_the_evaluation_are_shown(full: str) -> None:
-    good = fakes.evaluation().systems["good"].metrics["ndcg@2"]
+    good = fakes.evaluation().headline.systems["good"].metrics["ndcg@2"]
     assert f"{good.value:.4f}" in full
     assert f"{good.low:.4f}–{good.high:.4f}" in full
     assert "0.0333" in full  # validation after LoRA
@@ -157,11 +159,13 @@ def test_many_systems_are_compared_in_a_matrix(full: str) -> None:
     page = render_report(Report("Many", evaluation))
     assert Page(page).open == []
     tables = re.findall(r'<table class="matrix wide">.*?</table>', page, flags=re.DOTALL)
-    assert len(tables) == 2
-    found = next(c for c in evaluation.comparisons if (c.metric, c.better, c.worse) == ("ndcg@2", "good", "wild"))
+    assert len(tables) == 2 * 2  # of both policies
+    found = next(
+        c for c in evaluation.headline.comparisons if (c.metric, c.better, c.worse) == ("ndcg@2", "good", "wild")
+    )
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in tables[1].split("<tr>")[2:]]
     assert [len(row) for row in cells] == [6] * 6
-    names = list(evaluation.systems)
+    names = list(evaluation.headline.systems)
     good, wild = names.index("good"), names.index("wild")
     assert cells[good][wild].startswith(f"{found.difference.value:+.4f}")
     assert cells[wild][good].startswith(f"{-found.difference.value:+.4f}")
@@ -171,9 +175,10 @@ def test_many_systems_are_compared_in_a_matrix(full: str) -> None:
 def test_differences_are_marked_by_their_corrected_p_value() -> None:
     evaluation = fakes.evaluation()
     for p_holm, shown in ((0.049, "good &gt; popular"), (0.051, "good and popular")):
-        comparisons = [replace(c, better="good", worse="popular", p_holm=p_holm) for c in evaluation.comparisons]
-        page = render_report(Report("Marked", replace(evaluation, comparisons=comparisons)))
-        assert page.count(shown) == len(comparisons)
+        found = evaluation.headline
+        comparisons = [replace(c, better="good", worse="popular", p_holm=p_holm) for c in found.comparisons]
+        marked = replace(evaluation, policies={"seen-kept": replace(found, comparisons=comparisons)})
+        assert render_report(Report("Marked", marked)).count(shown) == len(comparisons)
 
 
 def test_latents_and_fusion_are_shown(full: str) -> None:
@@ -208,3 +213,34 @@ def test_figures_have_digits_by_their_size() -> None:
     values = [1234567, 12345.6, 12.346, 0.12346, -1500.7, True, None]
     page = render_report(Report(title="run", evaluation=fakes.evaluation(), data_card={"values": values}))
     assert "1,234,567, 12,346, 12.35, 0.1235, -1,501, yes, –" in page
+
+
+def test_both_policies_are_explained_and_the_served_one_is_marked() -> None:
+    served = ServedPolicy("seen-left-out", "auto", 1, 241, 0.05)
+    evaluation = fakes.evaluation()
+    page = render_report(Report("Served", evaluation, served=served))
+    systems = page.partition('id="systems"')[2].partition("</section>")[0]
+    first, second = (re.findall(r"<h3>(.*?)</h3>", systems)[number] for number in (0, 1))
+    assert (first, second) == ("Seen items kept", 'Seen items left out <span class="tag">served</span>')
+    assert "Served: seen-left-out, as 1 of 241 training interactions (0.4 %) repeat an earlier item" in systems
+    for meaning in MEANINGS.values():
+        assert systems.count(meaning) == 1
+    tables = systems.split("<table>")
+    for policy, table in zip(("seen-kept", "seen-left-out"), tables[1:], strict=False):
+        assert f"{evaluation.policies[policy].systems['good'].metrics['ndcg@2'].value:.4f}" in table
+    kept, left_out = (evaluation.policies[name].systems["good"].metrics["ndcg@2"].value for name in TITLES)
+    assert kept != left_out
+    assert re.search(rf"Best NDCG@2, seen items kept: (good|popular), {kept:.4f}\.", page)  # they are equal
+    assert 'class="tag"' not in render_report(Report("Not served", evaluation))
+
+
+def test_the_policy_that_is_no_headline_is_shown_on_demand() -> None:
+    evaluation = fakes.evaluation()
+    page = render_report(Report("Both", evaluation))
+    assert Page(page).open == []
+    opened = re.findall(r'<details class="other"><summary>(.*?)</summary>', page)
+    assert opened == ["Seen items left out"] * 4  # plots, significance, slices, beyond accuracy
+    alone = replace(evaluation, policies={"seen-left-out": evaluation.policies["seen-left-out"]})
+    page = render_report(Report("One", alone))
+    assert Page(page).open == []
+    assert ('<details class="other">' in page, page.count("Seen items kept")) == (False, 0)

@@ -14,14 +14,15 @@ import typer
 from pipelines import STAGES, cli, runner
 from pipelines.config import RunConfig
 from recsys.artifacts import StageRun
-from recsys.tables import RANKING_SCHEMA, TEST, TRAIN
+from recsys.data.policy import ServedPolicy
+from recsys.tables import POLICY_TYPE, RANKING_SCHEMA, TEST, TRAIN
 from recsys.tracking import Tracker
 
 STAGE_OPTIONS = {"run", "--force", "--no-tracking"}
 SURFACE = {
     "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"},
     "configs": set(),
-    "compare": {"runs", "--metric"},
+    "compare": {"runs", "--metric", "--policy"},
     "status": {"run"},
     "query": {"run", "--history", "--user", "-k"},
     **{stage.name: STAGE_OPTIONS for stage in STAGES},
@@ -144,10 +145,17 @@ def fake_stage(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         frame.with_columns(splits).write_parquet(run.out / "interactions.parquet")
     if run.stage == "recommend":
         row = {"user_id": [USER], "rank": [1], "item_id": ["b"], "score": [0.5], "source": ["generative"]}
-        pl.DataFrame(row, schema=RANKING_SCHEMA).write_parquet(run.out / "rankings.parquet")
+        frame = pl.DataFrame(row, schema=RANKING_SCHEMA).with_columns(policy=pl.lit("seen-left-out", POLICY_TYPE))
+        frame.write_parquet(run.out / "rankings.parquet")
+        ServedPolicy("seen-left-out", "auto", 1, 241, 0.05).save(run.out)
     if run.stage == "evaluate":
-        figures = {"hr@10": {"value": 0.25}, "ndcg@10": {"value": 0.125}}
-        (run.out / "metrics.json").write_text(json.dumps({"systems": {"generative": {"metrics": figures}}}))
+        kept = {"hr@10": {"value": 0.25}, "ndcg@10": {"value": 0.125}}
+        left_out = {"hr@10": {"value": 0.375}, "ndcg@10": {"value": 0.3125}}
+        policies = {
+            policy: {"systems": {"generative": {"metrics": figures}}}
+            for policy, figures in {"seen-kept": kept, "seen-left-out": left_out}.items()
+        }
+        (run.out / "metrics.json").write_text(json.dumps({"policies": policies}))
         (run.out / "report.html").write_text("<p>report</p>")
 
 
@@ -166,6 +174,8 @@ def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Comman
     for expected in (
         "0.2500",
         "0.1250",
+        "0.3750",
+        "0.3125",
         "A [red] pan",
         "report.html",
         f"recsys query {out}",
@@ -173,6 +183,7 @@ def test_a_run_ends_with_its_results_and_is_skipped_when_repeated(recsys: Comman
         f"--user '{USER}'",
     ):
         assert expected in shown
+    assert "served policy: seen-left-out, as 1 of 241 training interactions (0.4 %) repeat" in shown
     assert "[1/9] prepare" in log
     code, shown, log = recsys(*arguments)
     assert (code, log.count(": current")) == (0, len(STAGES))
@@ -186,10 +197,16 @@ def test_runs_side_by_side(recsys: Command, tmp_path: Path) -> None:
     code, shown, log = recsys("compare", *runs)
     assert (code, log) == (0, "")
     assert [line.split() for line in shown.splitlines()] == [
-        ["ndcg@10", "one", "two", "mean", "deviation"],
+        ["ndcg@10,", "seen-kept", "one", "two", "mean", "deviation"],
         ["generative", "0.1250", "0.1250", "0.1250", "0.0000"],
+        [],
+        ["ndcg@10,", "seen-left-out", "one", "two", "mean", "deviation"],
+        ["generative", "0.3125", "0.3125", "0.3125", "0.0000"],
     ]
-    assert recsys("compare", runs[0], "--metric", "hr@10")[1].split() == ["hr@10", "one", "generative", "0.2500"]
+    shown = recsys("compare", runs[0], "--metric", "hr@10", "--policy", "seen-left-out")[1]
+    assert shown.split() == ["hr@10,", "seen-left-out", "one", "generative", "0.3750"]
+    code, _, log = recsys("compare", runs[0], "--policy", "seen")
+    assert (code, "'seen' is not one of 'seen-kept', 'seen-left-out'" in log) == (2, True)
     code, _, log = recsys("compare", *runs, "--metric", "ndgc@10")
     assert (code, "did you mean 'ndcg@10'? allowed: hr@10, ndcg@10" in log) == (2, True)
     code, _, log = recsys("compare", runs[0], str(tmp_path / "three"))

@@ -17,7 +17,7 @@ from pipelines.estimator import Recommender
 from recsys.artifacts import RunDirectory
 from recsys.data.dataset import Dataset
 from recsys.errors import ArtifactError, ConfigError, DataError
-from recsys.tables import TRAIN, VALIDATION, Interactions
+from recsys.tables import POLICIES, TRAIN, VALIDATION, Interactions
 from serving.engine.engine import BundleEngine
 from serving.engine.interface import Request
 from tests.ranking.fakes import NUM_ITEMS, SCRATCH, cycle
@@ -91,6 +91,7 @@ def test_every_test_user_is_ranked_by_every_source(fitted: Recommender) -> None:
     frame = fitted.rankings.frame
     assert fitted.rankings.sources == ["popularity", "item-knn", "sasrec", "generative", "fused"]
     assert frame["user_id"].n_unique() == 60
+    assert fitted.rankings.policies == [*POLICIES]
 
 
 def test_what_is_saved_answers_the_same(fitted: Recommender, tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_discrete_run_fuses_its_sources_and_is_bundled_and_served(
 ) -> None:
     run = RunDirectory(folder, FOLDERS)
     fusion = json.loads((run.verified("recommend") / "fusion.json").read_text(encoding="utf-8"))
-    assert fusion["fusion"]["weights"].keys() == {"generative", "sasrec"}
+    assert [fusion["fusions"][policy]["weights"].keys() for policy in POLICIES] == [{"generative", "sasrec"}] * 2
     assert fusion["rankers"] == {}
     made = bundle_run(run, stored_config(run), tmp_path / "bundle")
     engine = BundleEngine.load(made.folder)

@@ -15,15 +15,19 @@ from pipelines.config import RunConfig
 from pipelines.evaluate import run
 from recsys.artifacts import RunDirectory, StageKey
 from recsys.data.dataset import Dataset
+from recsys.data.policy import ServedPolicy
 from recsys.evaluation import published
-from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, SemanticIds
+from recsys.evaluation.policies import by_policy
+from recsys.tables import INTERACTION_SCHEMA, POLICIES, POLICY_TYPE, TEST, TRAIN, Rankings, SemanticIds
 from recsys.tracking import NullTracker
 from tests.evaluation import fakes
 from tests.evaluation.test_published import known_as
 
+SERVED = ServedPolicy("seen-left-out", "auto", 0, 6, 0.05)
 
-def evaluated(folder: Path, **notes: bool) -> tuple[dict[str, Any], str]:
-    """metrics.json and report.html of a run whose stage `recommend` left these notes."""
+
+def evaluated(folder: Path) -> tuple[dict[str, Any], str]:
+    """metrics.json and report.html of a run."""
     directory = RunDirectory(folder / "tiny", FOLDERS)
     key = StageKey(settings={}, code=1, inputs={})
     reads = next(stage.reads for stage in STAGES if stage.name == "evaluate")
@@ -31,7 +35,6 @@ def evaluated(folder: Path, **notes: bool) -> tuple[dict[str, Any], str]:
         for name in reads:
             with directory.stage(name, key, ()) as made:
                 _write(name, made.out)
-                made.note(**notes if name == "recommend" else {})
         with directory.stage("evaluate", key, reads) as stage:
             run(RunConfig(), stage, NullTracker())
     out = directory.folder("evaluate")
@@ -40,26 +43,30 @@ def evaluated(folder: Path, **notes: bool) -> tuple[dict[str, Any], str]:
 
 def test_the_stage_writes_metrics_and_report(tmp_path: Path) -> None:
     metrics, page = evaluated(tmp_path)
-    assert metrics["systems"]["good"]["metrics"]["hr@10"]["value"] == 3 / 4
+    kept, left_out = (metrics["policies"][policy]["systems"]["good"]["metrics"] for policy in POLICIES)
+    assert kept["mrr@10"]["value"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 4)
+    assert left_out["mrr@10"]["value"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 4)
+    assert metrics["served"] == SERVED.to_json()
     assert metrics["tokens"]["unique_ids"] == 1.0
     assert "Recommendations of tiny" in page
     assert metrics["published"] is None
     assert "Published" not in page
 
 
-@pytest.mark.parametrize(("notes", "ours"), [({"exclude_seen": False}, 3), ({"exclude_seen": True}, 0)])
-def test_published_rows_stand_beside_rows_that_keep_seen_items(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: dict[str, bool], ours: int
+def test_published_rows_stand_beside_those_that_keep_seen_items_whatever_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "prepared").mkdir()
     _write("prepare", tmp_path / "prepared")
     known = known_as(Dataset.load(tmp_path / "prepared"))
     monkeypatch.setattr(published, "published_datasets", lambda: (known,))
-    metrics, page = evaluated(tmp_path, **notes)
+    metrics, page = evaluated(tmp_path)
     assert [row["name"] for row in metrics["published"]["rows"]] == ["Weak", "Strong"]
-    assert "Strong" in page
-    assert page.count("(ours)") == ours
-    assert ("no row of it is comparable" in page) == (ours == 0)
+    section = page.partition('<section id="published">')[2].partition("</section>")[0]
+    assert "Strong" in section
+    kept, left_out = (metrics["policies"][policy]["systems"]["good"]["metrics"]["ndcg@10"] for policy in POLICIES)
+    row = section.partition("good (ours)")[2].partition("</tr>")[0]
+    assert (f"{kept['value']:.4f}" in row, f"{left_out['value']:.4f}" in row) == (True, False)
 
 
 def _write(stage: str, out: Path) -> None:
@@ -79,6 +86,9 @@ def _write(stage: str, out: Path) -> None:
         (out / "discrete").mkdir()
         SemanticIds(catalog.item_ids, np.arange(6)[:, None], 6).save(out / "discrete" / "semantic_ids.parquet")
     elif stage == "recommend":
-        fakes.rankings().save(out / "rankings.parquet")
+        read = by_policy(fakes.rankings(), fakes.queries(), catalog)
+        parts = [part.frame.with_columns(policy=pl.lit(policy, POLICY_TYPE)) for policy, part in read.items()]
+        Rankings(pl.concat(parts)).save(out / "rankings.parquet")
+        SERVED.save(out)
     else:
         (out / "training_log.jsonl").write_text('{"step": 1, "part/loss": 2.0}\n')

@@ -87,7 +87,7 @@ def test_it_is_fitted_once_and_ranked_for_every_user(own_run: RunDirectory) -> N
     folder = own_run.verified("recommend")
     assert (folder / "rankers" / NAME / "last.json").is_file()
     frame = pl.read_parquet(folder / "rankings.parquet")
-    own, fused = frame.filter(source=NAME), frame.filter(source="fused")
+    own, fused = (frame.filter(source=name, policy="seen-left-out") for name in (NAME, "fused"))
     assert own["user_id"].n_unique() == fused["user_id"].n_unique() > 50
     assert (own["rank"].max(), own["score"].min() >= 0) == (20, True)
     assert json.loads((folder / "timings.json").read_text(encoding="utf-8"))[NAME]["seconds"] >= 0
@@ -95,16 +95,17 @@ def test_it_is_fitted_once_and_ranked_for_every_user(own_run: RunDirectory) -> N
 
 def test_it_is_fused(own_run: RunDirectory) -> None:
     chosen = json.loads((own_run.verified("recommend") / "fusion.json").read_text(encoding="utf-8"))
-    assert chosen["fusion"]["weights"].keys() == {"generative", "sasrec", NAME}
-    assert NAME in chosen["validation"]
+    for policy in ("seen-kept", "seen-left-out"):
+        assert chosen["fusions"][policy]["weights"].keys() == {"generative", "sasrec", NAME}
+        assert NAME in chosen["validation"][policy]
     assert f"validation_{NAME.replace('-', '_')}" in own_run.existing_record("recommend").notes
 
 
 def test_it_is_measured_and_reported(own_run: RunDirectory) -> None:
     folder = own_run.verified("evaluate")
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert "ndcg@10" in measured["systems"][NAME]["metrics"]
-    assert NAME in measured["fusion"]["fusion"]["weights"]
+    assert all("ndcg@10" in policy["systems"][NAME]["metrics"] for policy in measured["policies"].values())
+    assert NAME in measured["fusion"]["fusions"]["seen-kept"]["weights"]
     assert NAME in (folder / "report.html").read_text(encoding="utf-8")
 
 

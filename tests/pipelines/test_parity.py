@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -52,7 +53,8 @@ def compare(answers: Sequence[Answer], others: Sequence[Answer]) -> None:
 def test_the_stage_and_the_query_command_rank_alike(
     run: RunDirectory, requests: list[Request], queried: list[Answer]
 ) -> None:
-    frame = pl.read_parquet(run.verified("recommend") / "rankings.parquet")
+    every = pl.read_parquet(run.verified("recommend") / "rankings.parquet")
+    frame = every.filter(policy="seen-left-out")
     assert frame["source"].unique(maintain_order=True).to_list() == [
         "popularity",
         "item-knn",
@@ -76,6 +78,19 @@ def test_the_stage_and_the_query_command_rank_alike(
         for item in queried[0].items:
             if item.item_id in written:
                 assert item.source_scores[name] == pytest.approx(written[item.item_id], abs=1e-5, rel=1e-5)
+
+
+def test_a_request_under_the_other_policy_gets_its_rows(run: RunDirectory, requests: list[Request]) -> None:
+    frame = pl.read_parquet(run.verified("recommend") / "rankings.parquet")
+    kept = frame.filter(source="fused", policy="seen-kept").partition_by("user_id", as_dict=True)
+    answers = load_recommender(configured(), run).recommend([replace(r, exclude_seen=False) for r in requests])
+    seen = 0
+    for request, answer in zip(requests, answers, strict=True):
+        ranked = kept[(request.user,)]
+        assert [item.item_id for item in answer.items] == ranked["item_id"].to_list()
+        np.testing.assert_allclose([item.score for item in answer.items], ranked["score"], atol=1e-5)
+        seen += len(set(request.history) & set(ranked["item_id"]))
+    assert seen > 50
 
 
 def test_the_query_command_and_the_endpoint_rank_alike(

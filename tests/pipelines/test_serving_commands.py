@@ -66,8 +66,13 @@ def test_a_bundle_holds_what_serving_needs_and_no_more(bundle: Bundle, run: RunD
     stages = {"prepare", "embed", "tokenize", "finetune", "diffuse", "index", "recommend", "evaluate"}
     assert bundle.manifest.parents == {stage: run.existing_record(stage).fingerprint() for stage in stages}
     metrics = json.loads((bundle.folder / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["system"] == "fused"
-    assert set(metrics["metrics"]) == {"hr@10", "ndcg@10"}
+    assert (metrics["system"], metrics["policy"]) == ("fused", "seen-left-out")
+    measured = json.loads((run.folder("evaluate") / "metrics.json").read_text(encoding="utf-8"))
+    served = measured["policies"]["seen-left-out"]["systems"]["fused"]["metrics"]
+    assert metrics["metrics"] == {name: served[name] for name in ("hr@10", "ndcg@10")}
+    settings = bundle.manifest.settings
+    assert (settings.exclude_seen, settings.training_repeats) == (True, 0)
+    assert settings.training_interactions == measured["served"]["interactions"] > 0
     counts = pl.read_parquet(bundle.folder / "counts.parquet")
     interactions = pl.read_parquet(run.folder("prepare") / "interactions.parquet")
     training = interactions.filter(split=0).group_by("item_id").len()

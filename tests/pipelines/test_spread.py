@@ -75,7 +75,7 @@ def test_every_executor_writes_the_same_rows(executor: Executor, copied: Callabl
     here, spread = rank(copied("here"), LocalExecutor(1)), rank(copied("spread"), executor)
     assert spread.read_bytes() == here.read_bytes()
     frame = pl.read_parquet(spread)
-    assert frame.select("source", "user_id", "rank").n_unique() == len(frame), "no user is ranked twice"
+    assert frame.select("policy", "source", "user_id", "rank").n_unique() == len(frame), "no user is ranked twice"
     assert frame.group_by("source").agg(pl.col("user_id").n_unique())["user_id"].unique().to_list() == [150]
 
 

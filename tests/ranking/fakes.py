@@ -11,7 +11,7 @@ from recsys.baselines.config import SasrecConfig
 from recsys.baselines.sasrec import Sasrec
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
-from recsys.data.histories import excludes_seen, queries, training_histories
+from recsys.data.histories import queries, training_histories
 from recsys.embeddings.text import item_texts
 from recsys.instructions.config import InstructConfig
 from recsys.instructions.tasks import TaskSource, make_examples
@@ -76,7 +76,7 @@ def finetuned(
         queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20),
         users=config.validation_users,
         seed=0,
-        exclude_seen=excludes_seen("auto", dataset.interactions),
+        exclude_seen=True,
     )
     data = FinetuneData(
         examples=make_examples(TaskSource(dataset.catalog, training), instruct),
@@ -95,7 +95,7 @@ def generative_recommender(
 ) -> FittedRecommender:
     """Answers by the language model of a folder alone."""
     ranker = GenerativeRanker(load_language_model(folder), semantic_ids)
-    ensemble = Ensemble({"generative": ranker}, sources=["generative"], fusion=None, depth=1)
+    ensemble = Ensemble({"generative": ranker}, sources=["generative"], fusions={}, depth=1)
     return FittedRecommender(dataset.catalog, ensemble, max_history=max_history, exclude_seen=True)
 
 

@@ -31,7 +31,7 @@ from recsys.ranking.validation import INDEX_SAMPLES, HeadValidator, ValidationUs
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.scoring import Scoring
-from recsys.tables import VALIDATION, CandidateFilter, FloatArray, Histories, TopItems
+from recsys.tables import SEEN_KEPT, SEEN_LEFT_OUT, VALIDATION, CandidateFilter, FloatArray, Histories, Policy, TopItems
 from tests.ranking.fakes import NUM_ITEMS, cycle, next_of, sasrec
 from tests.ranking.trained import RECOMMEND, Trained, batch
 
@@ -44,13 +44,18 @@ def ensemble(trained: Trained) -> Ensemble:
     return assemble(trained.rankers, FusionConfig(), trained.params)
 
 
+def left_out(requests: RankingBatch) -> dict[Policy, RankingBatch]:
+    """Requests under one policy alone."""
+    return {SEEN_LEFT_OUT: requests}
+
+
 def test_every_ranking_knows_the_next_item(trained: Trained, ensemble: Ensemble) -> None:
     found, targets = ensemble.rank(trained.batch(), 5), trained.users.targets
     assert list(found) == [*RANKERS, FUSED]
     for name, ranking in found.items():
         ndcg = top_k_metrics(ranking.items, targets, k=5).ndcg
         assert name in ("popularity", "item-knn") or ndcg > 0.6, f"{name}: by chance it would be about .25"
-    validation = trained.params.validation
+    validation = trained.params.validation[SEEN_LEFT_OUT]
     assert validation[FUSED] >= max(validation[name] for name in SOURCES) - 0.05
 
 
@@ -80,7 +85,7 @@ def test_the_same_request_gives_the_same_list_alone_and_among_others(trained: Tr
 @pytest.mark.parametrize("source", SOURCES)
 def test_all_the_weight_on_one_source_gives_back_its_ranking(trained: Trained, source: str) -> None:
     fusion = Fusion("reciprocal-rank", {name: float(name == source) for name in SOURCES})
-    single = assemble(trained.rankers, FusionConfig(), trained.params._replace(fusion=fusion))
+    single = assemble(trained.rankers, FusionConfig(), trained.params._replace(fusions={SEEN_LEFT_OUT: fusion}))
     found = single.rank(trained.batch(), 5)
     assert np.array_equal(found[FUSED].items, found[source].items[:, :5])
 
@@ -88,27 +93,25 @@ def test_all_the_weight_on_one_source_gives_back_its_ranking(trained: Trained, s
 def test_without_collaborative_vectors_the_others_are_fused(trained: Trained, tmp_path: Path) -> None:
     folders = trained.folders | {"embed": tmp_path}
     rankers = build_rankers(RankingContext.load(folders, RECOMMEND, max_history=20, seed=0), SOURCES)
-    params = tune(rankers, trained.batch(), trained.users.targets, FusionConfig())
-    assert params.fusion is not None
-    assert params.fusion.weights.keys() == {"generative", "diffusion", "cross-entropy"}
+    params = tune(rankers, left_out(trained.batch()), trained.users.targets, FusionConfig(), served=SEEN_LEFT_OUT)
+    assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {"generative", "diffusion", "cross-entropy"}
     found = assemble(rankers, FusionConfig(), trained.params).rank(trained.batch(), 5)
     assert list(found) == ["generative", "cross-entropy", "diffusion", FUSED], "also with the weights of all"
 
 
 def test_a_source_that_is_not_configured_is_not_fused(trained: Trained) -> None:
     config = FusionConfig(sources=("generative", "diffusion"))
-    params = tune(trained.rankers, trained.batch(), trained.users.targets, config)
-    assert params.fusion is not None
-    assert params.fusion.weights.keys() == {"generative", "diffusion"}
+    params = tune(trained.rankers, left_out(trained.batch()), trained.users.targets, config, served=SEEN_LEFT_OUT)
+    assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {"generative", "diffusion"}
     found = assemble(trained.rankers, config, params).rank(trained.batch(), 5)
     assert list(found) == [*RANKERS, FUSED], "rankings of the others are there to be compared"
 
 
 def test_one_source_alone_is_the_answer_and_not_fused(trained: Trained) -> None:
     config = FusionConfig(sources=("sasrec",))
-    params = tune(trained.rankers, trained.batch(), trained.users.targets, config)
-    assert params.fusion is None
-    assert FUSED not in params.validation
+    params = tune(trained.rankers, left_out(trained.batch()), trained.users.targets, config, served=SEEN_LEFT_OUT)
+    assert params.fusions == {}
+    assert FUSED not in params.validation[SEEN_LEFT_OUT]
     single = assemble(trained.rankers, config, params)
     assert single.answer == "sasrec"
     assert FUSED not in single.rank(trained.batch(), 5)
@@ -235,13 +238,13 @@ def test_a_recommendation_names_the_score_of_each_source(trained: Trained) -> No
 def test_what_was_tuned_survives_its_file_and_a_broken_one_is_refused(trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "fusion.json"
     trained.params.save(path)
-    assert json.loads(path.read_text()).keys() == {"rankers", "fusion", "validation"}
+    assert json.loads(path.read_text()).keys() == {"rankers", "fusions", "validation"}
     assert trained.params.rankers.keys() == {"diffusion-one-sample", "diffusion"}
     assert FusionParams.load(path) == trained.params
-    alone = trained.params._replace(fusion=None)
+    alone = trained.params._replace(fusions={})
     alone.save(path)
     assert FusionParams.load(path) == alone
-    for broken in ("{", "{}", '{"rankers": {}, "fusion": {}, "validation": {}}'):
+    for broken in ("{", "{}", '{"rankers": {}, "fusions": {"seen-kept": {}}, "validation": {}}'):
         path.write_text(broken)
         with pytest.raises(ArtifactError, match=r"fusion\.json"):
             FusionParams.load(path)
@@ -306,9 +309,9 @@ def test_tuning_finds_out_that_the_generated_category_is_right() -> None:
         "diffusion": DiffusionRanker(preference, search, conditions, nearest=items),
     }
     histories = Histories.from_lists([f"u{user}" for user in range(users)], [[] for _ in range(users)])
-    tuned = tune(rankers, batch(histories, exclude_seen=False), targets, FusionConfig())
+    tuned = tune(rankers, {SEEN_KEPT: batch(histories, exclude_seen=False)}, targets, FusionConfig(), served=SEEN_KEPT)
     assert min(tuned.rankers[name]["agreement"] for name in ("diffusion", "diffusion-one-sample")) > 0
-    validation = tuned.validation
+    validation = tuned.validation[SEEN_KEPT]
     assert validation["diffusion"] == pytest.approx(validation["diffusion-one-sample"], abs=1e-6)
     assert validation["diffusion"] > 1.5 * validation["cross-entropy"]
     assert Scoring(1.0).to_json() == {"bandwidth": 1.0, "popularity": 0.0, "agreement": 0.0}
@@ -321,4 +324,4 @@ def test_the_tuning_of_all_validation_users_is_what_is_served(trained: Trained) 
     found = assemble(trained.rankers, FusionConfig(), trained.params).rank(batch(users.histories), 10)
     for name, ranking in found.items():
         ndcg = top_k_metrics(ranking.items, users.targets, k=10).ndcg
-        assert ndcg == pytest.approx(trained.params.validation[name], abs=1e-6), name
+        assert ndcg == pytest.approx(trained.params.validation[SEEN_LEFT_OUT][name], abs=1e-6), name

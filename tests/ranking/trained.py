@@ -21,7 +21,7 @@ from recsys.ranking.registry import build_rankers, fit_rankers
 from recsys.ranking.tuning import FusionParams, tune
 from recsys.ranking.validation import HeadValidator, ValidationUsers, load_samples, save_samples
 from recsys.retrieval.index import ItemIndex
-from recsys.tables import VALIDATION, CandidateFilter, Histories, ItemVectors, Queries
+from recsys.tables import SEEN_LEFT_OUT, VALIDATION, CandidateFilter, Histories, ItemVectors, Queries
 from recsys.training.plan import Run
 from tests.ranking.fakes import NUM_ITEMS, cycle, finetuned, ids, sasrec
 
@@ -89,5 +89,6 @@ def train(root: Path) -> Trained:
     context = RankingContext.load(folders, RECOMMEND, max_history=20, seed=0)
     fit_rankers(context, folders[RANKERS_FOLDER])
     rankers = build_rankers(context)
-    params = tune(rankers, batch(asked.histories), asked.targets, FusionConfig())
+    batches = RankingBatch.under_policies(asked.histories, max_history=20)
+    params = tune(rankers, batches, asked.targets, FusionConfig(), served=SEEN_LEFT_OUT)
     return Trained(folders, context, rankers, params, users.queries)

@@ -23,6 +23,8 @@ def origin(*, both: bool = True, seed: int = 0, data: str = "d0") -> Origin:
         routes=("discrete", "continuous") if both else ("discrete",),
         max_history=20,
         exclude_seen=True,
+        training_repeats=3,
+        training_interactions=900,
         seed=seed,
         recommend=RecommendConfig(),
         tokenize=TokenizeConfig(),
@@ -44,7 +46,8 @@ def fill(folder: Path, *, both: bool = True, ndcg: float | None = 0.06) -> None:
     if ndcg is not None:
         estimate = {"value": ndcg, "low": ndcg - 0.005, "high": ndcg + 0.005}
         metrics = {"hr@10": estimate, "ndcg@10": estimate}
-        write_json(folder / "metrics.json", {"system": "fused", "users": 9, "confidence": 0.95, "metrics": metrics})
+        made = {"system": "fused", "policy": "seen-left-out", "users": 9, "confidence": 0.95, "metrics": metrics}
+        write_json(folder / "metrics.json", made)
     if not both:
         return
     for name in ("continuous", "preference", "index"):

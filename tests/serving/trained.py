@@ -22,10 +22,11 @@ from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
 from recsys.ranking.config import FusionConfig
 from recsys.ranking.loading import SASREC_FOLDER, Items, Models, RankingContext
+from recsys.ranking.query import RankingBatch
 from recsys.ranking.registry import build_rankers
 from recsys.ranking.tuning import tune
 from recsys.retrieval.index import ItemIndex
-from recsys.tables import VALIDATION, ItemVectors
+from recsys.tables import SEEN_LEFT_OUT, VALIDATION, ItemVectors
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.continuous import fit_sigma_vae
 from recsys.tokenization.continuous_config import ContinuousConfig
@@ -37,7 +38,7 @@ from serving.engine.catalog_state import CatalogState
 from serving.engine.interface import EngineInfo
 from serving.engine.new_items import NewItemTokenizer
 from tests.ranking.fakes import cycle, finetuned, sasrec
-from tests.ranking.trained import DIFFUSE, RECOMMEND, batch
+from tests.ranking.trained import DIFFUSE, RECOMMEND
 
 TOKENIZE = TokenizeConfig(num_levels=2, codebook_size=6, latent_dim=8, epochs=5, batch_size=12, collaborative_weight=1)
 CONTINUOUS = ContinuousConfig(num_tokens=2, token_dim=8, epochs=10, batch_size=12)
@@ -85,7 +86,9 @@ def _parts(dataset: Dataset, items: Items, folders: dict[str, Path], new_items: 
     asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     # Log-linear: a rank more or less, which the last bits of a batch can decide, does not jump in the fused score.
     fusion = FusionConfig(method="log-linear")
-    params = tune(build_rankers(context, fusion.sources), batch(asked.histories), asked.targets, fusion)
+    batches = RankingBatch.under_policies(asked.histories, max_history=20)
+    rankers = build_rankers(context, fusion.sources)
+    params = tune(rankers, batches, asked.targets, fusion, served=SEEN_LEFT_OUT)
     state = CatalogState(context, np.ones(len(items.catalog), np.bool_), params, exclude_seen=True)
     info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
     return LoadedBundle(state, new_items, info)

@@ -130,7 +130,7 @@ def test_a_flip_that_keeps_size_and_time_is_noticed_in_the_same_process(tmp_path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "has format 2, this program reads format 1"),
+        ({"format": 1}, "has format 1, this program reads format 2"),
         ({"settings": {}}, "corrupted or of another version"),
         ({"surprise": 1}, "surprise"),
         ({"files": {}}, "its files and settings are not those of bundle"),

@@ -175,6 +175,15 @@ def test_a_champion_without_metrics_blocks_no_candidate() -> None:
     assert falls_behind({}, {"bundle": "x"}) == ""
 
 
+def test_metrics_of_two_policies_are_not_compared() -> None:
+    champion = {"ndcg_at_10": "0.06", "ndcg_at_10_low": "0.05", "policy": "seen-left-out"}
+    candidate = {"ndcg_at_10": "0.07", "policy": "seen-kept"}
+    assert "seen-kept, those of the present one under seen-left-out, and cannot be compared" in falls_behind(
+        candidate, champion
+    )
+    assert falls_behind(candidate | {"policy": "seen-left-out"}, champion) == ""
+
+
 def test_rows_are_read_as_tables_have_them() -> None:
     rows = [
         {"history": ["i3"], "k": 2.0, "user_id": "u"},
