@@ -15,11 +15,12 @@ import polars as pl
 from pydantic import ValidationError
 
 from recsys.data.card import build_catalog, describe
-from recsys.data.cleaning import Coded, TimeUnit, check_order, encode, k_core, sort, time_unit, without_repeats
+from recsys.data.cleaning import Coded, check_order, encode, k_core, sort, time_unit, without_repeats
 from recsys.data.config import PrepareConfig
 from recsys.data.raw import Rejects
 from recsys.data.sources import read_source
 from recsys.data.splits import Splits, by_time, leave_one_out
+from recsys.data.times import TimeUnit
 from recsys.errors import ConfigError, DataError
 from recsys.tables import Catalog, Interactions
 from recsys.tracking import NullTracker, Tracker
@@ -78,14 +79,16 @@ def import_dataset(
     raw = read_source(config, seed=seed, work=work, rejects=rejects, tracker=tracker or NullTracker())
     coded, items, notes = encode(raw.interactions), raw.items, {"source": config.source, **raw.notes}
     num_rows = len(coded.users)
+    clock = raw.clock
     del raw  # frees memory: there may be 20 million rows
     coded, repeats = without_repeats(sort(coded))
-    unit = time_unit(coded)
+    unit = time_unit(coded, clock)
     if config.check_order:
         check_order(coded)
     core = k_core(coded, config.min_interactions)
     reading = {
         "rows": num_rows + len(rejects),
+        "time_scale": clock.scale,
         "rejected": rejects.summary(),
         "exact_duplicates": repeats,
         "outside_k_core": len(coded.users) - len(core.users),

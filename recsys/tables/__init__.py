@@ -6,6 +6,7 @@ Identifiers are the user's own strings. Inside the program an item is its row in
 
 from recsys.tables.candidates import CandidateFilter
 from recsys.tables.histories import Histories, Queries
+from recsys.tables.identifiers import LONGEST_ID, Identifier, identifier
 from recsys.tables.interactions import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
 from recsys.tables.items import ItemVectors, SemanticIds, unit_rows
 from recsys.tables.rankings import RANKING_SCHEMA, Rankings, TopItems, concatenate, top_k
@@ -13,6 +14,7 @@ from recsys.tables.types import BoolArray, FloatArray, IntArray, slices
 
 __all__ = [
     "INTERACTION_SCHEMA",
+    "LONGEST_ID",
     "RANKING_SCHEMA",
     "TEST",
     "TRAIN",
@@ -23,6 +25,7 @@ __all__ = [
     "Catalog",
     "FloatArray",
     "Histories",
+    "Identifier",
     "IntArray",
     "Interactions",
     "ItemVectors",
@@ -31,6 +34,7 @@ __all__ = [
     "SemanticIds",
     "TopItems",
     "concatenate",
+    "identifier",
     "slices",
     "top_k",
     "unit_rows",

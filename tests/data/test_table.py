@@ -31,7 +31,8 @@ def test_bad_rows_are_reported_with_their_line(folder: Folder) -> None:
         (5, "missing time", "u1,i2"),
         (6, "unparsable time", "u1,i2,soon"),
     ]
-    assert dataset.interactions.frame["timestamp"].to_list() == [1, 7]
+    assert dataset.interactions.frame["timestamp"].to_list() == [1000, 7900]
+    assert dataset.card["time_scale"] == 1000
     assert dataset.card["rows"] == 6
 
 
