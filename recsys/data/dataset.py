@@ -25,6 +25,8 @@ from recsys.errors import ConfigError, DataError
 from recsys.tables import Catalog, Interactions
 from recsys.tracking import NullTracker, Tracker
 
+_REPORTED_ROWS = 10  # by `load_dataset`, whose errors name one
+
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
@@ -64,7 +66,7 @@ def load_dataset(source: str | Path, *, seed: int = 0, tracker: Tracker | None =
         first = error.errors()[0]
         raise ConfigError(f"load_dataset: {'.'.join(map(str, first['loc'])) or 'options'}: {first['msg']}") from error
     with tempfile.TemporaryDirectory() as work:
-        return import_dataset(config, seed=seed, work=Path(work), rejects=Rejects(0), tracker=tracker)
+        return import_dataset(config, seed=seed, work=Path(work), rejects=Rejects(_REPORTED_ROWS), tracker=tracker)
 
 
 def import_dataset(
