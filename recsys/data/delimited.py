@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -190,8 +190,7 @@ def _separator(line: str, layout: Layout, *, quoted: bool) -> str:
 
 
 def _fields(line: str, separator: str, *, quoted: bool) -> list[str]:
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return next(csv.reader([line], delimiter=separator, quoting=quoting), [])
+    return next(csv.reader([line], delimiter=separator, quoting=_quoting(quoted)), [])
 
 
 def _column_names(fields: list[str]) -> list[str]:
@@ -212,10 +211,9 @@ def _records(path: Path, file: io.TextIOWrapper, form: TextForm) -> Iterator[tup
             lines.append(text)
             yield text
 
-    quoting = csv.QUOTE_MINIMAL if form.quoted else csv.QUOTE_NONE
     line = 1
     try:
-        for fields in csv.reader(remembered(), delimiter=form.separator, quoting=quoting):
+        for fields in csv.reader(remembered(), delimiter=form.separator, quoting=_quoting(form.quoted)):
             if len(lines) > 1:  # refuses a quote that takes the rows after it into its field
                 list(csv.reader(lines, delimiter=form.separator, strict=True))
             if line >= form.first_row:
@@ -226,6 +224,10 @@ def _records(path: Path, file: io.TextIOWrapper, form: TextForm) -> Iterator[tup
         raise DataError(f"{path}, line {line}: not valid csv ({error}); correct the quotes there") from error
     except (OSError, EOFError) as error:
         raise unreadable(path, error) from error
+
+
+def _quoting(quoted: bool) -> Literal[0, 3]:
+    return csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
 
 
 def _rejection(fields: list[str], width: int) -> str | None:

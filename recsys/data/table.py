@@ -178,12 +178,13 @@ def _timed(table: Table, frame: pl.DataFrame, column: str, reading: Reading) -> 
         frame = frame.with_columns(timestamp=values)
         untimed = frame["timestamp"].is_null() & frame["reason"].is_null()
     checked = frame["timestamp"].is_not_null() & frame["reason"].is_null()
-    if untimed.sum() > config.max_bad_share * (checked.sum() + untimed.sum()) or not checked.any():
+    num_untimed, num_checked = (len(rows.arg_true()) for rows in (untimed, checked))
+    if num_untimed > config.max_bad_share * (num_checked + num_untimed) or not num_checked:
         _refuse_unparsable(table, frame, untimed, column, config)
     odd = pl.repeat(False, frame.height, eager=True)
     if config.check_times:
         odd = implausible(pl.select(pl.when(checked).then(frame["timestamp"])).to_series(), clock)
-        if odd.sum() > config.max_bad_share * checked.sum():
+        if len(odd.arg_true()) > config.max_bad_share * num_checked:
             raise _two_units(table, frame.filter(checked), odd.filter(checked), column, clock)
     reason = (
         pl.when(untimed).then(pl.lit("unparsable time", _REASON)).when(odd).then(pl.lit("implausible time", _REASON))

@@ -128,10 +128,13 @@ def implausible(values: pl.Series, clock: Clock) -> pl.Series:
 def magnitudes(values: pl.Series) -> dict[str, int]:
     """Unit by magnitude -> number of times, most first; for messages."""
     size = pl.col("time").abs()
-    name = pl.when(size < EARLIEST).then(pl.lit("small numbers"))
-    for power, unit in enumerate(EPOCH_UNITS[:-1]):
-        name = name.when(size < LARGEST_SECONDS * 1000**power).then(pl.lit(unit))
-    units = pl.DataFrame({"time": values}).select(unit=name.otherwise(pl.lit(EPOCH_UNITS[-1])))
+    bounds = (EARLIEST, *(LARGEST_SECONDS * 1000**power for power in range(len(EPOCH_UNITS) - 1)))
+    names = ("small numbers", *EPOCH_UNITS)
+    unit = pl.coalesce(
+        *(pl.when(size < bound).then(pl.lit(name)) for bound, name in zip(bounds, names, strict=False)),
+        pl.lit(names[-1]),
+    )
+    units = pl.DataFrame({"time": values}).select(unit=unit)
     counted = units["unit"].value_counts(sort=True)
     return dict(zip(counted["unit"].to_list(), counted["count"].to_list(), strict=True))
 
