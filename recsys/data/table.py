@@ -18,7 +18,7 @@ from recsys.data.joining import join_ids
 from recsys.data.opening import PART, ROW, Table
 from recsys.data.raw import EMPTY_ROW, RAW_SCHEMA, RawData, Reading
 from recsys.data.texts import TextTable, text_table
-from recsys.data.times import ACCEPTED, Clock, Times, implausible, magnitudes, read_times
+from recsys.data.times import ACCEPTED, Clock, Times, calendar_times, implausible, magnitudes, read_times
 from recsys.errors import DataError
 from recsys.tables import LONGEST_ID, identifier
 
@@ -177,6 +177,8 @@ def _timed(table: Table, frame: pl.DataFrame, column: str, reading: Reading) -> 
         values, clock = _whole_column(table, column, config.time_format)
         frame = frame.with_columns(timestamp=values)
         untimed = frame["timestamp"].is_null() & frame["reason"].is_null()
+    if config.time_format is None and clock == Clock() and (dates := calendar_times(frame["timestamp"])):
+        frame, clock = frame.with_columns(timestamp=dates.values), dates.clock
     checked = frame["timestamp"].is_not_null() & frame["reason"].is_null()
     num_untimed, num_checked = (len(rows.arg_true()) for rows in (untimed, checked))
     if num_untimed > config.max_bad_share * (num_checked + num_untimed) or not num_checked:

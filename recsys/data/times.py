@@ -102,6 +102,17 @@ def read_times(column: pl.Series, *, time_format: str | None = None) -> Times:
     raise DataError(f"column '{column.name}' is {dtype}; times are {ACCEPTED}")
 
 
+def calendar_times(values: pl.Series) -> Times | None:
+    """Whole numbers that are dates, such as 20231114 or 20231114221320; None where one of them is none."""
+    first, last = values.min(), values.max()
+    for form, digits in (("%Y%m%d", 8), ("%Y%m%d%H%M", 12), ("%Y%m%d%H%M%S", 14)):
+        lowest, highest = (int(year) * 10 ** (digits - 4) for year in ("1900", "2101"))
+        if isinstance(first, int) and isinstance(last, int) and lowest <= first and last < highest:
+            times = read_times(values, time_format=form)
+            return times if times.values.null_count() == values.null_count() else None
+    return None
+
+
 def implausible(values: pl.Series, clock: Clock) -> pl.Series:
     """Which times (Int64, nulls allowed) are, by a jump in magnitude, of another unit than most, or a placeholder.
 

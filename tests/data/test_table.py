@@ -172,6 +172,12 @@ def test_dates_that_are_not_read_are_refused_with_those_that_are(folder: Folder)
         load_dataset(source, time_format="dd/mm/yyyy")
 
 
+def test_numbers_that_are_dates_have_their_unit(folder: Folder) -> None:
+    dataset = load_dataset(folder(interactions_csv=csv([20231115, 20231114, 20231116])), min_interactions=1)
+    assert dataset.interactions.frame["item_id"].to_list() == ["i1", "i0", "i2"]
+    assert (dataset.card["time_unit"], dataset.card["first_time"]) == ("milliseconds", 1_699_920_000_000)
+
+
 def test_fractions_order_a_users_rows(folder: Folder) -> None:
     dataset = load_dataset(folder(interactions_csv=csv([f"{SECONDS}.{k}" for k in (3, 1, 2)])), min_interactions=1)
     assert dataset.interactions.frame["item_id"].to_list() == ["i1", "i2", "i0"]

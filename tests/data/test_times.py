@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.times import Clock, implausible, read_times
+from recsys.data.times import Clock, calendar_times, implausible, read_times
 from recsys.errors import ConfigError, DataError
 
 MOMENT = 1_700_000_000  # 2023-11-14 22:13:20 UTC
@@ -91,6 +91,23 @@ def test_a_given_format_replaces_all_others(form: str, text: str, expected: date
 
 def test_numbers_of_a_given_format_are_dates() -> None:
     assert read([20231114], time_format="%Y%m%d") == ([1_699_920_000_000], Clock("milliseconds"))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([20231114, None], [1_699_920_000_000, None]),
+        ([202311142213], [1_699_999_980_000]),
+        ([20231114221320], [1_700_000_000_000]),
+        ([20231114, 20231399], None),
+        ([MOMENT], None),
+        ([MOMENT * 1000], None),
+        ([None], None),
+    ],
+)
+def test_numbers_that_are_dates_are_told_apart(numbers: list[int | None], expected: list[int | None] | None) -> None:
+    times = calendar_times(pl.Series(numbers, dtype=pl.Int64))
+    assert (times.values.to_list() if times else None) == expected
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y %H", "%d/%m/%Y %f"])
