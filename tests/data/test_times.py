@@ -67,6 +67,11 @@ def test_dates_without_seconds_or_without_a_time_are_read(text: str, moment: dat
     assert read([text])[0] == [round(moment.timestamp() * 1000)]
 
 
+def test_dates_of_nine_decimals_are_exact_and_years_beyond_them_bad() -> None:
+    found, clock = read(["2023-11-14 22:13:20.123456789", "2023-11-14T22:13:20Z", "0001-01-01 00:00:00"])
+    assert (found, clock) == ([MOMENT * 10**9 + 123456789, MOMENT * 10**9, None], Clock("nanoseconds"))
+
+
 @pytest.mark.parametrize(
     "text", ["14/11/2023", "11/14/2023 22:13", "05-06-2023", "14-11-20", "14.11.2023", "2023-13-14", "2023-11-14 22"]
 )
