@@ -36,10 +36,10 @@ STAGES = (
         "prepare",
         "01_dataset",
         (),
-        1,
+        2,
         ("prepare",),
         "Import interactions and items, clean them, split them.",
-        ("prepare.source",),
+        ("prepare.source", "prepare.items"),
     ),
     Stage(
         "embed",

@@ -18,6 +18,7 @@ MAX_WORDS = 1200
 PAGES = (
     "README.md",
     "docs/architecture.md",
+    "docs/data.md",
     "docs/extending.md",
     "docs/results.md",
     "docs/scale.md",

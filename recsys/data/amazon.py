@@ -109,8 +109,10 @@ def _rejection(user: Any, item: Any, time: Any) -> str | None:
     if time is None:
         return "missing time"
     try:
-        int(time)
+        exact = int(time) == float(time)  # no decimals, which integers would lose
     except (ValueError, TypeError, OverflowError):
+        exact = False
+    if not exact:
         return "unparsable time"
     return None
 

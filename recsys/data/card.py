@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.data.cleaning import PER_SECOND, Coded, TimeUnit, ties
+from recsys.data.cleaning import Coded, ties
 from recsys.data.splits import Splits
+from recsys.data.times import PER_SECOND, TimeUnit
 from recsys.tables import TEST, TRAIN, UNUSED, VALIDATION, Catalog
 
 SPLIT_NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test", UNUSED: "unused"}

@@ -5,21 +5,20 @@ Works on integer codes: 20 million rows fit in a few hundred MB.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.data.times import EPOCH_UNITS, LARGEST_SECONDS, UNITS, Clock, TimeUnit
 from recsys.errors import DataError
 
 Codes = npt.NDArray[np.uint32]
 Times = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-TimeUnit = Literal["positions", "seconds", "milliseconds", "microseconds", "nanoseconds"]
 
-_LARGEST_SECONDS = 10**11  # the year 5138; as milliseconds, March 1973
-PER_SECOND: dict[TimeUnit, int] = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 ORDER_USERS, ORDER_LENGTH, ORDER_SHARE = 20, 4, 0.9
 
 
@@ -91,15 +90,22 @@ def k_core(coded: Coded, minimum: int) -> Coded:
     )
 
 
-def time_unit(coded: Coded) -> TimeUnit:
-    """The unit of the times of sorted interactions, by their magnitude; 0, 1, 2, ... in every user are positions."""
+def time_unit(coded: Coded, clock: Clock) -> TimeUnit:
+    """The unit of the times of sorted interactions, by their magnitude where it is not known.
+
+    0, 1, 2, ... in every user are positions.
+    """
+    if clock.unit is not None:
+        return clock.unit
     starts = np.flatnonzero(np.diff(coded.users, prepend=np.uint32(len(coded.user_ids))))
     first = np.repeat(coded.times[starts], np.diff(starts, append=len(coded.users)))
     steps = np.arange(len(coded.users)) - np.repeat(starts, np.diff(starts, append=len(coded.users)))
     if first.max() <= 1 and np.array_equal(coded.times - first, steps):
         return "positions"
-    size, limit = abs(int(np.median(coded.times))), _LARGEST_SECONDS
-    return next((unit for power, unit in enumerate(PER_SECOND) if size < limit * 1000**power), "nanoseconds")
+    size = abs(int(np.median(coded.times))) // clock.scale
+    last = len(EPOCH_UNITS) - 1
+    power = next((power for power in range(last) if size < LARGEST_SECONDS * 1000**power), last)
+    return UNITS[min(power + round(math.log(clock.scale, 1000)), len(UNITS) - 1)]
 
 
 def check_order(coded: Coded) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recsys.config import Config
 
@@ -31,8 +32,15 @@ class PrepareConfig(Config):
     """Source, cleaning and splits.
 
     `source` is a folder or a file, or "synthetic"; `kind` names its format, a key of `recsys.data.sources.SOURCES`, or
-    `auto`. `downloads` are fetched instead, into `download_folder` (kept) or a temporary folder. Columns apply to kind
-    `table`. At most `max_bad_share` of a file's rows may be unusable; the first `reported_rows` of them are written to
+    `auto`. `downloads` are fetched instead, into `download_folder` (kept) or a temporary folder.
+
+    The following apply to kind `table`. `items` is the table of items where it does not lie beside the interactions.
+    `separator` is found in the header of a text file where None; `columns` and `items_columns` name all columns of
+    files without header. `items_item_column` (None: `item_column`) and `title_column` are columns of the items.
+    `time_format` (strptime) is that of dates; `row_order_is_time` needs no times, and takes a user's rows as written.
+    `check_times` looks for two units in one column, `check_order` for users sorted by item id.
+
+    At most `max_bad_share` of a file's rows may be unusable; the first `reported_rows` of them are written to
     a file. `keep_cold_items` keeps items without interactions. `validation_share` and `test_share` (of all
     interactions) bound the windows of the time split. `max_history` is the number of newest items of a history that
     models read; training cuts longer histories into windows of this length.
@@ -45,6 +53,15 @@ class PrepareConfig(Config):
     user_column: str = "user_id"
     item_column: str = "item_id"
     time_column: str = "timestamp"
+    items: Path | None = None
+    separator: str | None = None
+    columns: tuple[str, ...] = ()
+    items_columns: tuple[str, ...] = ()
+    items_item_column: str | None = None
+    title_column: str = "title"
+    time_format: str | None = None
+    row_order_is_time: bool = False
+    check_times: bool = True
     min_interactions: int = Field(default=5, ge=1)
     keep_cold_items: bool = False
     check_order: bool = True
@@ -64,6 +81,17 @@ class PrepareConfig(Config):
                 "their sum must be below 1"
             )
         return self
+
+    @field_validator("time_format")
+    @classmethod
+    def _time_format_is_one(cls, value: str | None) -> str | None:
+        if value is not None and not {"%d", "%D", "%F", "%j", "%s", "%e", "%c", "%x"} & set(
+            re.findall("%[A-Za-z]", value)
+        ):
+            raise ValueError(
+                f"got {value!r}; a format of dates in strptime's notation is needed, such as %d/%m/%Y %H:%M"
+            )
+        return value
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:

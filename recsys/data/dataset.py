@@ -15,14 +15,17 @@ import polars as pl
 from pydantic import ValidationError
 
 from recsys.data.card import build_catalog, describe
-from recsys.data.cleaning import Coded, TimeUnit, check_order, encode, k_core, sort, time_unit, without_repeats
+from recsys.data.cleaning import Coded, check_order, encode, k_core, sort, time_unit, without_repeats
 from recsys.data.config import PrepareConfig
 from recsys.data.raw import Rejects
 from recsys.data.sources import read_source
 from recsys.data.splits import Splits, by_time, leave_one_out
+from recsys.data.times import TimeUnit
 from recsys.errors import ConfigError, DataError
 from recsys.tables import Catalog, Interactions
 from recsys.tracking import NullTracker, Tracker
+
+_REPORTED_ROWS = 10  # by `load_dataset`, whose errors name one
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +66,7 @@ def load_dataset(source: str | Path, *, seed: int = 0, tracker: Tracker | None =
         first = error.errors()[0]
         raise ConfigError(f"load_dataset: {'.'.join(map(str, first['loc'])) or 'options'}: {first['msg']}") from error
     with tempfile.TemporaryDirectory() as work:
-        return import_dataset(config, seed=seed, work=Path(work), rejects=Rejects(0), tracker=tracker)
+        return import_dataset(config, seed=seed, work=Path(work), rejects=Rejects(_REPORTED_ROWS), tracker=tracker)
 
 
 def import_dataset(
@@ -78,14 +81,16 @@ def import_dataset(
     raw = read_source(config, seed=seed, work=work, rejects=rejects, tracker=tracker or NullTracker())
     coded, items, notes = encode(raw.interactions), raw.items, {"source": config.source, **raw.notes}
     num_rows = len(coded.users)
+    clock = raw.clock
     del raw  # frees memory: there may be 20 million rows
     coded, repeats = without_repeats(sort(coded))
-    unit = time_unit(coded)
+    unit = time_unit(coded, clock)
     if config.check_order:
         check_order(coded)
     core = k_core(coded, config.min_interactions)
     reading = {
         "rows": num_rows + len(rejects),
+        "time_scale": clock.scale,
         "rejected": rejects.summary(),
         "exact_duplicates": repeats,
         "outside_k_core": len(coded.users) - len(core.users),

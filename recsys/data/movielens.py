@@ -9,13 +9,29 @@ from pathlib import Path
 
 import polars as pl
 
+from recsys.data.config import PrepareConfig
+from recsys.data.delimited import Layout, text_form
+from recsys.data.opening import Table
 from recsys.data.raw import RawData, Reading, Rejects
-from recsys.data.table import ROW, Columns, read_interactions, read_rows, usable_rows
+from recsys.data.table import Columns, TimedRows, read_interactions, usable_items
 from recsys.data.texts import LIST
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 
 _CSV = Columns("userId", "movieId", "timestamp")
+_HINT = "set prepare.kind=table where this is a user-provided table"
+_DAT = ("user", "_1", "item", "_2", "stars", "_3", "time")
 _MOVIE_FIELDS = 3
+
+
+def is_movielens(path: Path) -> bool:
+    """Whether a folder or file holds ratings in the form of MovieLens, whose columns a ratings.csv must have."""
+    folder = path.parent if path.is_file() else path
+    if path.is_file() and path.name not in ("ratings.dat", "ratings.csv"):
+        return False
+    if (folder / "ratings.dat").is_file():
+        return True
+    ratings = folder / "ratings.csv"
+    return ratings.is_file() and ratings.stat().st_size > 0 and {*_CSV} <= {*text_form(ratings, Layout()).names}
 
 
 def read_movielens(path: Path, reading: Reading) -> RawData:
@@ -26,34 +42,31 @@ def read_movielens(path: Path, reading: Reading) -> RawData:
     """
     folder, rejects = path.parent if path.is_file() else path, reading.rejects
     old = (folder / "ratings.dat").is_file()
-    ratings = folder / ("ratings.dat" if old else "ratings.csv")
     movies = folder / ("movies.dat" if old else "movies.csv")
-    frame = _old_ratings(ratings, rejects) if old else read_interactions(ratings, columns=_CSV, rejects=rejects)
-    reading.check(ratings, frame.height)
+    # The configuration's other keys are those of user-provided tables.
+    defaults = PrepareConfig(max_bad_share=reading.config.max_bad_share, check_times=reading.config.check_times)
+    reading = reading._replace(config=defaults)
+    if old:
+        rows = _old_ratings(folder / "ratings.dat", reading)
+    else:
+        ratings = folder / "ratings.csv"
+        rows = read_interactions(ratings, layout=Layout(), columns=_CSV, reading=reading, hint=_HINT)
     if not movies.is_file():
-        return RawData(frame, None, {})
-    rows = _old_movies(movies, rejects) if old else _csv_movies(movies, rejects)
-    reading.check(movies, rows.height)
+        return RawData(rows.frame, None, {}, rows.clock)
+    described = _old_movies(movies, rejects) if old else _csv_movies(movies, reading)
+    reading.check(movies, described.height)
     genres = pl.col("genres").str.replace_all("|", LIST, literal=True)
-    items = rows.with_columns(genres).unique("item_id", keep="first", maintain_order=True)
-    return RawData(frame, items, {"repeated_items": rows.height - items.height})
+    items = described.with_columns(genres).unique("item_id", keep="first", maintain_order=True)
+    return RawData(rows.frame, items, {"repeated_items": described.height - items.height}, rows.clock)
 
 
-def _old_ratings(path: Path, rejects: Rejects) -> pl.DataFrame:
+def _old_ratings(path: Path, reading: Reading) -> TimedRows:
     """`user::item::stars::time` split at single colons, so that every second field is empty."""
-    names = ["user", "_1", "item", "_2", "stars", "_3", "time"]
     try:
-        rows = pl.scan_csv(
-            path, separator=":", has_header=False, new_columns=names, infer_schema=False, quote_char=None
-        )
-        return usable_rows(
-            rows.with_row_index(ROW, offset=1), path, columns=Columns("user", "item", "time"), rejects=rejects
-        )
-    except pl.exceptions.NoDataError as error:
-        raise DataError(f"{path} is empty; ratings are needed, one a line: user::item::stars::time") from error
-    except (pl.exceptions.ComputeError, pl.exceptions.ShapeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is not written as user::item::stars::time ({reason}); download it again") from error
+        layout = Layout(":", _DAT)
+        return read_interactions(path, layout=layout, columns=Columns("user", "item", "time"), reading=reading)
+    except ConfigError as error:
+        raise DataError(f"{path} is not written as user::item::stars::time; download it again") from error
 
 
 def _old_movies(path: Path, rejects: Rejects) -> pl.DataFrame:
@@ -67,9 +80,7 @@ def _old_movies(path: Path, rejects: Rejects) -> pl.DataFrame:
     return pl.DataFrame(found, schema=dict.fromkeys(("item_id", "title", "genres"), pl.String), orient="row")
 
 
-def _csv_movies(path: Path, rejects: Rejects) -> pl.DataFrame:
-    rows = read_rows(path, rejects=rejects)
-    missing = [name for name in ("movieId", "title", "genres") if name not in rows.columns]
-    if missing:
-        raise DataError(f"{path}: column '{missing[0]}' is missing; found {', '.join(rows.columns)}; download it again")
-    return rows.select(pl.col("movieId").alias("item_id"), "title", "genres").drop_nulls("item_id")
+def _csv_movies(path: Path, reading: Reading) -> pl.DataFrame:
+    table = Table(path, Layout(), reading.rejects)
+    table.require(("movieId", "title", "genres"), "download it again")
+    return usable_items(table, "movieId", reading).frame.select("item_id", "title", "genres")

@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from recsys.data.config import PrepareConfig
+from recsys.data.times import Clock
 from recsys.errors import DataError
 from recsys.tracking import Tracker
 
+EMPTY_ROW = "empty row"  # reported, but no bad row
 MAX_CONTENT = 300  # characters of a rejected row that are kept
+SHOWN = 100  # of these, in a message
 RAW_SCHEMA = pl.Schema({"user_id": pl.Categorical(), "item_id": pl.Categorical(), "timestamp": pl.Int64()})
 
 
@@ -32,25 +35,33 @@ class Rejects:
     def __len__(self) -> int:
         return self.counts.total()
 
-    def add(self, file: Path, row: int, reason: str, content: str) -> None:
-        """Reject row number `row` (1 is the first line of a text file, the first row of a parquet file)."""
-        self.counts[file.name, reason] += 1
+    def add(self, file: Path | str, row: int, reason: str, content: str) -> None:
+        """Reject row number `row` (1 is the first line of a text file, the first row of a parquet file).
+
+        A file of a folder in parts is given as `folder/part`.
+        """
+        name = file if isinstance(file, str) else file.name
+        self.counts[name, reason] += 1
         if len(self.rows) < self.limit:
-            self.rows.append({"file": file.name, "row": row, "reason": reason, "content": content[:MAX_CONTENT]})
+            self.rows.append({"file": name, "row": row, "reason": reason, "content": content[:MAX_CONTENT]})
 
     def check(self, file: Path, usable: int, *, max_share: float) -> None:
-        """Refuse a file that has `usable` rows and more than `max_share` of all its rows rejected.
+        """Refuse a file or folder of parts that has `usable` rows and more than `max_share` of all its rows rejected.
 
         Raises:
             DataError: there are too many.
         """
-        reasons = {reason: count for (name, reason), count in self.counts.items() if name == file.name}
-        bad = sum(reasons.values())
+        own = {name for name, _ in self.counts if name == file.name or name.startswith(f"{file.name}/")}
+        reasons: Counter[str] = Counter()
+        for (name, reason), count in self.counts.items():
+            if name in own and reason != EMPTY_ROW:
+                reasons[reason] += count
+        bad = reasons.total()
         num_rows = usable + bad
         if bad <= max_share * num_rows:
             return
-        first = next((row for row in self.rows if row["file"] == file.name), None)
-        example = f", first in row {first['row']}: {first['content']!r}" if first else ""
+        first = next((row for row in self.rows if row["file"] in own and row["reason"] in reasons), None)
+        example = f", first in row {first['row']}: {first['content'][:SHOWN]!r}" if first else ""
         listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
         raise DataError(
             f"{file}: {bad} of {num_rows} rows cannot be used ({listed}{example}); at most {max_share:.2%} may be bad; "
@@ -86,9 +97,10 @@ class RawData(NamedTuple):
     """A source as read, before cleaning.
 
     `interactions` has `RAW_SCHEMA`, no nulls, file order; `items` has a unique item_id and text columns (String), or
-    is None where the source has no items table; `notes` go to the data card.
+    is None where the source has no items table; `notes` go to the data card; `clock` says what the times mean.
     """
 
     interactions: pl.DataFrame
     items: pl.DataFrame | None
     notes: dict[str, Any]
+    clock: Clock = Clock()

@@ -16,13 +16,16 @@ from recsys.data.amazon import RELEASES, detect_release, read_amazon
 from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
 from recsys.data.download import download
 from recsys.data.jsonlines import SUFFIXES as JSON_SUFFIXES
-from recsys.data.movielens import read_movielens
+from recsys.data.movielens import is_movielens, read_movielens
+from recsys.data.opening import KINDS, find_table, is_table_file, is_table_folder, only_table
 from recsys.data.raw import RawData, Reading, Rejects
 from recsys.data.synthetic import generate
-from recsys.data.table import SUFFIXES as TABLE_SUFFIXES
-from recsys.data.table import find_table, read_table
+from recsys.data.table import read_table
 from recsys.errors import ConfigError, DataError
 from recsys.tracking import Tracker
+
+TABLE = "table"
+_NAMED_FILES = 10
 
 
 class SourceFormat(NamedTuple):
@@ -48,7 +51,15 @@ def read_source(config: PrepareConfig, *, seed: int, work: Path, rejects: Reject
         return generate(config.synthetic, seed=seed)
     path = _locate(config, work, tracker)
     kind = config.kind if config.kind != AUTO else _detect(path)
-    raw = lookup(SOURCES, kind, key="prepare.kind").read(path, Reading(config, rejects, tracker))
+    try:
+        raw = lookup(SOURCES, kind, key="prepare.kind").read(path, Reading(config, rejects, tracker))
+    except DataError as error:
+        if config.kind != AUTO or kind == TABLE:
+            raise
+        raise DataError(
+            f"{error} (prepare.kind={kind} is a guess from the files; set prepare.kind={TABLE} where they are a "
+            "user-provided table)"
+        ) from error
     return raw._replace(notes={"kind": kind, **raw.notes})
 
 
@@ -71,17 +82,26 @@ def _locate(config: PrepareConfig, work: Path, tracker: Tracker) -> Path:
 
 
 def _unpack(archives: list[Path], folder: Path) -> Path:
-    """Extract the files of all archives into one folder, flattened."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Extract all archives into one folder, each without a folder that holds all of it; a single file is returned."""
     for archive in archives:
         try:
             with zipfile.ZipFile(archive) as content:
-                for entry in content.infolist():
-                    if not entry.is_dir():
-                        (folder / Path(entry.filename).name).write_bytes(content.read(entry))
+                entries = [e for e in content.infolist() if not e.is_dir() and not _is_hidden(e.filename)]
+                tops = {entry.filename.split("/")[0] for entry in entries}
+                common = f"{tops.pop()}/" if len(tops) == 1 and all("/" in entry.filename for entry in entries) else ""
+                for entry in entries:
+                    entry.filename = entry.filename.removeprefix(common)
+                    content.extract(entry, folder)  # stays within the folder, whatever the name
         except zipfile.BadZipFile as error:
             raise DataError(f"{archive} cannot be unpacked ({error}); download it again") from error
-    return folder
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    if not found:
+        raise DataError(f"{archives[0]} holds no files; needed: {accepted()}")
+    return found[0] if len(found) == 1 and found[0].is_file() else folder
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def accepted() -> str:
@@ -97,20 +117,25 @@ def _detect(path: Path) -> str:
 
 
 def _is_table(path: Path) -> bool:
-    if path.is_dir():
-        return find_table(path, "interactions") is not None
-    return path.suffix in TABLE_SUFFIXES and not _is_movielens(path)
+    if is_movielens(path):
+        return False
+    return is_table_file(path) or is_table_folder(path) or (path.is_dir() and _interactions(path) is not None)
+
+
+def _interactions(folder: Path) -> Path | None:
+    return find_table(folder, "interactions") or only_table(folder, but=find_table(folder, "items"))
 
 
 def _read_table(path: Path, reading: Reading) -> RawData:
-    interactions = path if path.is_file() else find_table(path, "interactions")
+    whole = path.is_file() or is_table_folder(path)
+    interactions = path if whole else _interactions(path)
     if interactions is None:
         raise _unknown(path)
-    return read_table(interactions, None if path.is_file() else find_table(path, "items"), reading)
-
-
-def _is_movielens(path: Path) -> bool:
-    return bool({"ratings.dat", "ratings.csv"} & {file.name for file in _files(path)})
+    items = reading.config.items
+    if items is not None and not items.expanduser().exists():
+        raise DataError(f"prepare.items={items} does not exist; name a table of items: {KINDS}")
+    found = None if whole else find_table(path, "items")
+    return read_table(interactions, items.expanduser() if items else found, reading)
 
 
 def _is_amazon(release: str, path: Path) -> bool:
@@ -145,13 +170,21 @@ def _files(path: Path) -> list[Path]:
 
 
 def _unknown(path: Path) -> DataError:
-    found = path.name if path.is_file() else ", ".join(file.name for file in _files(path)) or "an empty folder"
-    return DataError(f"{path} is in no known format (found {found}); needed: {accepted()}")
+    if path.is_file():
+        return DataError(f"{path} is in no known format; needed: {accepted()}; prepare.kind={TABLE} reads it as text")
+    names = [
+        f"{entry.name}/" if entry.is_dir() else entry.name for entry in sorted(path.iterdir()) if entry.name[0] != "."
+    ]
+    found = ", ".join(names[:_NAMED_FILES]) + (", ..." if len(names) > _NAMED_FILES else "")
+    return DataError(
+        f"{path} is in no known format (found {found or 'an empty folder'}); needed: {accepted()}; or name a table by "
+        "prepare.source and the one of items by prepare.items"
+    )
 
 
 SOURCES: dict[str, SourceFormat] = {
-    "table": SourceFormat("interactions.csv or .parquet (and items.csv or .parquet)", _is_table, _read_table),
-    "movielens": SourceFormat("MovieLens (ratings.dat or ratings.csv)", _is_movielens, read_movielens),
+    TABLE: SourceFormat(f"interactions and items as {KINDS}", _is_table, _read_table),
+    "movielens": SourceFormat("MovieLens (ratings.dat or ratings.csv)", is_movielens, read_movielens),
     **{
         name: SourceFormat(
             "raw Amazon reviews (*.json.gz, *.jsonl.gz)", partial(_is_amazon, name), partial(_read_amazon, name)

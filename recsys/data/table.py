@@ -1,187 +1,276 @@
-"""Interactions and items from csv or parquet files: the format for user-provided data.
+"""Interactions and items from tables of any kind of file: the format for user-provided data.
 
-Reads FOLDER/interactions.csv or .parquet and, where there is one, FOLDER/items.csv or .parquet. A csv that polars
-refuses (a row of too many fields, a stray quote, bytes that are no UTF-8) is read again row by row, so that the bad
-rows can be named.
+Reads the tables `interactions` and `items` of a folder, or a table of interactions alone; see `recsys.data.opening` for
+the kinds of files, and `docs/data.md` for the rules.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
-from recsys.data.delimited import salvage_csv
-from recsys.data.raw import RAW_SCHEMA, RawData, Reading, Rejects
-from recsys.data.texts import TextTable, identifier, text_table
+from recsys.data.config import PrepareConfig
+from recsys.data.delimited import Layout
+from recsys.data.joining import join_ids
+from recsys.data.opening import PART, ROW, Table
+from recsys.data.raw import EMPTY_ROW, RAW_SCHEMA, RawData, Reading
+from recsys.data.texts import TextTable, text_table
+from recsys.data.times import ACCEPTED, Clock, Times, calendar_times, implausible, magnitudes, read_times
 from recsys.errors import DataError
+from recsys.tables import LONGEST_ID, identifier
 
-SUFFIXES = (".parquet", ".csv")
-ROW = "__row__"
-REASONS = ("missing user id", "missing item id", "missing time", "unparsable time")
-DATE_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d")
-PROBED_ROWS = 1000
+REASONS = (
+    EMPTY_ROW,
+    "missing user id",
+    "missing item id",
+    "user id is no whole number",
+    "item id is no whole number",
+    f"user id of more than {LONGEST_ID} characters, or with a line break",
+    f"item id of more than {LONGEST_ID} characters, or with a line break",
+    "missing time",
+    "unparsable time",
+    "implausible time",
+)
+_REASON = pl.Enum(REASONS)
+_UNUSABLE_ID = r"^(?s:.{" + str(LONGEST_ID + 1) + r",})$|[\r\n]"
+_COLUMNS_HINT = (
+    "rename it, or set prepare.user_column, prepare.item_column, prepare.time_column; prepare.columns names those of a "
+    "file without header"
+)
+_ITEM_HINT = "rename it, or set prepare.items_item_column; prepare.items_columns names those of a file without header"
 
 
 class Columns(NamedTuple):
-    """Names of the columns of a table of interactions."""
+    """Names of the columns of a table of interactions; the time is None where the order of rows is that in time."""
 
     user: str = "user_id"
     item: str = "item_id"
-    time: str = "timestamp"
+    time: str | None = "timestamp"
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self if name is not None]
 
 
-def find_table(folder: Path, name: str) -> Path | None:
-    """FOLDER/name.parquet or FOLDER/name.csv, or None.
+class TimedRows(NamedTuple):
+    """Usable interactions in `RAW_SCHEMA`, in the file's order, and what their times mean."""
 
-    Raises:
-        DataError: both exist.
-    """
-    found = [folder / f"{name}{suffix}" for suffix in SUFFIXES if (folder / f"{name}{suffix}").is_file()]
-    if len(found) > 1:
-        raise DataError(f"{folder} has {found[0].name} and {found[1].name}; keep one of them")
-    return found[0] if found else None
+    frame: pl.DataFrame
+    clock: Clock
+
+
+def columns_of(config: PrepareConfig) -> Columns:
+    """The columns of the interactions that a configuration names."""
+    return Columns(config.user_column, config.item_column, None if config.row_order_is_time else config.time_column)
 
 
 def read_table(interactions: Path, items: Path | None, reading: Reading) -> RawData:
     """Read user-provided data; see the module's docstring.
 
     Raises:
-        DataError: a file is empty or unreadable, a column is missing, or too many rows are bad.
+        ConfigError: the separator, names of columns or time format of the configuration cannot be used.
+        DataError: a file is empty or unreadable, a column is missing, too many rows are bad, times are of two units, or
+            the ids of both tables are not of one form.
     """
     config = reading.config
-    columns = Columns(config.user_column, config.item_column, config.time_column)
-    frame = read_interactions(interactions, columns=columns, rejects=reading.rejects)
-    reading.check(interactions, frame.height)
+    layout = Layout(config.separator, config.columns, tuple(columns_of(config).names))
+    rows = read_interactions(interactions, layout=layout, columns=columns_of(config), reading=reading)
     if items is None:
-        return RawData(frame, None, {})
-    table = _read_items(items, columns.item, reading)
-    return RawData(frame, table.frame, {"ignored_item_columns": table.ignored, "repeated_items": table.repeated})
+        return RawData(rows.frame, None, {}, rows.clock)
+    table = _read_items(items, reading)
+    notes = {"ignored_item_columns": table.ignored, "repeated_items": table.repeated}
+    joined = join_ids(rows.frame, table.frame, interactions, items, max_share=config.max_bad_share)
+    return RawData(joined.interactions, joined.items, notes | joined.notes, rows.clock)
 
 
-def read_interactions(path: Path, *, columns: Columns, rejects: Rejects) -> pl.DataFrame:
-    """The usable rows in `RAW_SCHEMA`, in the file's order; the others go to `rejects`.
-
-    Raises:
-        DataError: a column is missing, there are no rows, or the file cannot be read.
-    """
-    try:
-        return usable_rows(_scan(path), path, columns=columns, rejects=rejects)
-    except pl.exceptions.ComputeError as error:
-        rows = _salvage(path, error, rejects)
-        return usable_rows(rows.lazy(), path, columns=columns, rejects=rejects)
-
-
-def read_rows(path: Path, *, rejects: Rejects) -> pl.DataFrame:
-    """A whole table, with its row numbers in `ROW`; rows that cannot be read go to `rejects`.
+def read_interactions(
+    path: Path, *, layout: Layout, columns: Columns, reading: Reading, hint: str = _COLUMNS_HINT
+) -> TimedRows:
+    """The usable rows of a table of interactions; the others are rejected. `hint` says what to do without a column.
 
     Raises:
-        DataError: the file is empty or cannot be read.
+        DataError: a column is missing, there are no usable rows, too many are bad, or the file cannot be read.
     """
-    try:
-        return _scan(path).collect()
-    except pl.exceptions.ComputeError as error:
-        return _salvage(path, error, rejects)
+    table = Table(path, layout, reading.rejects)
+    table.require(columns.names, hint)
+    return usable_rows(table, columns=columns, reading=reading)
 
 
-def usable_rows(rows: pl.LazyFrame, path: Path, *, columns: Columns, rejects: Rejects) -> pl.DataFrame:
-    """The rows of a scanned table (with its row numbers in `ROW`) that have a user, an item and a time.
+def usable_rows(table: Table, *, columns: Columns, reading: Reading) -> TimedRows:
+    """The rows of a table that have a user, an item and a time.
 
     Raises:
-        DataError: a column is missing, or there are no rows.
+        DataError: there are none, too many are bad, or times are of two units.
     """
-    schema = rows.collect_schema()
-    for column in columns:
-        if column not in schema:
-            raise _missing(path, column, schema)
-    user, item = (identifier(name, schema[name]) for name in (columns.user, columns.item))
-    time = _time(rows, columns.time, schema[columns.time])
-    untimed = pl.col(columns.time).is_null()
-    if schema[columns.time] == pl.String:
-        untimed |= pl.col(columns.time).str.strip_chars() == ""
-    tests = (user.is_null(), item.is_null(), untimed, time.is_null())
-    reason = pl.coalesce(pl.when(bad).then(pl.lit(number, pl.UInt8)) for number, bad in enumerate(tests))
-    frame = rows.select(
-        pl.col(ROW),
-        user.cast(pl.Categorical).alias("user_id"),
-        item.cast(pl.Categorical).alias("item_id"),
-        time.alias("timestamp"),
-        reason.alias("reason"),
-    ).collect(engine="streaming")
+    frame = table.select(lambda schema: _codes(schema, columns))
     if frame.is_empty():
-        raise DataError(f"{path} holds no rows; interactions are needed, one a row: {', '.join(columns)}")
-    bad = frame.filter(pl.col("reason").is_not_null()).select(ROW, "reason")
-    if bad.is_empty():
-        return frame.select(*RAW_SCHEMA)
-    _report(rows, bad, path, columns=columns, rejects=rejects)
-    return frame.filter(pl.col("reason").is_null()).select(*RAW_SCHEMA)
+        raise DataError(f"{table.path} holds no rows; interactions are needed, one a row: {', '.join(columns.names)}")
+    frame = frame.with_columns(_id_reasons(frame))
+    clock = Clock()
+    if columns.time is not None:
+        frame, clock = _timed(table, frame, columns.time, reading)
+    bad = frame.filter(pl.col("reason").is_not_null()).select(ROW, PART, "reason")
+    if len(bad):
+        table.reject(bad, bad["reason"].cast(pl.String), shown=columns.names)
+        frame = frame.filter(pl.col("reason").is_null())
+    reading.check(table.path, frame.height)
+    if frame.is_empty():
+        raise DataError(f"{table.path} holds no usable rows; the first one is refused for: {bad['reason'][0]}")
+    if columns.time is None:
+        position = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
+        frame = frame.with_columns(timestamp=position)
+    return TimedRows(frame.select(*RAW_SCHEMA), clock)
 
 
-def _scan(path: Path) -> pl.LazyFrame:
-    """A lazy table with its row numbers; csv columns are read as strings and parsed here."""
-    if path.suffix == ".parquet":
-        return pl.scan_parquet(path).with_row_index(ROW, offset=1)
+def _codes(schema: pl.Schema, columns: Columns) -> list[pl.Expr]:
+    """Ids as categories, times that are whole numbers as such, and why a row is bad as far as a row alone shows it."""
+    user, item = (identifier(name, schema[name]) for name in (columns.user, columns.item))
+    empty = pl.all_horizontal(pl.col(name).is_null() for name in schema if name != ROW)
+    tests = [
+        (EMPTY_ROW, empty),
+        ("user id is no whole number", user.inexact),
+        ("item id is no whole number", item.inexact),
+        ("missing user id", user.text.is_null()),
+        ("missing item id", item.text.is_null()),
+    ]
+    whole = pl.lit(None, pl.Int64)
+    if columns.time is not None:
+        value, dtype = pl.col(columns.time), schema[columns.time]
+        text = value.str.strip_chars() if dtype == pl.String else value
+        missing = value.is_null() | (text == "" if dtype == pl.String else False)
+        tests.append(("missing time", missing | value.is_nan() if dtype.is_float() else missing))
+        if dtype == pl.String or dtype.is_integer():
+            whole = text.cast(pl.Int64, strict=False)
+    reason = pl.coalesce(pl.when(bad).then(pl.lit(name, _REASON)) for name, bad in tests)
+    return [
+        user.text.cast(pl.Categorical).alias("user_id"),
+        item.text.cast(pl.Categorical).alias("item_id"),
+        whole.alias("timestamp"),
+        reason.alias("reason"),
+    ]
+
+
+def _id_reasons(frame: pl.DataFrame) -> pl.Expr:
+    """`reason`, also for ids that the endpoint would refuse."""
+    reason = pl.col("reason")
+    for name, title in (("user_id", "user"), ("item_id", "item")):
+        known = frame[name].drop_nulls().unique()
+        unusable = known.filter(known.cast(pl.String).str.contains(_UNUSABLE_ID))
+        if len(unusable):
+            named = next(text for text in REASONS if text.startswith(f"{title} id of more"))
+            reason = (
+                pl.when(reason.is_null() & pl.col(name).is_in(unusable.implode()))
+                .then(pl.lit(named, _REASON))
+                .otherwise(reason)
+            )
+    return reason.alias("reason")
+
+
+def _timed(table: Table, frame: pl.DataFrame, column: str, reading: Reading) -> tuple[pl.DataFrame, Clock]:
+    """The rows with their times, and the reasons of those whose time cannot be used."""
+    config, clock = reading.config, Clock()
+    untimed = frame["timestamp"].is_null() & frame["reason"].is_null()
+    if config.time_format is not None or untimed.any():
+        values, clock = _whole_column(table, column, config.time_format)
+        frame = frame.with_columns(timestamp=values)
+        untimed = frame["timestamp"].is_null() & frame["reason"].is_null()
+    if config.time_format is None and clock == Clock() and (dates := calendar_times(frame["timestamp"])):
+        frame, clock = frame.with_columns(timestamp=dates.values), dates.clock
+    checked = frame["timestamp"].is_not_null() & frame["reason"].is_null()
+    num_untimed, num_checked = (len(rows.arg_true()) for rows in (untimed, checked))
+    if num_untimed > config.max_bad_share * (num_checked + num_untimed) or not num_checked:
+        _refuse_unparsable(table, frame, untimed, column, config)
+    odd = pl.repeat(False, frame.height, eager=True)
+    if config.check_times:
+        odd = implausible(pl.select(pl.when(checked).then(frame["timestamp"])).to_series(), clock)
+        if len(odd.arg_true()) > config.max_bad_share * num_checked:
+            raise _two_units(table, frame.filter(checked), odd.filter(checked), column, clock)
+    reason = (
+        pl.when(untimed).then(pl.lit("unparsable time", _REASON)).when(odd).then(pl.lit("implausible time", _REASON))
+    )
+    return frame.with_columns(reason=reason.otherwise("reason")), clock
+
+
+def _whole_column(table: Table, column: str, time_format: str | None) -> Times:
+    """The times of a column, by all of its values."""
+    types = {str(schema[column]) for schema in table.schemas}
+    if len(types) > 1:
+        raise DataError(f"{table.path}: column '{column}' is {' in some files and '.join(sorted(types))} in others")
+    values = table.select(lambda _: [pl.col(column)])[column]
     try:
-        rows = pl.scan_csv(path, infer_schema=False).with_row_index(ROW, offset=2)
-        rows.collect_schema()
-    except pl.exceptions.NoDataError as error:
-        raise DataError(f"{path} is empty; a header line and rows are needed") from error
-    return rows
+        return read_times(values, time_format=time_format)
+    except DataError as error:
+        raise DataError(f"{table.path}: {error}") from error
 
 
-def _salvage(path: Path, error: Exception, rejects: Rejects) -> pl.DataFrame:
-    if path.suffix == ".parquet":
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} cannot be read as parquet ({reason}); write it again") from error
-    return salvage_csv(path, ROW, rejects=rejects)
-
-
-def _read_items(path: Path, item_column: str, reading: Reading) -> TextTable:
-    frame = read_rows(path, rejects=reading.rejects)
-    if item_column not in frame.columns:
-        raise _missing(path, item_column, frame.schema)
-    known = identifier(item_column, frame.schema[item_column]).is_not_null()
-    for row in frame.filter(~known).iter_rows(named=True):
-        reading.rejects.add(path, row[ROW], "missing item id", str([v for k, v in row.items() if k != ROW]))
-    usable = frame.filter(known).drop(ROW)
-    reading.check(path, usable.height)
-    return text_table(usable, item_column)
-
-
-def _time(rows: pl.LazyFrame, column: str, dtype: pl.DataType) -> pl.Expr:
-    """A time as an integer: numbers as they are (fractions cut off), dates as milliseconds since 1970."""
-    value = pl.col(column)
-    if dtype == pl.Date or isinstance(dtype, pl.Datetime):
-        return value.cast(pl.Datetime("ms")).cast(pl.Int64)
-    if dtype != pl.String:
-        return value.cast(pl.Int64, strict=False)
-    text = value.str.strip_chars()
-    number = pl.coalesce(text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False)).cast(
-        pl.Int64, strict=False
+def _refuse_unparsable(
+    table: Table, frame: pl.DataFrame, untimed: pl.Series, column: str, config: PrepareConfig
+) -> None:
+    """Refuse a column of which too many values are no times, naming what is accepted."""
+    if not untimed.any():
+        return
+    row, part = frame.filter(untimed).select(ROW, PART).row(0)
+    accepted = f"prepare.time_format={config.time_format}" if config.time_format else ACCEPTED
+    raise DataError(
+        f"{table.parts[part].path}: {untimed.sum()} of {frame.height} rows cannot be used, as the value of column "
+        f"'{column}' is no time that is read, the first in row {row}: {table.value(part, row, column)!r}; accepted: "
+        f"{accepted}; set prepare.time_format, such as %d/%m/%Y %H:%M where the day or month comes first, correct the "
+        "file, or raise prepare.max_bad_share"
     )
-    probe = rows.select(column).head(PROBED_ROWS).select(number.is_not_null().any()).collect().item()
-    if probe:
-        return number
-    zoned = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", strict=False, time_unit="ms").dt.replace_time_zone(None)
-    plain = text.str.strip_suffix("Z")
-    dates = [plain.str.to_datetime(form, strict=False, time_unit="ms") for form in DATE_FORMATS]
-    return pl.coalesce(*dates, zoned).cast(pl.Int64)
 
 
-def _report(rows: pl.LazyFrame, bad: pl.DataFrame, path: Path, *, columns: Columns, rejects: Rejects) -> None:
-    """Count the bad rows and collect the contents of those that are kept."""
-    shown = bad.head(max(0, rejects.limit - len(rejects.rows)))
-    contents = rows.select(ROW, pl.concat_str(pl.col(*columns).cast(pl.String), separator=",", ignore_nulls=True))
-    wanted = contents.join(shown.lazy().select(ROW), on=ROW, how="semi").collect()
-    texts = dict(wanted.iter_rows())
-    for row, reason in bad.iter_rows():
-        rejects.add(path, row, REASONS[reason], texts.get(row) or "")
-
-
-def _missing(path: Path, column: str, schema: pl.Schema) -> DataError:
-    found = ", ".join(name for name in schema if name != ROW)
+def _two_units(table: Table, frame: pl.DataFrame, odd: pl.Series, column: str, clock: Clock) -> DataError:
+    scale = pl.lit(clock.scale)
+    plain = frame.select(pl.col("timestamp") // scale).to_series()
+    found = ", ".join(f"{count} {unit}" for unit, count in magnitudes(plain).items())
+    row, part = frame.filter(odd).select(ROW, PART).row(0)
+    usual_row, usual_part = frame.filter(~odd).select(ROW, PART).row(0)
     return DataError(
-        f"{path}: column '{column}' is missing; found {found or 'no columns'}; rename it, or set "
-        "prepare.user_column, prepare.item_column, prepare.time_column"
+        f"{table.parts[part].path}: column '{column}' mixes times of different units (by magnitude: {found}; "
+        f"{table.value(usual_part, usual_row, column)} in row {usual_row}, {table.value(part, row, column)} in row "
+        f"{row}); "
+        "convert them to one unit, or set prepare.check_times=false if they are right"
     )
+
+
+def _read_items(path: Path, reading: Reading) -> TextTable:
+    config = reading.config
+    column = config.items_item_column or config.item_column
+    layout = Layout(config.separator, config.items_columns, (column, config.title_column))
+    table = Table(path, layout, reading.rejects)
+    table.require([column], _ITEM_HINT)
+    if config.title_column != PrepareConfig.model_fields["title_column"].default:
+        table.require([config.title_column], "rename it, or set prepare.title_column")
+    return usable_items(table, column, reading, title_column=config.title_column)
+
+
+def usable_items(table: Table, column: str, reading: Reading, *, title_column: str = "title") -> TextTable:
+    """The items of a table with an id in `column`, the first row of each.
+
+    Raises:
+        DataError: there are no rows, or too many are bad.
+    """
+
+    def columns(schema: pl.Schema) -> Sequence[pl.Expr]:
+        item = identifier(column, schema[column])
+        tests = [
+            (EMPTY_ROW, pl.all_horizontal(pl.col(name).is_null() for name in schema if name != ROW)),
+            (REASONS[4], item.inexact),
+            (REASONS[2], item.text.is_null()),
+            (REASONS[6], item.text.str.contains(_UNUSABLE_ID)),
+        ]
+        reason = pl.coalesce(pl.when(bad).then(pl.lit(name, _REASON)) for name, bad in tests)
+        others = [pl.col(name) for name in schema if name not in (ROW, column)]
+        return [item.text.alias(column), *others, reason.alias(PART + "reason")]
+
+    frame = table.select(columns)
+    bad = frame.filter(pl.col(PART + "reason").is_not_null())
+    table.reject(bad, bad[PART + "reason"].cast(pl.String), shown=frame.columns)
+    usable = frame.filter(pl.col(PART + "reason").is_null()).drop(ROW, PART, PART + "reason")
+    reading.check(table.path, usable.height)
+    if usable.is_empty():
+        raise DataError(f"{table.path} holds no items; write one a row, or remove the file to use ids alone")
+    return text_table(usable, column, title_column=title_column)

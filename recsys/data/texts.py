@@ -1,4 +1,4 @@
-"""Item columns as text: lists are joined, paths written `A > B > C`, markup removed, empty texts null.
+"""Item columns as text: lists are joined, paths written `A > B > C`, HTML decoded, empty texts null.
 
 Several paths of one item are separated by "; ".
 """
@@ -19,7 +19,24 @@ _SPACES = r"[\p{Z}\t\r\n]+"
 _INVISIBLE = (
     r"[\p{Cc}\p{Co}\p{Cn}\x{61c}\x{200b}\x{200e}\x{200f}\x{202a}-\x{202e}\x{2060}-\x{206f}\x{feff}\x{e0000}-\x{e007f}]"
 )
-_MARKUP = re.compile(r"<[^>]*>")
+TITLE = "title"
+_BLOCK_TAGS = (
+    "address|article|aside|blockquote|body|br|caption|center|dd|div|dl|dt|figure|footer|form|h[1-6]|head|header|hr|html|"
+    "iframe|img|input|li|link|meta|nav|ol|option|p|pre|script|section|select|style|table|tbody|td|tfoot|th|thead|tr|ul|"
+    "video"
+)
+_INLINE_TAGS = (
+    "a|abbr|acronym|b|big|cite|code|del|dfn|em|font|i|ins|kbd|label|mark|q|s|small|span|strike|strong|sub|sup|tt|u|"
+    "var|wbr"
+)
+_BLOCK = re.compile(rf"</?(?:{_BLOCK_TAGS})(?:\s[^<>]*|/)?>|<!--.*?-->|<!doctype[^>]*>", re.IGNORECASE | re.DOTALL)
+_INLINE = re.compile(rf"</?(?:{_INLINE_TAGS})(?:\s[^<>]*|/)?>", re.IGNORECASE)
+_RAISED = re.compile(r"<(sup|sub)>([0-9+-]+)</\1>", re.IGNORECASE)
+_SHIFTED = {
+    "sup": str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"),
+    "sub": str.maketrans("0123456789+-", "₀₁₂₃₄₅₆₇₈₉₊₋"),
+}
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 
 
 class TextTable(NamedTuple):
@@ -30,26 +47,21 @@ class TextTable(NamedTuple):
     repeated: int
 
 
-def text_table(frame: pl.DataFrame, item_column: str) -> TextTable:
+def text_table(frame: pl.DataFrame, item_column: str, *, title_column: str = TITLE) -> TextTable:
     """Convert a table to catalogue columns: ids and texts as strings, the first row of each id.
 
-    Numbers and dates become text; structs, vectors and binary columns are ignored. Rows must have an id.
+    Numbers and dates become text, HTML in texts is decoded (`strip_markup`); structs, vectors and binary columns are
+    ignored. `item_column` (String) has an id in every row and becomes `item_id`, `title_column` becomes `title`.
     """
     others = [name for name in frame.columns if name != item_column]
     kept = [name for name in others if _is_text(frame.schema[name])]
-    columns = [identifier(item_column, frame.schema[item_column]).alias("item_id")]
-    free = {"item_id": "item_id_text"}  # a text column of this name, where another one holds the ids
-    columns += [_text(name, frame.schema[name]).alias(free.get(name, name)) for name in kept]
+    # Text columns of these names, where others are the id and the title.
+    names = {"item_id": "item_id_text", **({TITLE: "title_text"} if title_column != TITLE else {}), title_column: TITLE}
+    columns = [pl.col(item_column).alias("item_id")]
+    columns += [_text(name, frame.schema[name]).alias(names.get(name, name)) for name in kept]
     table = frame.select(columns)
     unique = table.unique("item_id", keep="first", maintain_order=True)
     return TextTable(unique, [name for name in others if name not in kept], table.height - unique.height)
-
-
-def identifier(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column of ids as strings; null where empty. Floats (from integers with missing values) become integers."""
-    if dtype.is_float():
-        return pl.col(column).cast(pl.Int64, strict=False).cast(pl.String)
-    return _filled(pl.col(column).cast(pl.String))
 
 
 def join_texts(value: Any, *, path: bool) -> str | None:
@@ -66,19 +78,37 @@ def join_texts(value: Any, *, path: bool) -> str | None:
 
 
 def strip_markup(text: str | None) -> str | None:
-    """Text without HTML tags and entities, whitespace collapsed; None if empty."""
+    """Text as a browser shows it: without HTML tags, entities decoded, whitespace collapsed; None if empty.
+
+    Only tags of HTML are removed: `a < b > c` stays. Raised and lowered digits stay so: `10<sup>2</sup>` is `10²`.
+    """
     if text is None:
         return None
-    return " ".join(html.unescape(_MARKUP.sub(" ", text)).split()) or None
+    if "<" in text:
+        text = _RAISED.sub(lambda found: found[2].translate(_SHIFTED[found[1].lower()]), text)
+        text = _INLINE.sub("", _BLOCK.sub(" ", text))
+    if "&" in text:
+        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    return " ".join(text.split()) or None
 
 
 def clean(text: pl.Expr, *, longest: int) -> pl.Expr:
-    """Text that is safe to display: NFKC, no control or bidirectional characters, whitespace collapsed, truncated.
+    """Text that is safe to display: NFC, no control or bidirectional characters, whitespace collapsed, truncated.
 
-    For texts in responses of an endpoint: such characters can spoof a page or a log. Null if empty.
+    For texts in responses of an endpoint: such characters can spoof a page or a log. Null if empty. Characters keep
+    their meaning: `½`, `²` and `™` stay.
     """
-    kept = text.str.normalize("NFKC").str.replace_all(_SPACES, " ").str.replace_all(_INVISIBLE, "")
+    kept = text.str.normalize("NFC").str.replace_all(_SPACES, " ").str.replace_all(_INVISIBLE, "")
     return _filled(kept.str.slice(0, longest))
+
+
+def decoded(text: pl.Expr) -> pl.Expr:
+    """`strip_markup` of a column of texts; those without any markup are not touched."""
+    marked = pl.when(text.str.contains("[<&]")).then(text)
+    return pl.coalesce(
+        pl.when(marked.is_null()).then(_filled(text)),
+        marked.map_elements(strip_markup, return_dtype=pl.String, skip_nulls=True),
+    )
 
 
 def _separator(parts: Sequence[str], *, path: bool) -> str:
@@ -99,9 +129,9 @@ def _text(name: str, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.List):
         path = name.lower() in PATH_COLUMNS
         return column.map_elements(
-            lambda value: join_texts(value.to_list(), path=path), return_dtype=pl.String, skip_nulls=True
+            lambda value: strip_markup(join_texts(value.to_list(), path=path)), return_dtype=pl.String, skip_nulls=True
         )
-    return _filled(column.cast(pl.String))
+    return decoded(column.cast(pl.String))
 
 
 def _filled(text: pl.Expr) -> pl.Expr:

@@ -5,6 +5,7 @@ Reads a `Catalog`, and a parquet file (item_id, embedding) of user-provided vect
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,7 @@ def read_vectors(path: Path, catalog: Catalog) -> ItemVectors:
     """User-provided vectors from parquet (item_id, embedding), in catalogue order; other items are ignored.
 
     Raises:
-        DataError: the file is missing or no such table, or items of the catalogue are not in it.
+        DataError: the file is missing or no such table, repeats an item, or lacks items of the catalogue.
     """
     if not path.is_file():
         raise DataError(f"embed.vectors: {path} does not exist; give a parquet file of item_id and embedding")
@@ -73,11 +74,18 @@ def read_vectors(path: Path, catalog: Catalog) -> ItemVectors:
     except (OSError, ValueError) as error:  # raised by pyarrow for other formats
         raise DataError(f"embed.vectors: {path} is no parquet table of item_id and embedding") from error
     positions = {item_id: row for row, item_id in enumerate(given.item_ids)}
+    if len(positions) < len(given):
+        repeated, count = Counter(given.item_ids).most_common(1)[0]
+        raise DataError(
+            f"embed.vectors: {path.name} has {count} vectors for item {repeated!r}, and {len(given)} rows for "
+            f"{len(positions)} items; keep one row an item"
+        )
     missing = [item_id for item_id in catalog.item_ids if item_id not in positions]
     if missing:
         raise DataError(
             f"embed.vectors: {path.name} has no vector for {len(missing)} of {len(catalog)} items, the first is "
-            f"{missing[0]!r}; add one for every item of the catalogue"
+            f"{missing[0]!r}; the file has {', '.join(map(repr, given.item_ids[:3]))}, ...; add one for every item of "
+            "the catalogue"
         )
     rows = np.array([positions[item_id] for item_id in catalog.item_ids], dtype=np.int64)
     return ItemVectors(catalog.item_ids, given.vectors[rows])

@@ -6,6 +6,7 @@ Identifiers are the user's own strings. Inside the program an item is its row in
 
 from recsys.tables.candidates import POLICIES, SEEN_KEPT, SEEN_LEFT_OUT, CandidateFilter, Policy, policy_of
 from recsys.tables.histories import Histories, Queries
+from recsys.tables.identifiers import LONGEST_ID, Identifier, identifier
 from recsys.tables.interactions import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
 from recsys.tables.items import ItemVectors, SemanticIds, unit_rows
 from recsys.tables.rankings import POLICY_TYPE, RANKING_SCHEMA, Rankings, TopItems, concatenate, top_k
@@ -13,6 +14,7 @@ from recsys.tables.types import BoolArray, FloatArray, IntArray, slices
 
 __all__ = [
     "INTERACTION_SCHEMA",
+    "LONGEST_ID",
     "POLICIES",
     "POLICY_TYPE",
     "RANKING_SCHEMA",
@@ -27,6 +29,7 @@ __all__ = [
     "Catalog",
     "FloatArray",
     "Histories",
+    "Identifier",
     "IntArray",
     "Interactions",
     "ItemVectors",
@@ -36,6 +39,7 @@ __all__ = [
     "SemanticIds",
     "TopItems",
     "concatenate",
+    "identifier",
     "policy_of",
     "slices",
     "top_k",

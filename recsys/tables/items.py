@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
+from recsys.tables.identifiers import identifier
 from recsys.tables.types import FloatArray, IntArray
 
 
@@ -51,7 +52,14 @@ class ItemVectors:
         if lengths.null_count() or lengths.n_unique() > 1:
             raise DataError(f"{path.name}: every embedding needs the same number of values, and none may be missing")
         flat = np.require(lists.explode().cast(pl.Float32).to_numpy(), requirements="W")  # torch shares its memory
-        ids = pl.Series(pl.from_arrow(table["item_id"])).cast(pl.String)
+        given = pl.DataFrame(pl.from_arrow(table.select(["item_id"])))
+        text, inexact = identifier("item_id", given.schema["item_id"])
+        ids, unusable = given.select(item_id=text, inexact=inexact | text.is_null())
+        if unusable.any():
+            row = int(unusable.arg_max() or 0)
+            raise DataError(
+                f"{path.name}: row {row + 1} has no item id that is text or a whole number: {given.row(row)[0]!r}"
+            )
         return cls(ids.to_list(), flat.reshape(len(ids), -1))
 
 

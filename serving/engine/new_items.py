@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from recsys.data.texts import clean
+from recsys.data.texts import clean, decoded
 from recsys.embeddings.encoder import TextEncoder
 from recsys.embeddings.neighbours import TextNeighbours
 from recsys.embeddings.text import item_texts
@@ -111,4 +111,4 @@ def _rows(items: Sequence[NewItem], catalog: Catalog) -> pl.DataFrame:
         raise DataError(f"new items: {unknown[0][:100]!r} is no text column of the catalogue; it has: {columns}")
     texts = {column: [item.texts.get(column) for item in items] for column in catalog.text_columns}
     frame = pl.DataFrame({"item_id": ids, **texts}, schema={"item_id": pl.String, **dict.fromkeys(texts, pl.String)})
-    return frame.with_columns(clean(pl.col(column), longest=LONGEST_TEXT) for column in texts)
+    return frame.with_columns(clean(decoded(pl.col(column)), longest=LONGEST_TEXT) for column in texts)

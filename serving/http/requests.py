@@ -6,10 +6,11 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from recsys.tables import LONGEST_ID
 from serving.engine.interface import Where
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\r\n]+$")]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID)]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\r\n]+$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Vector = Annotated[list[Number], Field(min_length=1, max_length=4096)]
 Ids = Annotated[list[Id], Field(max_length=1000)]

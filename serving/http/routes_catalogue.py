@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from recsys.errors import DataError
+from recsys.tables import LONGEST_ID
 from serving.engine.interface import Engine, ItemMetadata, RankedItem
 from serving.http.errors import HttpError
 from serving.http.responses import (
@@ -31,7 +32,7 @@ def catalogue_routes(service: Service) -> APIRouter:
     runtime = service.runtime
 
     @router.get("/v1/items/{item_id:path}")
-    async def item(item_id: Annotated[str, Path(min_length=1, max_length=256)]) -> ItemDetails:
+    async def item(item_id: Annotated[str, Path(min_length=1, max_length=LONGEST_ID)]) -> ItemDetails:
         """Metadata of an item, also of a withdrawn one, and similar items."""
 
         def read(engine: Engine) -> tuple[ItemMetadata, tuple[RankedItem, ...]]:

@@ -8,12 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.concurrency import run_in_threadpool
 
+from recsys.tables import LONGEST_ID
 from serving.engine.interface import Engine
 from serving.http.requests import EventsBody
 from serving.http.responses import History, HistoryLength, error_responses
 from serving.http.service import Service, StrictRoute
 
-UserId = Annotated[str, Path(min_length=1, max_length=256)]
+UserId = Annotated[str, Path(min_length=1, max_length=LONGEST_ID)]
 
 
 def user_routes(service: Service) -> APIRouter:

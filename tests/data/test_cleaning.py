@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recsys.data.cleaning import check_order, encode, k_core, sort, time_unit, without_repeats
 from recsys.data.dataset import load_dataset
 from recsys.data.raw import RAW_SCHEMA
+from recsys.data.times import Clock
 from recsys.errors import DataError
 
 Row = tuple[str, str, int]
@@ -74,7 +75,7 @@ def test_exact_duplicates_go_and_later_repeats_stay(folder: Callable[..., Path])
 )
 def test_units_of_time(times: list[int], unit: str) -> None:
     rows = [(user, item, time) for user in "uv" for item, time in zip("abc", times, strict=True)]
-    assert time_unit(sort(encode(raw(rows)))) == unit
+    assert time_unit(sort(encode(raw(rows))), Clock()) == unit
 
 
 def test_users_sorted_by_item_id_are_refused() -> None:

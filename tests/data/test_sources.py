@@ -47,7 +47,7 @@ def test_amazon_2014_metadata_are_python_literals(server: Server, tmp_path: Path
         "Rose \\u0026 Mint 'Soap'",
         "Prún",
         "Beauty > Bath > Soaps; Gifts",
-        "Mild & fresh .",
+        "Mild & fresh.",
     )
     assert items["item_id"].to_list() == ["B01", "B02", "B03"]
     assert items.row(2)[1:] == (None,) * 4

@@ -10,7 +10,7 @@ import pytest
 from recsys.data.config import PrepareConfig
 from recsys.data.dataset import Dataset, import_dataset, load_dataset
 from recsys.data.raw import Rejects
-from recsys.errors import DataError
+from recsys.errors import ConfigError, DataError
 
 Folder = Callable[..., Path]
 HEADER = "user_id,item_id,timestamp\n"
@@ -31,7 +31,8 @@ def test_bad_rows_are_reported_with_their_line(folder: Folder) -> None:
         (5, "missing time", "u1,i2"),
         (6, "unparsable time", "u1,i2,soon"),
     ]
-    assert dataset.interactions.frame["timestamp"].to_list() == [1, 7]
+    assert dataset.interactions.frame["timestamp"].to_list() == [1000, 7900]
+    assert dataset.card["time_scale"] == 1000
     assert dataset.card["rows"] == 6
 
 
@@ -131,3 +132,71 @@ def test_csv_and_parquet_of_one_table_are_refused(folder: Folder) -> None:
 def test_a_damaged_parquet_is_refused_by_name(folder: Folder) -> None:
     with pytest.raises(DataError, match=r"interactions\.parquet"):
         load_dataset(folder(interactions_parquet=b"PAR1 no parquet at all PAR1"))
+
+
+SECONDS = 1_700_000_000
+
+
+def csv(times: list[object]) -> str:
+    return HEADER + "".join(f"u,i{row},{time}\n" for row, time in enumerate(times))
+
+
+def test_one_odd_time_is_one_bad_row(folder: Folder) -> None:
+    for odd, reason in (("0", "unparsable time"), ("1970-01-01", "implausible time")):
+        times: list[object] = [f"2023-11-14 22:13:{second}" for second in range(10, 20)]
+        dataset, rejects = rejected(folder(interactions_csv=csv([*times[:3], odd, *times[3:]])))
+        assert [(row["row"], row["reason"], row["content"]) for row in rejects.rows] == [(5, reason, f"u,i3,{odd}")]
+        assert len(dataset.interactions) == 10
+
+
+def test_two_units_in_one_column_are_refused(folder: Folder) -> None:
+    source = folder(interactions_csv=csv([SECONDS * 1000, SECONDS + 1, SECONDS + 2]))
+    with pytest.raises(DataError, match=r"2 seconds, 1 milliseconds; 1700000001 in row 3, 1700000000000 in row 2"):
+        load_dataset(source, min_interactions=1)
+    assert len(load_dataset(source, min_interactions=1, check_times=False).interactions) == 3
+    dataset, rejects = rejected(source)
+    assert [(row["row"], row["reason"]) for row in rejects.rows] == [(2, "implausible time")]
+    assert len(dataset.interactions) == 2
+
+
+def test_dates_that_are_not_read_are_refused_with_those_that_are(folder: Folder) -> None:
+    source = folder(interactions_csv=csv(["14/11/2023 22:13", "13/11/2023 22:13"]))
+    message = r"'14/11/2023 22:13'; accepted: .*2023-11-14T22:13:20\.5Z.*; set prepare\.time_format, such as %d/%m/%Y"
+    with pytest.raises(DataError, match=message):
+        load_dataset(source, min_interactions=1)
+    dataset = load_dataset(source, min_interactions=1, time_format="%d/%m/%Y %H:%M")
+    assert dataset.interactions.frame["item_id"].to_list() == ["i1", "i0"]
+    with pytest.raises(DataError, match=r"accepted: prepare\.time_format=%d-%m-%Y"):
+        load_dataset(source, min_interactions=1, time_format="%d-%m-%Y")
+    with pytest.raises(ConfigError, match="strptime"):
+        load_dataset(source, time_format="dd/mm/yyyy")
+
+
+def test_numbers_that_are_dates_have_their_unit(folder: Folder) -> None:
+    dataset = load_dataset(folder(interactions_csv=csv([20231115, 20231114, 20231116])), min_interactions=1)
+    assert dataset.interactions.frame["item_id"].to_list() == ["i1", "i0", "i2"]
+    assert (dataset.card["time_unit"], dataset.card["first_time"]) == ("milliseconds", 1_699_920_000_000)
+
+
+def test_fractions_order_a_users_rows(folder: Folder) -> None:
+    dataset = load_dataset(folder(interactions_csv=csv([f"{SECONDS}.{k}" for k in (3, 1, 2)])), min_interactions=1)
+    assert dataset.interactions.frame["item_id"].to_list() == ["i1", "i2", "i0"]
+    assert (dataset.card["time_unit"], dataset.card["time_scale"]) == ("milliseconds", 1000)
+
+
+def test_a_bad_row_does_not_change_how_the_others_are_read(folder: Folder) -> None:
+    text = csv([3, 1, 2]).replace(",", ";")
+    bad = "\n;;\nu;i9;4;extra\n"
+    for content in (text, "\ufeff" + text):
+        dataset, rejects = rejected(folder(interactions_csv=content + bad))
+        assert dataset.interactions.frame["item_id"].to_list() == ["i1", "i2", "i0"]
+        assert sorted((row["row"], row["reason"]) for row in rejects.rows) == [
+            (5, "empty row"),
+            (6, "missing user id"),
+            (7, "too many fields"),
+        ]
+
+
+def test_empty_rows_are_counted_but_not_bad(folder: Folder) -> None:
+    dataset = load_dataset(folder(interactions_csv=csv([1, 2]) + "\n\n"), min_interactions=1)
+    assert dataset.card["rejected"] == {"interactions.csv": {"empty row": 2}}

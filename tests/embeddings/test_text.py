@@ -69,10 +69,11 @@ def test_catalogues_with_fewer_features_than_dimensions_get_finite_vectors(few: 
 def test_given_vectors_are_put_in_catalogue_order_and_ids_become_strings(tmp_path: Path) -> None:
     path = tmp_path / "own.parquet"
     values = [[float(n), 0.5] for n in (9, 4, 3, 2, 1)]
-    pq.write_table(pa.table({"item_id": [9, 4, 3, 2, 1], "embedding": values}), path)
-    vectors = fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0).vectors
-    assert vectors.item_ids == CATALOG.item_ids
-    np.testing.assert_array_equal(vectors.vectors[:, 0], [1, 2, 3, 4])
+    for ids in ([9, 4, 3, 2, 1], [9.0, 4.0, 3.0, 2.0, 1.0], ["9", "4", " 3", "2", "1"]):
+        pq.write_table(pa.table({"item_id": ids, "embedding": values}), path)
+        vectors = fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0).vectors
+        assert vectors.item_ids == CATALOG.item_ids
+        np.testing.assert_array_equal(vectors.vectors[:, 0], [1, 2, 3, 4])
 
 
 def test_given_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -84,6 +85,12 @@ def test_given_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
     pq.write_table(pa.table({"item_id": ["1", "2"], "embedding": [[1.0], [1.0, 2.0]]}), path)
     with pytest.raises(DataError, match="the same number of values"):
+        fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
+    pq.write_table(pa.table({"item_id": ["1", "2", "1"], "embedding": [[1.0], [2.0], [3.0]]}), path)
+    with pytest.raises(DataError, match=r"2 vectors for item '1', and 3 rows for 2 items"):
+        fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
+    pq.write_table(pa.table({"item_id": [1.0, 2.5], "embedding": [[1.0], [2.0]]}), path)
+    with pytest.raises(DataError, match=r"row 2 has no item id that is text or a whole number: 2\.5"):
         fit_texts(CATALOG, EmbedConfig(vectors=path), seed=0)
     path.write_text("not parquet", encoding="utf-8")
     with pytest.raises(DataError, match="no parquet table"):

@@ -208,11 +208,11 @@ def test_exactly_one_thing_is_retrieved_by(engine: BundleEngine, discrete: Bundl
 
 
 def test_an_added_item_is_found_everywhere_at_once(live: BundleEngine) -> None:
-    new = NewItem("new", {"title": "Thing 99\u202e <b>", "category": "even"})
+    new = NewItem("new", {"title": "Thing 99\u202e &lt;b&gt; R&amp;B <i>½</i>", "category": "even"})
     live.add([new])
     assert live.info.items == NUM_ITEMS + 1
     found = live.item("new")
-    assert (found.title, found.interactions, found.withdrawn) == ("Thing 99 <b>", 0, False)
+    assert (found.title, found.interactions, found.withdrawn) == ("Thing 99 <b> R&B ½", 0, False)
     assert len(found.tokens) == 2
     assert [item.item_id for item in live.search("thing 99", 5)] == ["new"]
     for tier in live.tiers:

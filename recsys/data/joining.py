@@ -1,0 +1,95 @@
+"""Whether the ids of interactions are those of the items: forms that differ are matched, or refused with both named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from recsys.errors import DataError
+
+_WHOLE_DECIMAL = r"^-?\d+\.0+$"
+_WARNED_SHARE = 0.05  # of interacted items that the items table lacks
+_log = logging.getLogger(__name__)
+
+
+class Joined(NamedTuple):
+    """Both tables with item ids of one form, and notes for the data card."""
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    notes: dict[str, Any]
+
+
+def join_ids(
+    interactions: pl.DataFrame, items: pl.DataFrame, path: Path, items_path: Path, *, max_share: float
+) -> Joined:
+    """Item ids of one form; `interactions` has `RAW_SCHEMA`, `items` a unique `item_id`.
+
+    Where all ids of one table are whole numbers written with decimals (`8.0`) and those of the other are not, they are
+    read as `8`. At most `max_share` of the interacted items may match an item but for their writing (case, leading
+    zeros, decimals).
+
+    Raises:
+        DataError: more do, or no item of the interactions is in the items table.
+    """
+    interacted = interactions["item_id"].unique().cast(pl.String)
+    listed = items["item_id"]
+    notes: dict[str, Any] = {}
+    if _are_decimals(interacted) and not _are_decimals(listed):
+        whole = _whole(interacted)
+        names = dict(zip(interacted.to_list(), whole.to_list(), strict=True))
+        column = interactions["item_id"].cast(pl.String).replace_strict(names, return_dtype=pl.String)
+        interactions = interactions.with_columns(column.cast(pl.Categorical))
+        notes["item_ids_read_as_whole_numbers"] = path.name
+        interacted = whole
+    elif _are_decimals(listed) and not _are_decimals(interacted):
+        items = items.with_columns(_whole(listed).alias("item_id"))
+        notes["item_ids_read_as_whole_numbers"] = items_path.name
+        listed = items["item_id"]
+    _check(interacted, listed, path, items_path, max_share)
+    return Joined(interactions, items, notes)
+
+
+def _are_decimals(ids: pl.Series) -> bool:
+    """Whether all ids are whole numbers with decimals, and stay different without them."""
+    return bool(ids.str.contains(_WHOLE_DECIMAL).all()) and _whole(ids).n_unique() == len(ids)
+
+
+def _whole(ids: pl.Series) -> pl.Series:
+    return ids.str.replace(r"\.0+$", "")
+
+
+def _loose(ids: pl.Series) -> pl.DataFrame:
+    """Ids, and what they are but for case, white space, leading zeros and decimals of zero."""
+    plain = (
+        ids.str.to_lowercase().str.replace_all(r"\s", "").str.replace(r"^(\d+)\.0+$", "$1").str.replace(r"^0+(.)", "$1")
+    )
+    return pl.DataFrame({"id": ids, "plain": plain})
+
+
+def _check(interacted: pl.Series, listed: pl.Series, path: Path, items_path: Path, max_share: float) -> None:
+    missing = interacted.filter(~interacted.is_in(listed.implode()))
+    if missing.is_empty():
+        return
+    alike = _loose(missing).join(_loose(listed), on="plain", how="inner", suffix="_listed")
+    if alike["id"].n_unique() > max_share * len(interacted):
+        ours, theirs = alike.sort("id").select("id", "id_listed").row(0)
+        raise DataError(
+            f"{alike['id'].n_unique()} of {len(interacted)} item ids of {path.name} match {items_path.name} only but "
+            f"for their writing: {ours!r} against {theirs!r}; write ids as text, alike in both tables"
+        )
+    if len(missing) == len(interacted):
+        shown, known = (", ".join(map(repr, ids.sort().head(3).to_list())) for ids in (interacted, listed))
+        raise DataError(
+            f"none of the {len(interacted)} item ids of {path.name} ({shown}, ...) is among the {len(listed)} of "
+            f"{items_path.name} ({known}, ...); set prepare.item_column and prepare.items_item_column to columns of "
+            "the same ids, or leave the items out"
+        )
+    if len(missing) > _WARNED_SHARE * len(interacted):
+        _log.warning(
+            "%d of %d items of %s are not in %s, the first is %r; they have no texts",
+            len(missing), len(interacted), path.name, items_path.name, missing.sort()[0],
+        )  # fmt: skip
