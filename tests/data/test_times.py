@@ -110,7 +110,7 @@ def test_numbers_of_a_given_format_are_dates() -> None:
         ([None], None),
     ],
 )
-def test_numbers_that_are_dates_are_told_apart(numbers: list[int | None], expected: list[int | None] | None) -> None:
+def test_numbers_that_are_dates_are_found(numbers: list[int | None], expected: list[int | None] | None) -> None:
     times = calendar_times(pl.Series(numbers, dtype=pl.Int64))
     assert (times.values.to_list() if times else None) == expected
 
