@@ -81,7 +81,7 @@ STAGES = (
         "diffuse",
         "06_preference",
         ("prepare", "tokenize/discrete", "tokenize/continuous", "finetune"),
-        2,
+        3,
         ("diffuse", "prepare.max_history", "recommend.exclude_seen", "recommend.repeat_share"),
         "Train the diffusion preference module on the language model's hidden states.",
         routes=(DISCRETE, CONTINUOUS),
