@@ -99,7 +99,7 @@ STAGES = (
         "recommend",
         "08_recommendations",
         ("prepare", "embed", "tokenize/discrete", "tokenize/continuous", "finetune", "diffuse", "index"),
-        8,
+        9,
         ("recommend", "prepare.max_history"),
         "Rank items for every user: baselines, both routes, and their fusion.",
     ),

@@ -18,8 +18,8 @@ from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.registry import GENERATIVE, RANKERS, build_rankers, with_needed, with_terms
 from recsys.ranking.terms import TermsRanker, TermWeights, category_log_probabilities, log_popularity
-from recsys.ranking.tuning import FusionParams, assemble, tune
-from recsys.tables import Histories, IntArray, TopItems
+from recsys.ranking.tuning import assemble, tune
+from recsys.tables import SEEN_LEFT_OUT, Histories, IntArray, TopItems
 from tests.ranking.trained import Trained, batch
 
 ITEMS = 30
@@ -216,12 +216,12 @@ def test_a_row_whose_base_a_run_does_not_have_is_not_built(trained: Trained) -> 
 def test_a_row_may_be_fused_and_ranks_as_it_was_tuned(trained: Trained) -> None:
     config = FusionConfig(sources=("sasrec-with-terms", "generative"))
     rankers = build_rankers(trained.context, config.sources)
-    params = tune(rankers, trained.batch(), trained.users.targets, config)
-    assert params.fusion is not None
-    assert params.fusion.weights.keys() == {"sasrec-with-terms", "generative"}
+    batches = {SEEN_LEFT_OUT: trained.batch()}
+    params = tune(rankers, batches, trained.users.targets, config, served=SEEN_LEFT_OUT)
+    assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {"sasrec-with-terms", "generative"}
     found = assemble(rankers, config, params).rank(trained.batch(), 10)
     figure = top_k_metrics(found["sasrec-with-terms"].items, trained.users.targets, k=10).ndcg
-    assert figure == pytest.approx(params.validation["sasrec-with-terms"])
+    assert figure == pytest.approx(params.validation[SEEN_LEFT_OUT]["sasrec-with-terms"])
     undecoded: Ensemble = assemble(rankers, config, params).only(["sasrec", "sasrec-with-terms"])
     assert undecoded.answer == "sasrec-with-terms"
     assert (undecoded.rank(trained.batch(), 5)["sasrec-with-terms"].items[:, 0] >= 0).all()
@@ -235,7 +235,8 @@ def test_a_parameter_at_its_limit_is_in_the_file_and_said(trained: Trained, capl
 
     row = AtTheLimit("popularity", COUNTS, None)
     rankers = {"popularity": trained.rankers["popularity"], "popularity-with-terms": row}
-    params: FusionParams = tune(rankers, trained.batch(), trained.users.targets, FusionConfig(sources=("popularity",)))
+    batches, config = {SEEN_LEFT_OUT: trained.batch()}, FusionConfig(sources=("popularity",))
+    params = tune(rankers, batches, trained.users.targets, config, served=SEEN_LEFT_OUT)
     assert params.at_edge == {"popularity-with-terms": ["popularity"]}
     assert "popularity-with-terms: the best popularity tried is the last one allowed" in caplog.text
     assert "(popularity=5)" in caplog.text
