@@ -28,6 +28,7 @@ from recsys.files import write_json
 from recsys.llm.storage import load_merged, save_merged
 from recsys.ranking.fusion import FUSED
 from recsys.ranking.loading import RANKERS_FOLDER, SASREC_FOLDER
+from recsys.ranking.registry import with_needed
 from recsys.ranking.tuning import FUSION_FILE
 from recsys.ranking.validation import SAMPLES_FILE
 from recsys.retrieval.index import ItemIndex
@@ -173,7 +174,7 @@ class _Parts:
         sasrec, ranked = self.run.verified("embed") / SASREC_FOLDER, self.run.verified("recommend")
         if sasrec.exists():
             _copy(sasrec, folder / SASREC_FOLDER)
-        for source in self.config.recommend.fusion.sources:
+        for source in with_needed(self.config.recommend.fusion.sources):
             if (ranked / RANKERS_FOLDER / source).exists():
                 _copy(ranked / RANKERS_FOLDER / source, folder / RANKERS_FOLDER / source)
         if (ranked / FUSION_FILE).exists():

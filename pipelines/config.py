@@ -25,7 +25,7 @@ from recsys.evaluation.config import EvaluateConfig
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
 from recsys.ranking.config import RecommendConfig
-from recsys.ranking.registry import SASREC, rankers
+from recsys.ranking.registry import SASREC, base_rankers, rankers
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.kinds import KINDS
 from recsys.tokenization.config import TokenizeConfig
@@ -58,6 +58,8 @@ class RunConfig(Config):
         lookup(QUANTIZERS, self.tokenize.quantizer, key="tokenize.quantizer")
         for source in self.recommend.fusion.sources:
             lookup(rankers(), source, key="recommend.fusion.sources")
+        for base in self.recommend.terms:
+            lookup(base_rankers(), base, key="recommend.terms")
         lookup({AUTO: None, **KINDS}, self.index.kind, key="index.kind")
         return self
 

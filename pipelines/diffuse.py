@@ -13,7 +13,7 @@ from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.categories import item_categories
 from recsys.data.dataset import Dataset
-from recsys.data.histories import interaction_counts, queries, training_histories
+from recsys.data.histories import queries, training_histories
 from recsys.data.policy import ServedPolicy
 from recsys.diffusion.heads import KINDS, fit_head
 from recsys.diffusion.joint import JointPreference, fit_joint
@@ -85,8 +85,7 @@ def _data(config: RunConfig, run: StageRun) -> _Data:
             config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
         ).exclude_seen,
     )
-    counts = interaction_counts(histories.items, len(dataset.catalog))
-    validator = HeadValidator(users, latents, counts, config.seed)
+    validator = HeadValidator(users, latents, config.seed)
     return _Data(dataset.catalog, histories, ids, latents, validator)
 
 

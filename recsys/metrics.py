@@ -53,3 +53,15 @@ def top_k_metrics(items: IntArray, targets: IntArray, *, k: int) -> TopK:
         return TopK(0.0, 0.0, 0.0)
     hr, ndcg, mrr = top_k_per_user(target_ranks(items[:, :k], targets), k=k)
     return TopK(float(hr.mean()), float(ndcg.mean()), float(mrr.mean()))
+
+
+def summed_gains(scores: npt.NDArray[np.floating], columns: IntArray, *, k: int) -> float:
+    """The sum over users of NDCG at `k`, without sorting: how many columns come before that of the target.
+
+    Args:
+        scores: `[U, C]`, higher is better; of equal ones the first comes first.
+        columns: `[U]` of each user's target.
+    """
+    own = scores[np.arange(len(columns)), columns][:, None]
+    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < columns[:, None]))
+    return float(top_k_per_user(before.sum(axis=1) + 1, k=k)[1].sum())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.metrics import target_ranks, top_k_metrics
+from recsys.metrics import summed_gains, target_ranks, top_k_metrics
 
 
 def test_values_counted_by_hand() -> None:
@@ -47,3 +47,12 @@ def test_agrees_with_a_naive_loop(lists: list[list[int]], k: int, data: st.DataO
     assert found.hr == pytest.approx(sum(p is not None for p in ranks) / len(lists))
     assert found.ndcg == pytest.approx(sum(1 / math.log2(1 + p) for p in ranks if p) / len(lists))
     assert found.mrr == pytest.approx(sum(1 / p for p in ranks if p) / len(lists))
+
+
+def test_gains_are_counted_as_by_sorting() -> None:
+    scores = np.array([[3.0, 1.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-np.inf, 1.0, 2.0, 3.0]])
+    columns = np.array([2, 3, 1])  # second behind its equal, fourth of equals, third
+    by_hand = [1 / np.log2(3), 0, 1 / np.log2(4)]
+    assert summed_gains(scores, columns, k=3) == pytest.approx(sum(by_hand))
+    assert summed_gains(scores, columns, k=4) == pytest.approx(sum(by_hand) + 1 / np.log2(5))
+    assert summed_gains(scores[:0], columns[:0], k=3) == 0

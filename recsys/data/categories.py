@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from recsys.tables import Catalog
+import numpy as np
+
+from recsys.tables import Catalog, IntArray
 
 Path = tuple[str, ...]
 
@@ -36,3 +40,19 @@ def item_categories(catalog: Catalog) -> list[str | None] | None:
     """One label an item: the first three parts of its first path, None without one; None without such a column."""
     paths = first_paths(catalog)
     return None if paths is None else [path_label(path[:_LABEL_DEPTH]) or None for path in paths]
+
+
+class CategoryCodes(NamedTuple):
+    """The category of each item by number: `codes` [N] are below `number`, -1 for items without one."""
+
+    codes: IntArray
+    number: int
+
+    @classmethod
+    def of_labels(cls, labels: Sequence[str | None] | None) -> CategoryCodes | None:
+        """Of one label an item; None where the catalogue has no categories, or one alone."""
+        known = sorted({label for label in labels or () if label is not None})
+        if len(known) < 2:
+            return None
+        numbers = {label: code for code, label in enumerate(known)}
+        return cls(np.array([-1 if label is None else numbers[label] for label in labels or ()]), len(known))

@@ -76,7 +76,11 @@ class Curve(NamedTuple):
 
 def style_of(systems: Sequence[str]) -> dict[str, Style]:
     """The style of each system, by its position in the report."""
-    return {name: STYLES[position % len(STYLES)] for position, name in enumerate(systems)}
+    styles, count = {}, len(STYLES)
+    for position, name in enumerate(systems):
+        marked = STYLES[(position + position // count) % count]  # where colours repeat, the marks differ
+        styles[name] = marked._replace(color=STYLES[position % count].color)
+    return styles
 
 
 def metric_by_cutoff(systems: Mapping[str, System], cutoffs: Sequence[int], metric: str) -> str:

@@ -31,6 +31,10 @@ class TunableRanker(Ranker, Protocol):
     def params(self) -> dict[str, Any]:
         """The present parameters."""
 
+    @property
+    def at_edge(self) -> tuple[str, ...]:
+        """Parameters that `tune` left at the last value it may try, so that a better one may lie beyond."""
+
     def with_params(self, params: Mapping[str, Any]) -> Self:
         """The same ranker with other parameters.
 

@@ -28,7 +28,8 @@ class RecommendConfig(Config):
 
     `num_beams` is the width of the beam search. `exclude_seen` says which of the two policies is served: `auto` leaves
     a history's items out unless a share of `repeat_share` of the training interactions or more repeat an item of their
-    user. Parameters and fusion are chosen on at most `tuning_users` validation users.
+    user. `terms` names the rankers that get a second row, `X-with-terms`, in which popularity and the generated
+    category re-order their list. Parameters and fusion are chosen on at most `tuning_users` validation users.
     """
 
     k: int = Field(default=50, ge=1, le=1024)
@@ -38,5 +39,6 @@ class RecommendConfig(Config):
     repeat_share: float = Field(default=0.05, gt=0, le=1, description="of training interactions; see exclude_seen")
     item_knn_neighbors: int = Field(default=100, ge=1, description="neighbours an item keeps in item-kNN")
     neighbors_per_sample: int = Field(default=100, ge=1, le=2048, description="nearest items of each sampled latent")
+    terms: tuple[str, ...] = ("item-knn", "sasrec", "generative", "regression", "cross-entropy", "diffusion")
     tuning_users: int = Field(default=5000, ge=1)
     fusion: FusionConfig = FusionConfig()

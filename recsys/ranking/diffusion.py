@@ -1,59 +1,35 @@
-"""The rankers of latents: of the diffusion module's samples of the next item, and of a regression's single point."""
+"""The rankers of latents: of the diffusion module's samples of the next item, and of a regression's single point.
+
+They rank by nearness alone. Terms of other systems are rows of their own (`recsys.ranking.terms`).
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
-from recsys.data.categories import item_categories
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.sampling import sample_key
+from recsys.errors import DataError
+from recsys.metrics import summed_gains
 from recsys.ranking.base import Ranker
 from recsys.ranking.conditions import Conditions
+from recsys.ranking.grid import Choice, choose, ratios
 from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
-from recsys.ranking.registry import GENERATIVE
 from recsys.retrieval.index import ItemIndex
-from recsys.retrieval.scoring import (
-    Candidates,
-    Scoring,
-    TrialResult,
-    best_items,
-    category_agreement,
-    find_candidates,
-    log_popularity,
-    tune_scoring,
-)
+from recsys.retrieval.scoring import Candidates, Scoring, best_items, find_candidates, nearest_distance
 from recsys.tables import FloatArray, IntArray, TopItems, concatenate
 
 USERS_PER_BATCH = 128  # whose samples and candidates are in memory at once
 REDUCED_SAMPLES = 8
-
-
-class Agreement(NamedTuple):
-    """What is needed to compare an item's category with what the language model generates."""
-
-    categories: IntArray  # [N], -1 = none
-    num_categories: int
-
-    @classmethod
-    def of_labels(cls, labels: list[str | None] | None) -> Agreement | None:
-        """Of one label an item; None where the catalogue has no categories, or one alone."""
-        known = sorted({label for label in labels or () if label is not None})
-        if len(known) < 2:
-            return None
-        number = {label: code for code, label in enumerate(known)}
-        return cls(np.array([-1 if label is None else number[label] for label in labels or ()]), len(known))
-
-    def of(self, generated: TopItems) -> FloatArray:
-        """[U, N]; see `category_agreement`."""
-        return category_agreement(generated, self.categories, self.num_categories)
+BANDWIDTHS = ratios(2**0.5, -3, 2, lowest=-8, highest=8)  # of the distance from a sample to its nearest item
+CUTOFF = 10  # the bandwidth is chosen by validation NDCG at this length
 
 
 @dataclass(frozen=True)
@@ -63,18 +39,10 @@ class LatentSearch:
     Args:
         latents: [N, D] in catalogue order.
         index: over the same latents, labelled by item index.
-        counts: [N] training interactions, for the popularity prior.
-        agreement: for the bonus on the generated category; None leaves it out.
     """
 
     latents: FloatArray
     index: ItemIndex
-    counts: IntArray
-    agreement: Agreement | None = None
-
-    @cached_property
-    def _popularity(self) -> FloatArray:
-        return log_popularity(self.counts)
 
     def candidates(
         self, batch: RankingBatch, points: Callable[[IntArray], FloatArray], *, nearest: int
@@ -85,26 +53,17 @@ class LatentSearch:
             points: rows -> points [B, S, D].
             nearest: items of each point.
         """
-        generated = batch.rankings.get(GENERATIVE) if self.agreement is not None else None
         starts = range(0, len(batch), USERS_PER_BATCH)
         for start in batch.tracker.track(starts, "searching latents", len(starts)):
             rows = np.arange(start, min(start + USERS_PER_BATCH, len(batch)))
-            bonus = None
-            if generated is not None and self.agreement is not None:
-                bonus = self.agreement.of(TopItems(generated.items[rows], generated.scores[rows]))
-            candidates = batch.candidates.take(rows)
-            yield (
-                rows,
-                find_candidates(
-                    points(rows),
-                    search=lambda queries, k: self.index.search(queries, k, batch.candidates.allowed).labels,
-                    latents=self.latents,
-                    num_neighbors=nearest,
-                    excluded=candidates.excluded,
-                    popularity=self._popularity,
-                    agreement=bonus,
-                ),
+            found = find_candidates(
+                points(rows),
+                search=lambda queries, k: self.index.search(queries, k, batch.candidates.allowed).labels,
+                latents=self.latents,
+                num_neighbors=nearest,
+                excluded=batch.candidates.take(rows).excluded,
             )
+            yield rows, found
 
 
 class DiffusionRanker:
@@ -130,7 +89,7 @@ class DiffusionRanker:
     ) -> None:
         self._preference, self._search, self._conditions = preference, search, conditions
         self._num_samples, self._nearest, self._seed = num_samples, nearest, seed
-        self._scoring = scoring or Scoring(1.0)
+        self._scoring, self.at_edge = scoring or Scoring(1.0), tuple[str, ...]()
 
     @property
     def params(self) -> dict[str, Any]:
@@ -141,14 +100,16 @@ class DiffusionRanker:
         changed._scoring = Scoring(**params)
         return changed
 
-    def trials(self, batch: RankingBatch, targets: IntArray) -> list[TrialResult]:
-        """Every bandwidth and weight of the priors, best first; see `tune_scoring`."""
+    def best_bandwidth(self, batch: RankingBatch, targets: IntArray) -> Choice:
+        """See `tune_bandwidth`."""
         found = self._search.candidates(batch, self._samples(batch), nearest=self._nearest)
-        agreement = GENERATIVE in batch.rankings and self._search.agreement is not None
-        return tune_scoring(((candidates, targets[rows]) for rows, candidates in found), agreement=agreement)
+        return tune_bandwidth((candidates, targets[rows]) for rows, candidates in found)
 
     def tune(self, batch: RankingBatch, targets: IntArray) -> Self:
-        return self.with_params(self.trials(batch, targets)[0].scoring.to_json())
+        best = self.best_bandwidth(batch, targets)
+        tuned = self.with_params(best.values)
+        tuned.at_edge = best.at_edge
+        return tuned
 
     def rank(self, batch: RankingBatch, k: int) -> TopItems:
         """See `Ranker`."""
@@ -185,12 +146,36 @@ class RegressionRanker:
         return concatenate([best_items(each, Scoring(1.0).score(each), k) for _, each in found], k)
 
 
+def tune_bandwidth(batches: Iterable[tuple[Candidates, IntArray]]) -> Choice:
+    """The bandwidth with the highest NDCG@10 of validation users; see `recsys.ranking.grid`.
+
+    Args:
+        batches: candidates of some users, and their targets.
+
+    Raises:
+        DataError: there are no users.
+    """
+    users, unit, found = 0, 1.0, list[tuple[Candidates, IntArray]]()
+    for candidates, targets in batches:
+        unit = unit if users else nearest_distance(candidates)
+        users += len(targets)
+        # Whose target is no candidate gains nothing, whatever the bandwidth: the others alone are kept.
+        hit, column = np.nonzero(candidates.items == targets[:, None])
+        found.append((candidates.take(hit), column))
+    if not users:
+        raise DataError("bandwidth: no validation users to tune on; the data need users with 3 interactions or more")
+
+    def ndcg(values: Mapping[str, float]) -> float:
+        scoring = Scoring(**values)
+        return sum(summed_gains(scoring.score(each), column, k=CUTOFF) for each, column in found) / users
+
+    scaled = replace(BANDWIDTHS, value=lambda number: unit * BANDWIDTHS.value(number))
+    return choose({"bandwidth": scaled}, ndcg)
+
+
 def _search(context: RankingContext) -> LatentSearch | None:
     items = context.items
-    if items.latents is None or items.item_index is None:
-        return None
-    agreement = Agreement.of_labels(item_categories(items.catalog))
-    return LatentSearch(items.latents, items.item_index, items.counts, agreement)
+    return None if items.latents is None or items.item_index is None else LatentSearch(items.latents, items.item_index)
 
 
 def build(context: RankingContext, *, num_samples: int | None = None) -> Ranker | None:

@@ -128,7 +128,7 @@ def tune_fusion(rankings: Mapping[str, TopItems], targets: IntArray, config: Fus
     # No source finds the others' targets, whatever the weights.
     findable = np.any([(r.items == targets[:, None]).any(axis=1) for r in cut.values()], axis=0)
     cut = {source: TopItems(r.items[findable], r.scores[findable]) for source, r in cut.items()}
-    scales = {source: _scale(ranking) for source, ranking in cut.items()}
+    scales = {source: common_scale(ranking) for source, ranking in cut.items()}
     kinds = [Fusion(method, {}, config.rank_constant, scales if method == "log-linear" else {}) for method in methods]
     pool = _pool(cut, kinds)
 
@@ -200,20 +200,20 @@ def _calibrated(kind: Fusion, source: str, ranking: TopItems) -> tuple[Floats, F
     if kind.method == "weighted-sum":
         values = z_scores(np.where(ranking.items >= 0, ranking.scores, -np.inf))
     else:
-        values = _behind(ranking) / kind.scales.get(source, 1.0)
+        values = behind_best(ranking) / kind.scales.get(source, 1.0)
     return values, np.where(np.isfinite(values), values, np.inf).min(axis=1, initial=0)
 
 
-def _behind(ranking: TopItems) -> Floats:
+def behind_best(ranking: TopItems) -> Floats:
     """How far each score lies behind the user's best, 0 or below; -inf in padding."""
     scores = np.where(ranking.items >= 0, ranking.scores, -np.inf).astype(np.float64)
     best = scores.max(axis=1, keepdims=True, initial=-np.inf)
     return scores - np.where(np.isfinite(best), best, 0)
 
 
-def _scale(ranking: TopItems) -> float:
+def common_scale(ranking: TopItems) -> float:
     """The deviation of these users' scores behind each one's best; 1 where they do not differ."""
-    behind = _behind(ranking)
+    behind = behind_best(ranking)
     listed = behind[np.isfinite(behind)]
     deviation = float(listed.std()) if len(listed) else 0.0
     return deviation if deviation > 0 else 1.0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.baselines.sasrec import Sasrec
+from recsys.data.categories import CategoryCodes, item_categories
 from recsys.data.dataset import Dataset
 from recsys.data.histories import interaction_counts, training_histories
 from recsys.diffusion.heads import Kind, QueryHead
@@ -45,6 +46,11 @@ class Items:
     semantic_ids: SemanticIds | None
     latents: FloatArray | None  # [N, D]
     item_index: ItemIndex | None
+
+    @cached_property
+    def categories(self) -> CategoryCodes | None:
+        """None where they do not divide the catalogue."""
+        return CategoryCodes.of_labels(item_categories(self.catalog))
 
     @classmethod
     def load(cls, folders: Mapping[str, Path]) -> Items:

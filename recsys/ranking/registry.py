@@ -27,11 +27,14 @@ class RankerSpec(NamedTuple):
 
     `build` gives None where a run, or a bundle, has not what the ranker needs. `fit` writes what it learns from a run
     itself into a folder, which is kept with the rankings and goes into bundles; `build` finds it by
-    `RankingContext.fitted`.
+    `RankingContext.fitted`. A ranker that reads other rankings of the batch names them: it cannot do without those it
+    `needs`, and `reads` others where they are.
     """
 
     build: Callable[[RankingContext], Ranker | None]
     fit: Callable[[RankingContext, Path], None] | None = None
+    needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
 
 def _imported(module: str, function: str = "build", **options: Any) -> Callable[..., Any]:
@@ -52,9 +55,33 @@ RANKERS: dict[str, RankerSpec] = {
 }
 
 
-def rankers() -> dict[str, RankerSpec]:
+def with_terms(base: str) -> str:
+    """The name of the row that re-orders a ranker's list; it stands in files, keys of metrics and column headings."""
+    return f"{base}-with-terms"
+
+
+def base_rankers() -> dict[str, RankerSpec]:
     """The registry, with what installed packages add."""
     return RANKERS | _installed()
+
+
+def rankers() -> dict[str, RankerSpec]:
+    """All of them, and behind them the row with terms of each, which exists where the configuration asks for it."""
+    own = base_rankers()
+    return own | {
+        with_terms(name): RankerSpec(_imported("terms", base=name), needs=(name,), reads=(GENERATIVE,)) for name in own
+    }
+
+
+def with_needed(names: Iterable[str]) -> list[str]:
+    """Some rankers and those whose rankings they read, in the registry's order."""
+    specs, wanted, left = rankers(), set[str](), list(names)
+    while left:
+        name = left.pop()
+        if name in specs and name not in wanted:
+            wanted.add(name)
+            left += [*specs[name].needs, *specs[name].reads]
+    return [name for name in specs if name in wanted]
 
 
 @cache
@@ -66,11 +93,15 @@ def build_rankers(context: RankingContext, names: Iterable[str] | None = None) -
     """The rankers that a run, or a bundle, can offer, in the registry's order.
 
     Args:
-        names: only these; by default all.
+        names: only these, and those whose rankings they read; by default all.
     """
-    wanted = None if names is None else set(names)
-    found = {name: spec.build(context) for name, spec in rankers().items() if wanted is None or name in wanted}
-    return {name: ranker for name, ranker in found.items() if ranker is not None}
+    specs: dict[str, RankerSpec] = rankers()
+    found: dict[str, Ranker] = {}
+    for name in specs if names is None else with_needed(names):
+        ranker = specs[name].build(context) if found.keys() >= {*specs[name].needs} else None
+        if ranker is not None:
+            found[name] = ranker
+    return found
 
 
 def fit_rankers(context: RankingContext, root: Path) -> None:

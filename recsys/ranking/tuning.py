@@ -5,6 +5,7 @@ Writes and reads `fusion.json`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +22,21 @@ from recsys.tables import IntArray, Policy
 
 FUSION_FILE = "fusion.json"
 
+logger = logging.getLogger(__name__)
+
 
 class FusionParams(NamedTuple):
     """`rankers` holds the parameters of tunable rankers, which are the same under every policy.
 
     `fusions` has none where there is one source alone. `validation` is the NDCG@10 of each ranking on the validation
-    users. Both are of each policy.
+    users. Both are of each policy. `at_edge` names the parameters whose best value is the last one that may be tried
+    (`TunableRanker.at_edge`).
     """
 
     rankers: dict[str, dict[str, Any]]
     fusions: dict[Policy, Fusion]
     validation: dict[Policy, dict[str, float]]
+    at_edge: dict[str, list[str]]
 
     def apply(self, rankers: Mapping[str, Ranker]) -> dict[str, Ranker]:
         """The rankers with their parameters.
@@ -54,7 +59,8 @@ class FusionParams(NamedTuple):
     def save(self, path: Path) -> None:
         """Write `fusion.json`."""
         fusions = {policy: fusion.to_json() for policy, fusion in self.fusions.items()}
-        write_json(path, {"rankers": self.rankers, "fusions": fusions, "validation": self.validation})
+        values = {"rankers": self.rankers, "fusions": fusions, "validation": self.validation, "at_edge": self.at_edge}
+        write_json(path, values)
 
     @classmethod
     def load(cls, path: Path) -> FusionParams:
@@ -66,7 +72,7 @@ class FusionParams(NamedTuple):
         values: dict[str, Any] = read_json(path)
         try:
             fusions = {policy: Fusion.from_json(values["fusions"][policy]) for policy in values["fusions"]}
-            return cls(dict(values["rankers"]), fusions, dict(values["validation"]))
+            return cls(dict(values["rankers"]), fusions, dict(values["validation"]), dict(values["at_edge"]))
         except (AttributeError, KeyError, TypeError, ValueError, DataError) as error:
             raise ArtifactError(f"{path} cannot be read ({error}); run `recommend` again") from error
 
@@ -101,8 +107,22 @@ def tune(
         validation[policy] = {
             name: top_k_metrics(ranking.items, targets, k=CUTOFF).ndcg for name, ranking in found.items()
         }
-    params = {name: ranker.params for name, ranker in tuned.items() if isinstance(ranker, TunableRanker)}
-    return FusionParams(params, fusions, validation)
+    tunable = {name: ranker for name, ranker in tuned.items() if isinstance(ranker, TunableRanker)}
+    params = {name: ranker.params for name, ranker in tunable.items()}
+    return FusionParams(params, fusions, validation, _at_edge(tunable))
+
+
+def _at_edge(rankers: Mapping[str, TunableRanker]) -> dict[str, list[str]]:
+    """Ranker -> its parameters that are the last value that may be tried, with a warning."""
+    found = {name: list(ranker.at_edge) for name, ranker in rankers.items() if ranker.at_edge}
+    for name, parameters in found.items():
+        logger.warning(
+            "%s: the best %s tried is the last one allowed, a better one may lie beyond (%s)",
+            name,
+            " and ".join(parameters),
+            ", ".join(f"{parameter}={rankers[name].params[parameter]:.4g}" for parameter in parameters),
+        )
+    return found
 
 
 def assemble(rankers: Mapping[str, Ranker], config: FusionConfig, params: FusionParams | None) -> Ensemble:

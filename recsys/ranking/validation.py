@@ -22,7 +22,7 @@ from recsys.ranking.generative import GenerativeRanker
 from recsys.ranking.query import RankingBatch
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
-from recsys.tables import FloatArray, IntArray, Queries, SemanticIds
+from recsys.tables import FloatArray, Queries, SemanticIds
 
 NUM_BEAMS = 20
 NUM_SAMPLES = 8  # a user's, enough to tell heads apart and a quarter of the default's time
@@ -73,14 +73,13 @@ class HeadValidator(NamedTuple):
 
     users: ValidationUsers
     latents: FloatArray
-    counts: IntArray
     seed: int
 
     def preference(self, model: PreferenceModel, states: FloatArray) -> float:
-        """Of the best bandwidth and popularity prior, so that a module is not judged by how it happens to be scored."""
-        search = LatentSearch(self.latents, ItemIndex.build(self.latents, config=IndexConfig(kind="flat")), self.counts)
+        """Of the best bandwidth, so that a module is not judged by how it happens to be scored."""
+        search = LatentSearch(self.latents, ItemIndex.build(self.latents, config=IndexConfig(kind="flat")))
         ranker = DiffusionRanker(model, search, lambda _: states, num_samples=NUM_SAMPLES, nearest=50, seed=self.seed)
-        return ranker.trials(self.users.batch(), self.users.queries.targets)[0].ndcg
+        return ranker.best_bandwidth(self.users.batch(), self.users.queries.targets).score
 
     def head(self, head: QueryHead, states: FloatArray) -> float:
         """By the head's own scores."""

@@ -18,7 +18,7 @@ from recsys.ranking.config import FusionConfig
 from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.loading import Items, RankingContext
 from recsys.ranking.recommender import FittedRecommender
-from recsys.ranking.registry import GENERATIVE, POPULARITY, build_rankers
+from recsys.ranking.registry import GENERATIVE, POPULARITY, build_rankers, rankers
 from recsys.ranking.tuning import FusionParams, assemble
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import BoolArray, Catalog, FloatArray, IntArray, SemanticIds
@@ -77,7 +77,8 @@ class CatalogState:
         """The ensemble of each degradation tier, the best first."""
         full = self.recommender.ensemble
         popular = build_rankers(self.context, [POPULARITY])
-        undecoded = [source for source in full.rankers if source != GENERATIVE]
+        decoded = {GENERATIVE, *(source for source, spec in rankers().items() if GENERATIVE in spec.needs)}
+        undecoded = [source for source in full.rankers if source not in decoded]
         tiers: dict[Tier, Ensemble] = {"full": full, "narrow": full.reduced()}
         if undecoded:
             tiers["no-decoding"] = full.only(undecoded)

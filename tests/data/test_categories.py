@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from recsys.data.categories import category_paths, first_paths, item_categories
+from recsys.data.categories import CategoryCodes, category_paths, first_paths, item_categories
 from recsys.tables import Catalog
 
 FRAME = pl.DataFrame({"item_id": ["a", "b", "c", "d"], "categories": ["A > B > C > D; E > F", None, "G|H", " ; > "]})
@@ -24,3 +24,11 @@ def test_an_item_is_labelled_by_the_beginning_of_its_first_path() -> None:
 def test_columns_that_hold_categories(column: str) -> None:
     assert item_categories(Catalog(FRAME.rename({"categories": column}))) == ["A > B > C", None, "G", None]
     assert item_categories(Catalog(FRAME.rename({"categories": "colour"}))) is None
+
+
+def test_categories_by_number_need_two_of_them() -> None:
+    assert CategoryCodes.of_labels(None) is None
+    assert CategoryCodes.of_labels(["a", "a", None]) is None
+    found = CategoryCodes.of_labels(["b", None, "a"])
+    assert found is not None
+    assert (found.codes.tolist(), found.number) == ([1, -1, 0], 2)

@@ -17,7 +17,7 @@ from recsys.data.policy import ServedPolicy
 from recsys.errors import ArtifactError
 from recsys.evaluation.examples import example_users
 from recsys.evaluation.logs import training_curves
-from recsys.evaluation.plots import Curve
+from recsys.evaluation.plots import STYLES, Curve, style_of
 from recsys.evaluation.policies import MEANINGS, TITLES
 from recsys.evaluation.report import Report, render_report
 from recsys.tables import SemanticIds
@@ -244,3 +244,10 @@ def test_the_policy_that_is_no_headline_is_shown_on_demand() -> None:
     page = render_report(Report("One", alone))
     assert Page(page).open == []
     assert ('<details class="other">' in page, page.count("Seen items kept")) == (False, 0)
+
+
+def test_no_two_of_many_systems_look_alike() -> None:
+    names = [f"system {number}" for number in range(30)]
+    looks = [(style.color, style.marker) for style in style_of(names).values()]
+    assert len(set(looks)) == 30
+    assert list(style_of(names).values())[: len(STYLES)] == list(STYLES)

@@ -67,6 +67,8 @@ def test_sasrec_alone_is_refused_without_collaborative_vectors() -> None:
         ("tokenize=3", "tokenize: got 3"),
         ("prepare.kind=cvs", "prepare.kind: got 'cvs'; allowed: auto, synthetic, table, movielens, amazon-2014"),
         ("tokenize.quantizer=k-means", "tokenize.quantizer: got 'k-means'; allowed: rq-vae"),
+        ("recommend.terms=[sasrek]", "recommend.terms: got 'sasrek'; did you mean 'sasrec'?"),
+        ("recommend.terms=[sasrec-with-terms]", "recommend.terms: got 'sasrec-with-terms'"),
         ("index.kind=hsnw", "index.kind: got 'hsnw'; did you mean 'hnsw'? allowed: auto, flat, hnsw"),
         ("seed.deep=3", "seed"),
         ("tokenize.num_levels", "write it as section.key=value"),

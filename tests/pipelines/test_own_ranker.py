@@ -1,4 +1,7 @@
-"""A ranker of a user's own is one entry of the registry: it is fitted, ranked, fused, reported, bundled and served."""
+"""A ranker of a user's own is one entry of the registry: it is fitted, ranked, fused, reported, bundled and served.
+
+Here its row with terms is fused, which brings the ranker itself with it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from recsys.files import read_json, write_json
 from recsys.ranking.base import Ranker
 from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
-from recsys.ranking.registry import RANKERS, RankerSpec
+from recsys.ranking.registry import RANKERS, RankerSpec, with_terms
 from recsys.tables import FloatArray, TopItems
 from serving.bundle.bundle import Bundle
 from serving.engine.engine import BundleEngine
@@ -28,7 +31,8 @@ from serving.engine.interface import NewItem, Request
 from tests.pipelines.finished import finished
 
 NAME = "newest-first"
-FUSED_SOURCES = f"recommend.fusion.sources=[generative, sasrec, {NAME}]"
+ROW = with_terms(NAME)
+FUSED_SOURCES = f"recommend.fusion.sources=[generative, sasrec, {ROW}]"
 
 
 class NewestFirst:
@@ -96,17 +100,19 @@ def test_it_is_fitted_once_and_ranked_for_every_user(own_run: RunDirectory) -> N
 def test_it_is_fused(own_run: RunDirectory) -> None:
     chosen = json.loads((own_run.verified("recommend") / "fusion.json").read_text(encoding="utf-8"))
     for policy in ("seen-kept", "seen-left-out"):
-        assert chosen["fusions"][policy]["weights"].keys() == {"generative", "sasrec", NAME}
-        assert NAME in chosen["validation"][policy]
+        assert chosen["fusions"][policy]["weights"].keys() == {"generative", "sasrec", ROW}
+        assert {NAME, ROW} <= chosen["validation"][policy].keys()
+    assert chosen["rankers"][ROW].keys() == {"scale", "popularity", "agreement"}
     assert f"validation_{NAME.replace('-', '_')}" in own_run.existing_record("recommend").notes
 
 
 def test_it_is_measured_and_reported(own_run: RunDirectory) -> None:
     folder = own_run.verified("evaluate")
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert all("ndcg@10" in policy["systems"][NAME]["metrics"] for policy in measured["policies"].values())
-    assert NAME in measured["fusion"]["fusions"]["seen-kept"]["weights"]
-    assert NAME in (folder / "report.html").read_text(encoding="utf-8")
+    for policy in measured["policies"].values():
+        assert all("ndcg@10" in policy["systems"][name]["metrics"] for name in (NAME, ROW))
+    assert ROW in measured["fusion"]["fusions"]["seen-kept"]["weights"]
+    assert ROW in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_its_files_are_bundled(own_run: RunDirectory, own_bundle: Bundle) -> None:
@@ -121,14 +127,15 @@ def test_it_is_served_with_its_score(own_run: RunDirectory, own_bundle: Bundle) 
     engine = BundleEngine.load(own_bundle.folder)
     request = Request((), 10)
     answer = engine.recommend([request], "full")[0]
-    assert any(NAME in item.source_scores for item in answer.items)
-    assert NAME in answer.seconds
+    assert any({NAME, ROW} <= item.source_scores.keys() for item in answer.items)
+    assert {NAME, ROW} <= answer.seconds.keys()
+    assert "item-knn-with-terms" not in answer.seconds, "rows that are not fused are not served"
     wanted = load_recommender(stored_config(own_run), own_run).recommend([request])[0]
     assert [item.item_id for item in answer.items] == [item.item_id for item in wanted.items]
     for item, same in zip(answer.items, wanted.items, strict=True):
         assert item.source_scores == pytest.approx(same.source_scores, abs=1e-4)
     undecoded = engine.recommend([request], "no-decoding")[0]
-    assert all(item.source_scores.keys() <= {"sasrec", NAME} for item in undecoded.items)
+    assert all(item.source_scores.keys() <= {"sasrec", NAME, ROW} for item in undecoded.items)
     engine.add([NewItem("new", {"title": "Thing"})])
     assert engine.recommend([request], "full")[0].items
 
@@ -136,5 +143,5 @@ def test_it_is_served_with_its_score(own_run: RunDirectory, own_bundle: Bundle) 
 def test_where_it_is_not_registered_its_name_is_refused_before_anything_runs() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(RANKERS, NAME, raising=False)
-        with pytest.raises(ConfigError, match=f"got '{NAME}'"), finished(FUSED_SOURCES):
+        with pytest.raises(ConfigError, match=f"got '{ROW}'"), finished(FUSED_SOURCES):
             pass

@@ -64,6 +64,12 @@ def test_the_stage_and_the_query_command_rank_alike(
         "cross-entropy",
         "diffusion-one-sample",
         "diffusion",
+        "item-knn-with-terms",
+        "sasrec-with-terms",
+        "generative-with-terms",
+        "regression-with-terms",
+        "cross-entropy-with-terms",
+        "diffusion-with-terms",
         "fused",
     ]
     fused = frame.filter(source="fused").partition_by("user_id", as_dict=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from recsys.ranking.base import Ranker
-from recsys.ranking.registry import RANKERS
+from recsys.ranking.query import RankingBatch
+from recsys.ranking.registry import RANKERS, build_rankers, with_terms
 from recsys.tables import CandidateFilter, Histories, TopItems
 from tests.ranking.fakes import NUM_ITEMS
 from tests.ranking.trained import Trained, batch
@@ -17,12 +20,24 @@ HISTORIES = Histories.from_lists(
 NO_CANDIDATES = Histories.from_lists(["all"], [list(range(NUM_ITEMS))])
 
 
-@pytest.fixture(params=list(RANKERS))
+class AfterThose:
+    """A ranker behind those whose rankings it reads."""
+
+    def __init__(self, rankers: dict[str, Ranker]) -> None:
+        self._rankers = rankers
+
+    def rank(self, batch: RankingBatch, k: int) -> TopItems:
+        for name, ranker in self._rankers.items():
+            batch.rankings[name] = ranker.rank(batch, k)
+        return batch.rankings[name]
+
+
+@pytest.fixture(params=[*RANKERS, with_terms("sasrec"), with_terms("diffusion")])
 def ranker(request: pytest.FixtureRequest, trained: Trained) -> Ranker:
     """One of each kind."""
-    built: Ranker | None = RANKERS[request.param].build(trained.context)
-    assert built is not None, "the trained circle has all that any ranker needs"
-    return built
+    built = build_rankers(trained.context, [request.param])
+    assert list(built)[-1] == request.param, "the trained circle has all that any ranker needs"
+    return AfterThose(built) if len(built) > 1 else built[request.param]
 
 
 def check_shape(found: TopItems, users: int, k: int) -> None:
@@ -86,3 +101,20 @@ def test_a_request_gets_alone_what_it_gets_among_others(ranker: Ranker) -> None:
 
 def test_no_requests_give_no_rows(ranker: Ranker) -> None:
     assert ranker.rank(batch(Histories.from_lists([], [])), 3).items.shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", RANKERS)
+def test_a_row_contains_nothing_of_the_other_rows(name: str, trained: Trained) -> None:
+    alone, among = batch(HISTORIES), batch(HISTORIES)
+    upside_down = TopItems(np.tile(np.arange(NUM_ITEMS)[::-1], (len(HISTORIES), 1)), np.zeros((len(HISTORIES), 12)))
+    among.rankings.update({other: upside_down for other in RANKERS if other != name})
+    tuned = trained.params.apply({name: trained.rankers[name]})[name]
+    np.testing.assert_array_equal(tuned.rank(among, 6).items, tuned.rank(alone, 6).items)
+
+
+@pytest.mark.parametrize("name", [name for name in RANKERS if name not in ("popularity", "sasrec")])
+def test_popularity_is_in_no_other_row(name: str, trained: Trained) -> None:
+    items = replace(trained.context.items, counts=np.arange(NUM_ITEMS)[::-1] ** 3)
+    changed = build_rankers(trained.context.over(items), [name])[name]
+    found = changed.rank(batch(HISTORIES), 6)
+    np.testing.assert_array_equal(found.items, trained.rankers[name].rank(batch(HISTORIES), 6).items)

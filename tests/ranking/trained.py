@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recsys.data.histories import interaction_counts, queries, training_histories
+from recsys.data.histories import queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import fit_head
 from recsys.diffusion.training import fit_preference
@@ -76,7 +76,7 @@ def train(root: Path) -> Trained:
     training = training_histories(dataset.interactions, dataset.catalog)
     asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     users = ValidationUsers.sample(asked, users=30, exclude_seen=True, seed=0)
-    validator = HeadValidator(users, latents, interaction_counts(training.items, NUM_ITEMS), seed=0)
+    validator = HeadValidator(users, latents, seed=0)
     conditions = training_conditions(language_model, ids(dataset), training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), latents, DIFFUSE
     states = query_conditions(language_model, ids(dataset), users.queries.histories, window=20).numpy()

@@ -1,4 +1,4 @@
-"""Kernel scoring: values against naive loops, and properties of samples, priors and tuning."""
+"""Kernel scoring: values against naive loops, and properties of samples and candidates."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from hypothesis import strategies as st
 from recsys.errors import DataError
 from recsys.metrics import top_k_metrics
 from recsys.retrieval.scoring import (
-    BANDWIDTHS,
     Candidates,
     Scoring,
     best_items,
-    category_agreement,
     find_candidates,
     kernel_scores,
-    log_popularity,
-    tune_scoring,
+    nearest_distance,
 )
-from recsys.tables import FloatArray, IntArray, TopItems
+from recsys.tables import FloatArray, IntArray
 
 ITEMS, DIM = 30, 4
 
@@ -35,15 +32,7 @@ def exact(queries: FloatArray, k: int) -> IntArray:
 
 
 def candidates(samples: FloatArray, num_neighbors: int = 5, excluded: list[IntArray] | None = None) -> Candidates:
-    counts = np.arange(ITEMS)
-    return find_candidates(
-        samples,
-        search=exact,
-        latents=latents(),
-        num_neighbors=num_neighbors,
-        excluded=excluded,
-        popularity=log_popularity(counts),
-    )
+    return find_candidates(samples, search=exact, latents=latents(), num_neighbors=num_neighbors, excluded=excluded)
 
 
 @settings(max_examples=25, deadline=None)
@@ -102,85 +91,25 @@ def test_more_samples_cover_more_tastes() -> None:
     assert ndcg[1] > ndcg[0] + 0.1
 
 
-def test_priors_add_up() -> None:
-    found = candidates(latents()[:2, None, :], num_neighbors=ITEMS)
-    plain, biased = Scoring(0.5).score(found), Scoring(0.5, popularity=0.3, agreement=2.0).score(found)
-    assert biased - plain == pytest.approx(0.3 * found.popularity, abs=1e-4)
-    heavy = best_items(found, Scoring(0.5, popularity=1000.0).score(found), 1)
-    assert heavy.items[:, 0].tolist() == [ITEMS - 1, ITEMS - 1]
+def test_the_score_is_that_of_the_samples_alone() -> None:
+    found = candidates(np.random.default_rng(3).standard_normal((3, 4, DIM)).astype(np.float32), num_neighbors=9)
+    scores, listed = Scoring(0.6).score(found), found.items >= 0
+    assert Scoring._fields == ("bandwidth",)
+    assert scores[listed].tolist() == kernel_scores(found.distances, 0.6)[listed].tolist()
+    assert np.isneginf(scores[~listed]).all()
 
 
-def test_category_agreement_by_hand() -> None:
-    generated = TopItems(np.array([[0, 2, -1], [-1, -1, -1]]), np.log(np.array([[0.6, 0.2, 1], [1, 1, 1]], np.float32)))
-    found = category_agreement(generated, np.array([0, 0, 1, -1]), 2)
-    first = [0.9 * 0.75 + 0.05, 0.9 * 0.25 + 0.05]
-    assert np.exp(found[0, :3]) == pytest.approx([first[0], first[0], first[1]], rel=1e-5)
-    assert found[0, 3] == pytest.approx(np.log(first).mean(), rel=1e-5)
-    assert len(set(found[1].tolist())) == 1, "a user without a generated item agrees with everything alike"
-
-
-def test_tuning_measures_each_setting_as_ranking_would() -> None:
-    generator = np.random.default_rng(2)
-    samples = generator.standard_normal((40, 6, DIM)).astype(np.float32)
-    targets = generator.integers(0, ITEMS, 40)
-    agreement = generator.standard_normal((40, ITEMS)).astype(np.float32)
-    batches = []
-    for part in (slice(0, 25), slice(25, 40)):
-        found = find_candidates(
-            samples[part],
-            search=exact,
-            latents=latents(),
-            num_neighbors=4,
-            excluded=None,
-            popularity=log_popularity(np.arange(ITEMS)),
-            agreement=agreement[part],
-        )
-        batches.append((found, targets[part]))
-    tried = tune_scoring(batches, agreement=True)
-    assert [t.ndcg for t in tried] == sorted((t.ndcg for t in tried), reverse=True)
-    for scoring, ndcg in tried[:: len(tried) // 10]:
-        tops = [best_items(found, scoring.score(found), 10).items for found, _ in batches]
-        assert ndcg == pytest.approx(top_k_metrics(np.concatenate(tops), targets, k=10).ndcg, abs=1e-6)
-
-
-def two_candidates(*, agreement: float = 0.0, distance: float = 4.0) -> Candidates:
-    """One user with the candidates 0 and 1, equal but for the agreement of candidate 1."""
-    zeros = np.zeros((1, 2), np.float32)
-    agreed = np.array([[0, agreement]], np.float32)
-    return Candidates(np.array([[0, 1]]), np.full((1, 3, 2), distance, np.float32), zeros, agreed)
-
-
-def test_the_agreement_prior_is_tuned_only_where_it_means_something() -> None:
-    batches = [(two_candidates(agreement=1.0), np.array([1]))]
-    with_prior, without = (tune_scoring(batches, agreement=flag) for flag in (True, False))
-    assert with_prior[0].scoring.agreement > 0
-    assert with_prior[0].ndcg == 1
-    assert {found.scoring.agreement for found in without} == {0.0}
-
-
-def test_of_equally_good_settings_the_one_with_the_smallest_priors_is_chosen() -> None:
-    tried = tune_scoring([(two_candidates(), np.array([0]))], agreement=True)
-    assert {found.ndcg for found in tried} == {1.0}
-    assert (tried[0].scoring.popularity, tried[0].scoring.agreement) == (0, 0)
-
-
-def test_bandwidths_are_multiples_of_the_distance_to_the_nearest_item() -> None:
-    tried = tune_scoring([(two_candidates(distance=9.0), np.array([0]))], agreement=False)
-    assert {found.scoring.bandwidth for found in tried} == {3.0 * factor for factor in BANDWIDTHS}
-
-
-def test_log_popularity_is_standardized() -> None:
-    assert log_popularity(np.array([0, 3])) == pytest.approx([-1, 1])
-    assert log_popularity(np.array([5, 5])).tolist() == [0, 0]
+def test_the_unit_of_a_bandwidth_is_the_distance_to_the_nearest_item() -> None:
+    distances = np.array([[[9.0, 4.0, 1.0], [16.0, 25.0, 0.0]]], np.float32)
+    assert nearest_distance(Candidates(np.array([[3, 8, -1]]), distances)) == pytest.approx(np.sqrt((4 + 16) / 2))
+    assert nearest_distance(Candidates(np.array([[-1, -1, -1]]), distances)) == 1
 
 
 def test_equal_scores_are_ordered_by_item_index() -> None:
-    found = Candidates(np.array([[2, 5, 7, -1]]), np.ones((1, 1, 4), np.float32), *np.zeros((2, 1, 4), np.float32))
+    found = Candidates(np.array([[2, 5, 7, -1]]), np.ones((1, 1, 4), np.float32))
     assert best_items(found, Scoring(1.0).score(found), 3).items.tolist() == [[2, 5, 7]]
 
 
 def test_invalid_inputs_are_refused() -> None:
-    with pytest.raises(DataError, match="no validation users"):
-        tune_scoring([], agreement=False)
     with pytest.raises(DataError, match="bandwidth=0"):
         kernel_scores(np.zeros((1, 1, 1), np.float32), 0)

@@ -159,6 +159,22 @@ def test_only_what_is_permitted_is_recommended(
         assert len(got) == min(k, len(allowed))
 
 
+def test_a_row_with_terms_is_served_with_what_it_reads_and_without_decoding_only_where_it_can(
+    parts: LoadedBundle,
+) -> None:
+    def tiers(*sources: str) -> dict[Tier, list[str]]:
+        context = parts.state.context
+        config = context.config.model_copy(update={"fusion": FusionConfig(sources=sources)})
+        state = replace(parts.state, context=replace(context, config=config), fusion=None)
+        return {tier: list(ensemble.rankers) for tier, ensemble in state.tiers.items()}
+
+    both = tiers("generative-with-terms", "sasrec-with-terms")
+    assert both["full"] == ["sasrec", "generative", "sasrec-with-terms", "generative-with-terms"]
+    assert both["no-decoding"] == ["sasrec", "sasrec-with-terms"]
+    assert "no-decoding" not in tiers("generative-with-terms")
+    assert not [name for names in tiers(*SOURCES).values() for name in names if name.endswith("-with-terms")]
+
+
 def test_the_same_user_gets_the_same_list(engine: BundleEngine) -> None:
     request = Request(walk(2), k=5, user="u")
     assert ids(engine, request) == ids(engine, request)
