@@ -27,11 +27,13 @@ class RankerSpec(NamedTuple):
 
     `build` gives None where a run, or a bundle, has not what the ranker needs. `fit` writes what it learns from a run
     itself into a folder, which is kept with the rankings and goes into bundles; `build` finds it by
-    `RankingContext.fitted`.
+    `RankingContext.fitted`. Not `seeded` is a ranker of the dataset and the section `recommend` alone, which reads no
+    trained model and is read by no other ranker: the runs of several seeds have it fitted and ranked once.
     """
 
     build: Callable[[RankingContext], Ranker | None]
     fit: Callable[[RankingContext, Path], None] | None = None
+    seeded: bool = True
 
 
 def _imported(module: str, function: str = "build", **options: Any) -> Callable[..., Any]:
@@ -41,8 +43,8 @@ def _imported(module: str, function: str = "build", **options: Any) -> Callable[
 
 # In the order of ranking and of the report: a ranker may read the rankings of those before it.
 RANKERS: dict[str, RankerSpec] = {
-    POPULARITY: RankerSpec(_imported("popularity")),
-    ITEM_KNN: RankerSpec(_imported("item_knn"), _imported("item_knn", "fit")),
+    POPULARITY: RankerSpec(_imported("popularity"), seeded=False),
+    ITEM_KNN: RankerSpec(_imported("item_knn"), _imported("item_knn", "fit"), seeded=False),
     SASREC: RankerSpec(_imported("sequential")),
     GENERATIVE: RankerSpec(_imported("generative")),
     REGRESSION: RankerSpec(_imported("diffusion", "build_regression")),
