@@ -290,7 +290,7 @@ def test_the_status_has_a_column_for_every_seed(
 def test_a_directory_of_seeds_alone_is_no_run_to_ask(flow: Flow) -> None:
     flow.run(2)
     with pytest.raises(ArtifactError, match=r"has one run for each of 2 seeds; give one, such as .*seeds/0$"):
-        commands.query(flow.path, ["a"], k=3)
+        commands.query(flow.path, ("a",), user=None, k=3)
     require_own_run(seed_runs(flow.directory)[0])
 
 
@@ -308,27 +308,45 @@ def test_the_summary_shows_means_deviations_and_the_floor(flow: Flow, capsys: py
     assert "in NDCG@10, p ≤ 0.059 (floor of 100 resamples)" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run of two seeds; `log` beside it has its words."""
+    folder = tmp_path_factory.mktemp("real")
+    assert start(folder / "run", folder / "log", "--seeds", "2").wait() == 0, (folder / "log").read_text()
+    return folder / "run"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_real_run_that_was_killed_ends_like_one_that_was_not_and_like_ordinary_runs(tmp_path: Path) -> None:
-    run, whole, alone = (tmp_path / name for name in ("run", "whole", "alone"))
-    log = tmp_path / "log"
-    assert start(whole, log, "--seeds", "2").wait() == 0, log.read_text()
-    words = log.read_text()
-    assert [
-        words.count(f"{number}/9] {name}: {text}")
-        for number, name, text in ((1, "prepare", "Import"), (4, "instruct", "Write"), (2, "embed", "Encode"))
-    ] == [1, 1, 2]
+def test_a_real_run_makes_once_what_no_seed_changes(real: Path) -> None:
+    words = (real.parent / "log").read_text()
+    stages = ((1, "prepare", "Import"), (4, "instruct", "Write"), (2, "embed", "Encode"))
+    assert [words.count(f"{number}/9] {name}: {text}") for number, name, text in stages] == [1, 1, 2]
     assert [words.count(f"{name}: th") for name in ("text vectors", "popularity", "item-knn")] == [1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_real_run_that_is_killed_ends_with_the_same_files(real: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    killed = 0
     for seed, folder in ((0, "03_tokens"), (1, "05_language_model"), (1, "08_recommendations")):
         process = start(run, log, "--seeds", "2")
         if wait_for(run / "seeds" / str(seed), process, folder, 0.05):
             process.send_signal(signal.SIGKILL)
+            killed += 1
         process.wait()
+    assert killed > 0
     assert start(run, log, "--seeds", "2").wait() == 0, log.read_text()
     for seed in ("0", "1"):
-        assert artifacts(run / "seeds" / seed) == artifacts(whole / "seeds" / seed)
-    combined = [json.loads((path / COMBINE.folder / "metrics.json").read_text()) for path in (run, whole)]
+        assert artifacts(run / "seeds" / seed) == artifacts(real / "seeds" / seed)
+    combined = [json.loads((path / COMBINE.folder / "metrics.json").read_text()) for path in (run, real)]
     assert combined[0] == combined[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_a_seed_takes_from_another_is_what_an_ordinary_run_makes(real: Path, tmp_path: Path) -> None:
+    alone, log = tmp_path / "alone", tmp_path / "log"
     assert start(alone, log, "--set", "seed=1", "--set", "prepare.synthetic.seed=0").wait() == 0, log.read_text()
-    assert artifacts(alone) == artifacts(whole / "seeds" / "1"), "what was taken from the first seed is what it makes"
+    assert artifacts(alone) == artifacts(real / "seeds" / "1")
