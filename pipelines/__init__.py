@@ -16,9 +16,10 @@ class Stage(NamedTuple):
 
     `reads` names earlier stages, or subfolders of their output ("stage/subfolder"). `version` is incremented by hand
     when the code produces different results. `settings` are the dotted configuration keys (sections or single fields,
-    besides `seed`) that the stage reads; `sources` are those that may name a file or folder, which is fingerprinted by
-    its contents instead of its name. A stage belongs to runs that have all of its `routes`; a subfolder named after
-    a route is read only if the run has that route.
+    besides the seed) that the stage reads; `sources` are those that may name a file or folder, which is fingerprinted
+    by its contents instead of its name. A stage belongs to runs that have all of its `routes`; a subfolder named after
+    a route is read only if the run has that route. Of `seeds`, dotted keys, the first that is set is the stage's seed;
+    none are named where nothing is random.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Stage(NamedTuple):
     help: str
     sources: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
+    seeds: tuple[str, ...] = ("seed",)
 
 
 STAGES = (
@@ -40,12 +42,13 @@ STAGES = (
         ("prepare",),
         "Import interactions and items, clean them, split them.",
         ("prepare.source", "prepare.items"),
+        seeds=("prepare.synthetic.seed", "seed"),
     ),
     Stage(
         "embed",
         "02_embeddings",
         ("prepare",),
-        3,
+        4,
         ("embed", "prepare.max_history", "recommend.exclude_seen", "recommend.repeat_share"),
         "Encode items as vectors: from their texts, and from interactions (SASRec).",
         ("embed.vectors", "embed.model"),
@@ -66,6 +69,7 @@ STAGES = (
         ("instruct", "prepare.max_history"),
         "Write the instruction-tuning examples for the language model.",
         routes=(DISCRETE,),
+        seeds=(),
     ),
     Stage(
         "finetune",
@@ -114,7 +118,17 @@ STAGES = (
 )
 
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
-FOLDERS = {stage.name: stage.folder for stage in STAGES}
+COMBINE = Stage(
+    "combine",
+    "10_combined_report",
+    (),
+    1,
+    ("evaluate",),
+    "Evaluate the rankings of all seeds together, and write one report.",
+)
+"""Not of one run, but of a directory that has the runs of several seeds (`recsys run --seeds`)."""
+
+FOLDERS = {stage.name: stage.folder for stage in (*STAGES, COMBINE)}
 
 
 def stages_of(routes: Collection[str]) -> tuple[Stage, ...]:

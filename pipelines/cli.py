@@ -92,14 +92,25 @@ def run(
         int | None,
         typer.Option("--workers", min=1, help="Number of worker processes.", show_default="1; one per core with Ray"),
     ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--seeds",
+            min=2,
+            help="Repeat everything after the dataset under so many seeds, in RUN/seeds/SEED, and combine them in one "
+            "report.",
+            show_default="one run",
+        ),
+    ] = None,
     force: Force = False,
     no_tracking: NoTracking = False,
 ) -> None:
     """Run all stages. Stages that are up to date are skipped, interrupted ones are resumed."""
     from pipelines import commands
+    from pipelines.execution import RunOptions
 
-    options = commands.RunOptions(force, not no_tracking, executor.value, workers)
-    commands.run(config, settings or [], out=out, first=first, last=last, options=options)
+    options = RunOptions(force, not no_tracking, executor.value, workers)
+    commands.run(config, settings or [], out=out, first=first, last=last, seeds=seeds, options=options)
 
 
 @app.command()
@@ -163,8 +174,9 @@ def query(
 def _stage_command(name: str) -> Callable[[Path, bool, bool], None]:
     def command(run: Run, force: Force = False, no_tracking: NoTracking = False) -> None:
         from pipelines import commands
+        from pipelines.execution import RunOptions
 
-        commands.stage(name, run, commands.RunOptions(force, not no_tracking))
+        commands.stage(name, run, RunOptions(force, not no_tracking))
 
     return command
 

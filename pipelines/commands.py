@@ -6,10 +6,9 @@ Reads recipes and run directories; writes run directories (through the runner) a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -17,41 +16,43 @@ from rich.text import Text
 
 from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
 from pipelines.comparison import comparison, warn_of_different_data
-from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes
-from pipelines.executors import Kind, choose_executor
-from pipelines.progress import progress_tracker
-from pipelines.runner import run_stages
-from pipelines.runner import status as stage_status
+from pipelines.config import CONFIG, RunConfig, dump_yaml, load_config, recipes, stored_config
+from pipelines.execution import Execution, RunOptions
+from pipelines.seeds import require_own_run, run_seeds, runs_folder, seed_configs, seed_runs
+from pipelines.status import seeds_table, status_table
 from recsys.artifacts import RunDirectory
 from recsys.config import nearest
 from recsys.data.histories import user_history
-from recsys.errors import ArtifactError, ConfigError
+from recsys.errors import ConfigError
 from recsys.files import write_text
 from recsys.tables import POLICIES, Interactions
-from recsys.tracking import MlflowTracker, NullTracker, Tracker
 
-CONFIG = "config.yaml"
 PACKAGES = ("recsys", "pipelines", "serving")
-STATE_STYLES = {"current": "green", "stale": "yellow", "missing": "dim", "damaged": "red"}
 
 
-class RunOptions(NamedTuple):
-    """How stages run: again even if up to date (`force`), logged to MLflow (`tracking`), on which executor."""
-
-    force: bool = False
-    tracking: bool = True
-    executor: Kind = "local"
-    workers: int | None = None
-
-
-def run(config: str, settings: Sequence[str], *, out: Path | None, first: str, last: str, options: RunOptions) -> None:
-    """`recsys run`."""
+def run(
+    config: str,
+    settings: Sequence[str],
+    *,
+    out: Path | None,
+    first: str,
+    last: str,
+    seeds: int | None = None,
+    options: RunOptions,
+) -> None:
+    """`recsys run`; with `seeds`, everything after the dataset under so many of them."""
     selected = _between(first, last)
     resolved = load_config(config, settings)
     directory = RunDirectory(out or Path("runs") / Path(config).stem, FOLDERS)
-    _execute(resolved, directory, selected, options)
-    if last == STAGES[-1].name:
-        summary.show(directory, Console())
+    finishes = last == STAGES[-1].name
+    if seeds is None:
+        _execute(resolved, directory, selected, options)
+        if finishes:
+            summary.show(directory, Console())
+        return
+    runs = _execute_seeds(resolved, directory, selected, options, seed_configs(resolved, seeds), combined=finishes)
+    if finishes:
+        summary.show_seeds(directory, next(iter(runs.values())), Console())
 
 
 def stage(name: str, path: Path, options: RunOptions) -> None:
@@ -77,13 +78,11 @@ def configs() -> None:
 def status(path: Path) -> None:
     """`recsys status`."""
     directory = RunDirectory(path, FOLDERS)
-    table = Table("stage", "folder", "state", "seconds", "why", box=None, header_style="bold")
-    config = stored_config(directory)
-    for entry in stage_status(config, directory, config.stages):
-        seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
-        state = Text(entry.state, STATE_STYLES[entry.state])
-        table.add_row(entry.stage.name, entry.stage.folder, state, seconds, Text(entry.reason))
-    Console().print(table)
+    config, runs = stored_config(directory), seed_runs(directory)
+    if not runs or directory.folder("recommend").exists():
+        Console().print(status_table(config, directory))
+    if runs:
+        Console().print(seeds_table(config, directory, runs))
 
 
 def compare(paths: Sequence[Path], metric: str, policy: str | None) -> None:
@@ -101,6 +100,7 @@ def query(path: Path, history: tuple[str, ...], *, user: str | None, k: int) -> 
     from recsys.ranking.recommender import Request
 
     directory = RunDirectory(path, FOLDERS)
+    require_own_run(directory)
     config = stored_config(directory)
     if user is not None:
         interactions = Interactions.load(directory.verified("prepare") / "interactions.parquet")
@@ -119,61 +119,30 @@ def query(path: Path, history: tuple[str, ...], *, user: str | None, k: int) -> 
 
 
 def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str], options: RunOptions) -> None:
-    console, executor = Console(stderr=True), choose_executor(options.executor, options.workers)
+    console = Console(stderr=True)
+    execution = Execution(console, options, home=runs_folder(directory))
+    with logging_to(console), directory.lock():
+        execution(config, directory, selected, [] if options.force else [*seed_runs(directory).values()])
+
+
+def _execute_seeds(
+    config: RunConfig,
+    directory: RunDirectory,
+    selected: Sequence[str],
+    options: RunOptions,
+    configs: Mapping[int, RunConfig],
+    *,
+    combined: bool,
+) -> dict[int, RunDirectory]:
+    """Run the selected stages under every seed and, if `combined`, evaluate them together; seed -> run."""
+    console = Console(stderr=True)
+    execution = Execution(console, options, home=runs_folder(directory))
     with logging_to(console), directory.lock():
         write_text(directory.path / CONFIG, dump_yaml(config))
-        states = stage_status(config, directory, config.stages)
-        idle = not options.force and all(entry.state == "current" for entry in states if entry.stage.name in selected)
-        with (
-            _tracker(config, directory, options.tracking and not idle) as tracker,
-            progress_tracker(tracker, console) as shown,
-        ):
-            run_stages(
-                config,
-                directory,
-                config.stages,
-                selected=selected,
-                tracker=shown,
-                force=options.force,
-                executor=executor,
-            )
-
-
-@contextmanager
-def _tracker(config: RunConfig, directory: RunDirectory, wanted: bool) -> Iterator[Tracker]:
-    if not wanted:
-        yield NullTracker()
-        return
-    tracker = MlflowTracker(directory.path, flatten(config.model_dump(mode="json")))
-    outcome = "FAILED"
-    try:
-        yield tracker
-        outcome = "FINISHED"
-    except KeyboardInterrupt:
-        outcome = "KILLED"
-        raise
-    finally:
-        data = directory.record("prepare")
-        if data is not None:
-            tracker.tag("data_fingerprint", data.fingerprint())
-        if outcome == "FINISHED":
-            for name in ("metrics.json", "report.html"):
-                if (directory.folder("evaluate") / name).exists():
-                    tracker.file(directory.folder("evaluate") / name)
-        tracker.close(outcome)
-
-
-def stored_config(directory: RunDirectory) -> RunConfig:
-    """The configuration that a run was last started with.
-
-    Raises:
-        ArtifactError: there is no run.
-        ConfigError: its configuration is no longer valid.
-    """
-    path = directory.path / CONFIG
-    if not path.exists():
-        raise ArtifactError(f"{path} is missing; start the run with `recsys run --config NAME --out {directory.path}`")
-    return load_config(str(path))
+        runs = run_seeds(configs, directory, selected, execution, force=options.force)
+        if combined:
+            execution.combine(config, directory, runs)
+    return runs
 
 
 def _between(first: str, last: str) -> list[str]:

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from pipelines import FOLDERS
+from pipelines.seeds import require_own_run
 from recsys.artifacts import RunDirectory
 from recsys.config import lookup
 from recsys.files import read_json
@@ -45,6 +46,7 @@ def comparison(paths: Sequence[Path], metric: str, policy: Policy) -> Table:
 
 def _figures(directory: RunDirectory, metric: str, policy: Policy) -> dict[str, float]:
     """The metric of every system of a run."""
+    require_own_run(directory)
     systems = read_json(directory.verified("evaluate") / "metrics.json")["policies"][policy]["systems"]
     key = f"--metric of {directory.path}"
     return {name: float(lookup(system["metrics"], metric, key=key)["value"]) for name, system in systems.items()}

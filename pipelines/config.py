@@ -15,12 +15,13 @@ from pydantic import model_validator
 
 from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, stages_of
 from pipelines.settings import override, validated
+from recsys.artifacts import RunDirectory
 from recsys.config import Config, lookup, nearest
 from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
 from recsys.data.sources import SOURCES
 from recsys.diffusion.config import DiffuseConfig
 from recsys.embeddings.config import EmbedConfig
-from recsys.errors import ConfigError
+from recsys.errors import ArtifactError, ConfigError
 from recsys.evaluation.config import EvaluateConfig
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
@@ -30,6 +31,8 @@ from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.kinds import KINDS
 from recsys.tokenization.config import TokenizeConfig
 from recsys.tokenization.registry import QUANTIZERS
+
+CONFIG = "config.yaml"
 
 
 class RunConfig(Config):
@@ -70,6 +73,12 @@ class RunConfig(Config):
         return stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
 
 
+def data_seed(config: RunConfig) -> int:
+    """The seed of a generated dataset: its own if it has one, else the run's."""
+    own = config.prepare.synthetic.seed
+    return config.seed if own is None else own
+
+
 def training_seed(config: RunConfig, training: FinetuneConfig | DiffuseConfig) -> int:
     """The seed of one training: its own if it has one, else the run's."""
     return config.seed if training.seed is None else training.seed
@@ -104,6 +113,19 @@ def dump_yaml(config: RunConfig) -> str:
     """Every value of the configuration as YAML that `load_config` reads back."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
+
+
+def stored_config(directory: RunDirectory) -> RunConfig:
+    """The configuration that a run was last started with.
+
+    Raises:
+        ArtifactError: there is no run.
+        ConfigError: its configuration is no longer valid.
+    """
+    path = directory.path / CONFIG
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing; start the run with `recsys run --config NAME --out {directory.path}`")
+    return load_config(str(path))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -7,6 +7,8 @@ as a by-product, the baseline in `sasrec/`.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from pipelines.config import RunConfig
@@ -17,19 +19,22 @@ from recsys.data.histories import interaction_counts, queries, training_historie
 from recsys.data.policy import ServedPolicy
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.embeddings.text import fit_texts
+from recsys.files import link, link_tree
 from recsys.ranking.loading import SASREC_FOLDER
-from recsys.tables import VALIDATION, BoolArray, Histories, ItemVectors
+from recsys.tables import VALIDATION, BoolArray, Catalog, Histories, ItemVectors
 from recsys.tracking import Tracker
 from recsys.training.plan import plateau_notes
+
+logger = logging.getLogger(__name__)
+
+TEXT, TEXT_ENCODER = "text.parquet", "text_encoder"
+TEXT_SEED = 0  # text vectors describe the items, as data do: they are the same under every seed
 
 
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     dataset = Dataset.load(run.read("prepare"))
     catalog = dataset.catalog
-    text, encoder = fit_texts(catalog, config.embed, seed=config.seed)
-    text.save(run.out / "text.parquet")
-    if encoder is not None:
-        encoder.save(run.out / "text_encoder")
+    text = _texts(config, run, catalog)
     run.note(items=len(text), text_dimensions=text.vectors.shape[1])
     if not config.embed.collaborative:
         return
@@ -57,6 +62,21 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     collaborative = ItemVectors(catalog.item_ids, sasrec.vectors)
     collaborative.save(run.out / "collaborative.parquet")
     run.note(collaborative_dimensions=collaborative.vectors.shape[1], num_cold_items=int((~known).sum()))
+
+
+def _texts(config: RunConfig, run: StageRun, catalog: Catalog) -> ItemVectors:
+    """Write the text vectors and their encoder, unless another seed's run has them."""
+    path, folder = run.out / TEXT, run.out / TEXT_ENCODER
+    if run.sibling is not None:
+        logger.info("      text vectors: those of %s", run.sibling)
+        link(run.sibling / TEXT, path)
+        link_tree(run.sibling / TEXT_ENCODER, folder)
+        return ItemVectors.load(path)
+    text, encoder = fit_texts(catalog, config.embed, seed=TEXT_SEED)
+    text.save(path)
+    if encoder is not None:
+        encoder.save(folder)
+    return text
 
 
 def _known(training: Histories, num_items: int) -> BoolArray:

@@ -15,8 +15,7 @@ from typing import Any, Self
 from weakref import finalize
 
 from pipelines import FOLDERS
-from pipelines.commands import CONFIG, stored_config
-from pipelines.config import RunConfig, dump_yaml
+from pipelines.config import CONFIG, RunConfig, dump_yaml, stored_config
 from pipelines.recommend import load_recommender
 from pipelines.runner import load_stage, run_stages
 from pipelines.settings import validated

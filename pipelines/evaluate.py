@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import RunConfig, dump_yaml
+from pipelines.seeds import run_name
 from recsys.artifacts import StageRun, package_versions
 from recsys.data.dataset import Dataset
 from recsys.data.histories import queries
@@ -68,7 +69,7 @@ def _report(config: RunConfig, run: StageRun, folders: Mapping[str, Path], evalu
     if semantic_ids is not None:
         quality = {"unique_ids": len(np.unique(semantic_ids.codes, axis=0)) / len(semantic_ids), **quality}
     return Report(
-        title=f"Recommendations of {run.directory.path.name}",
+        title=f"Recommendations of {run_name(run.directory)}",
         evaluation=evaluation,
         curves=training_curves(folder / "training_log.jsonl" for folder in folders.values()),
         token_quality=quality or None,

@@ -3,7 +3,7 @@
 Reads prepare.source; writes 01_dataset: interactions.parquet, items.parquet, data_card.json, rejected.jsonl if any.
 """
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, data_seed
 from recsys.artifacts import StageRun
 from recsys.data.dataset import import_dataset
 from recsys.data.raw import Rejects
@@ -13,7 +13,7 @@ from recsys.tracking import Tracker
 def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     """Import the source and write the dataset and its data card."""
     rejects = Rejects(config.prepare.reported_rows)
-    dataset = import_dataset(config.prepare, seed=config.seed, work=run.work, rejects=rejects, tracker=tracker)
+    dataset = import_dataset(config.prepare, seed=data_seed(config), work=run.work, rejects=rejects, tracker=tracker)
     dataset.save(run.out)
     if len(rejects):
         rejects.save(run.out / "rejected.jsonl")

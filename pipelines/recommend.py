@@ -3,7 +3,8 @@
 Reads 01_dataset, 02_embeddings and what the run's routes wrote (03, 05, 06, 07); writes `rankings.parquet`,
 `served.json` (the policy that is served), `timings.json` (seconds of each ranker for both policies, added up over the
 workers), `fusion.json` and `rankers/` (what rankers fit themselves). Rankers and fusion are tuned here, in one process;
-users are ranked in partitions, which an executor may spread.
+users are ranked in partitions, which an executor may spread. Rankers that no seed changes are neither fitted nor ranked
+where another seed's run has done so.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.config import RunConfig
@@ -30,10 +32,11 @@ from recsys.data.policy import ServedPolicy
 from recsys.files import read_json, text_sha256, write_json
 from recsys.ranking.config import RecommendConfig
 from recsys.ranking.ensemble import Ensemble
+from recsys.ranking.fusion import FUSED
 from recsys.ranking.loading import RANKERS_FOLDER, RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.recommender import FittedRecommender
-from recsys.ranking.registry import build_rankers, fit_rankers
+from recsys.ranking.registry import build_rankers, fit_rankers, rankers
 from recsys.ranking.stopwatch import Stopwatch
 from recsys.ranking.tuning import FUSION_FILE, FusionParams, assemble, tune
 from recsys.tables import POLICIES, POLICY_TYPE, RANKING_SCHEMA, TEST, VALIDATION, Policy, Rankings
@@ -42,7 +45,8 @@ from recsys.tracking import Tracker
 # Ranked as one unit of work. It decides which prompts are padded together, so that another number gives scores that
 # differ in their last bits: it is never a matter of how many workers there are.
 USERS = 2048
-SECONDS = "seconds.json"
+Reader = Callable[[], pa.Table]
+SECONDS, TIMINGS, RANKINGS = "seconds.json", "timings.json", "rankings.parquet"
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     )
     logger.info("      served policy: %s", served)
     params = _params(config, run)
+    _reuse_fitted(run, params["reused"])
     _tune(config, run, params, dataset, served.policy, tracker)
     if executor.distributed:
         _ensemble.cache_clear()  # workers have their own
@@ -69,8 +74,10 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     )
     _ensemble.cache_clear()
     seconds = [read_json(folder / SECONDS) for folder in folders]
-    _join(folders, list(seconds[0]) if seconds else [], run.out / "rankings.parquet")
-    _write_timings(seconds, len(requests), run.out / "timings.json")
+    timings = _timings(seconds, len(requests)) | _reused_timings(run, params["reused"])
+    ranked = {source: timings[source] for source in (*rankers(), FUSED) if source in timings}
+    _join(folders, list(ranked), run.out / RANKINGS, stored=_row_groups(run, params["reused"]))
+    write_json(run.out / TIMINGS, ranked)
     shutil.copytree(run.work / RANKERS_FOLDER, run.out / RANKERS_FOLDER)
     served.save(run.out)
     run.note(users=len(requests))
@@ -102,11 +109,11 @@ def load_recommender(config: RunConfig, directory: RunDirectory) -> FittedRecomm
     folders = {name: directory.verified(name) for name in stage.reads}
     ranked = directory.verified("recommend")
     context = _context(config, folders | {RANKERS_FOLDER: ranked / RANKERS_FOLDER})
-    rankers = build_rankers(context, config.recommend.fusion.sources)
+    fused = build_rankers(context, config.recommend.fusion.sources)
     params = FusionParams.load(ranked / FUSION_FILE) if (ranked / FUSION_FILE).exists() else None
     return FittedRecommender(
         context.items.catalog,
-        assemble(rankers, config.recommend.fusion, params),
+        assemble(fused, config.recommend.fusion, params),
         max_history=context.max_history,
         exclude_seen=ServedPolicy.load(ranked).exclude_seen,
     )
@@ -123,7 +130,8 @@ def _ensemble(params_json: str) -> tuple[RankingContext, Ensemble]:
     context = _shared_context(params)
     tuned = Path(params["fusion"])
     chosen = FusionParams.load(tuned) if tuned.exists() else None
-    return context, assemble(build_rankers(context), context.config.fusion, chosen)
+    names = [name for name in rankers() if name not in params["reused"]]
+    return context, assemble(build_rankers(context, names), context.config.fusion, chosen)
 
 
 def _shared_context(params: dict[str, Any]) -> RankingContext:
@@ -143,7 +151,28 @@ def _params(config: RunConfig, run: StageRun) -> dict[str, Any]:
         "max_history": config.prepare.max_history,
         "seed": config.seed,
         "fusion": str(run.work / FUSION_FILE),
+        "reused": _reused(config, run),
     }
+
+
+def _reused(config: RunConfig, run: StageRun) -> list[str]:
+    """The sources that another seed's run has, and no seed changes; those that are fused are ranked again, deeper."""
+    if run.sibling is None:
+        return []
+    ranked, fused = read_json(run.sibling / TIMINGS), config.recommend.fusion.sources
+    names = [name for name, spec in rankers().items() if not spec.seeded and name in ranked and name not in fused]
+    for name in names:
+        logger.info("      %s: that of %s", name, run.sibling)
+    return names
+
+
+def _reuse_fitted(run: StageRun, reused: Sequence[str]) -> None:
+    if run.sibling is None:
+        return
+    for name in reused:
+        fitted, own = run.sibling / RANKERS_FOLDER / name, run.work / RANKERS_FOLDER / name
+        if fitted.exists() and not own.exists():
+            shutil.copytree(fitted, own)
 
 
 def _content(params: dict[str, Any]) -> str:
@@ -168,24 +197,45 @@ def _tune(
             logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
             return
         batches = RankingBatch.under_policies(chosen.histories, max_history=config.prepare.max_history, tracker=tracker)
-        rankers = build_rankers(context)
-        tune(rankers, batches, chosen.targets, config.recommend.fusion, served=served).save(path)
+        tune(build_rankers(context), batches, chosen.targets, config.recommend.fusion, served=served).save(path)
     fusion = FusionParams.load(path)
     fusion.save(run.out / FUSION_FILE)
     run.note(**{f"validation_{name.replace('-', '_')}": ndcg for name, ndcg in fusion.validation[served].items()})
 
 
-def _join(folders: Sequence[Path], sources: Sequence[str], path: Path) -> None:
+def _join(
+    folders: Sequence[Path], sources: Sequence[str], path: Path, *, stored: Mapping[tuple[Policy, str], list[Reader]]
+) -> None:
     """Write the rankings of all users, source by source, without having them in memory together."""
     schema = pl.DataFrame(schema={**RANKING_SCHEMA, "policy": POLICY_TYPE}).to_arrow().schema
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for policy, source, folder in product(POLICIES, sources, folders):
-            writer.write_table(pq.read_table(folder / _file(policy, source)).cast(schema))
+        for policy, source in product(POLICIES, sources):
+            own = [partial(pq.read_table, folder / _file(policy, source)) for folder in folders]
+            for read in stored.get((policy, source), own):
+                writer.write_table(read().cast(schema))
 
 
-def _write_timings(seconds: Sequence[dict[str, float]], users: int, path: Path) -> None:
+def _row_groups(run: StageRun, reused: Sequence[str]) -> dict[tuple[Policy, str], list[Reader]]:
+    """Policy and reused source -> how to read its rankings; a row group is of one policy and source."""
+    found: dict[tuple[Policy, str], list[Reader]] = {(policy, name): [] for policy, name in product(POLICIES, reused)}
+    if run.sibling is None:
+        return found
+    file = pq.ParquetFile(run.sibling / RANKINGS)
+    for number in range(file.num_row_groups):
+        for row in file.read_row_group(number, columns=["policy", "source"]).slice(0, 1).to_pylist():
+            if row["source"] in reused:
+                found[row["policy"], row["source"]].append(partial(file.read_row_group, number))
+    return found
+
+
+def _reused_timings(run: StageRun, reused: Sequence[str]) -> dict[str, dict[str, float]]:
+    known = {} if run.sibling is None else read_json(run.sibling / TIMINGS)
+    return {source: known[source] for source in reused}
+
+
+def _timings(seconds: Sequence[dict[str, float]], users: int) -> dict[str, dict[str, float]]:
     totals = {source: sum(part[source] for part in seconds) for source in (seconds[0] if seconds else ())}
-    write_json(path, {name: {"seconds": total, "ms_per_user": 1000 * total / users} for name, total in totals.items()})
+    return {name: {"seconds": total, "ms_per_user": 1000 * total / users} for name, total in totals.items()}
 
 
 def _file(policy: Policy, source: str) -> str:

@@ -23,7 +23,7 @@ from recsys.files import fingerprint
 from recsys.tracking import Tracker
 
 T = TypeVar("T")
-LOG = "training_log.jsonl"
+LOG, DATA = "training_log.jsonl", "prepare"
 NOT_DISTRIBUTED = {
     "prepare": "cleaning and splitting need all interactions",
     "embed": "its models are fitted to the whole catalogue",
@@ -67,7 +67,9 @@ def load_stage(stage: Stage) -> StageFunction:
 def stage_key(stage: Stage, config: RunConfig, directory: RunDirectory) -> StageKey:
     """Everything that determines the stage's result: settings, code version and the contents of its inputs."""
     flat = flatten(config.model_dump(mode="json"))
-    chosen = {key: flat[key] for key in flat if key == "seed" or _within(key, stage.settings)}
+    chosen = {key: flat[key] for key in flat if _within(key, stage.settings) and key not in stage.seeds}
+    seeds = [flat[key] for key in stage.seeds if flat[key] is not None]
+    chosen |= {"seed": seeds[0]} if seeds else {}
     inputs = {}
     for key in stage.sources:
         path = Path(str(chosen[key])).expanduser()
@@ -96,7 +98,7 @@ def status(config: RunConfig, directory: RunDirectory, stages: Sequence[Stage]) 
         read = [stage_and_part(name)[0] for name in stage.reads]
         outdated = [name for name in read if name in found and found[name].state != "current"]
         reason = f"reads {outdated[0]}, which is {found[outdated[0]].state}" if outdated else ""
-        reason = reason or _difference(record.key, stage_key(stage, config, directory))
+        reason = reason or difference(record.key, stage_key(stage, config, directory))
         found[stage.name] = StageStatus(stage, "stale" if reason else "current", reason, record.seconds)
     return list(found.values())
 
@@ -111,11 +113,13 @@ def run_stages(
     force: bool = False,
     executor: Executor | None = None,
     load: Callable[[Stage], StageFunction] = load_stage,
+    siblings: Sequence[RunDirectory] = (),
 ) -> list[str]:
     """Run the selected stages that are not current (all of them with `force`); returns the names of those run.
 
     The caller must hold the directory's lock. Distributed stages get the executor, by default this process; for the
-    others one log line gives the reason.
+    others one log line gives the reason. A stage that one of the `siblings`, runs under other seeds, has finished with
+    the same key is adopted from there instead of being run.
 
     Raises:
         ArtifactError: an earlier stage that a selected one reads is not current, or is damaged.
@@ -128,8 +132,15 @@ def run_stages(
         if not force and _is_current(stage, config, directory):
             logger.info("[%d/%d] %s: current", number, len(stages), stage.name)
             continue
+        key = stage_key(stage, config, directory)
+        found = _reusable(stage, key, siblings)
+        if found.equal is not None:
+            logger.info("[%d/%d] %s: equal to that of %s", number, len(stages), stage.name, found.equal.path)
+            directory.adopt(stage.name, found.equal)
+            continue
         logger.info("[%d/%d] %s: %s", number, len(stages), stage.name, stage.help)
-        with directory.stage(stage.name, stage_key(stage, config, directory), stage.reads) as run:
+        sibling = None if found.near is None else found.near.verified(stage.name)
+        with directory.stage(stage.name, key, stage.reads, sibling=sibling) as run:
             logged = StageTracker(tracker, run.work / LOG)
             _call(load(stage), config, run, logged, executor or LocalExecutor(1))
             logged.publish(run.out / LOG)
@@ -187,7 +198,33 @@ def _within(key: str, settings: Sequence[str]) -> bool:
     return any(key == setting or key.startswith(f"{setting}.") for setting in settings)
 
 
-def _difference(old: StageKey, new: StageKey) -> str:
+class _Reusable(NamedTuple):
+    """A run that has finished a stage with an equal key, and one whose key differs by the seed alone."""
+
+    equal: RunDirectory | None
+    near: RunDirectory | None
+
+
+def _reusable(stage: Stage, key: StageKey, siblings: Iterable[RunDirectory]) -> _Reusable:
+    finished = [(other, record.key) for other in siblings if (record := other.record(stage.name)) is not None]
+    equal = (other for other, found in finished if not difference(found, key))
+    near = (other for other, found in finished if _differs_by_seed(stage, found, key))
+    return _Reusable(next(equal, None), next(near, None))
+
+
+def _differs_by_seed(stage: Stage, old: StageKey, new: StageKey) -> bool:
+    """Whether two keys have the same code, settings and data; what earlier stages made of it may differ."""
+    made = {name for name in stage.reads if name != DATA}
+
+    def unseeded(key: StageKey) -> StageKey:
+        settings = {name: value for name, value in key.settings.items() if name != "seed"}
+        inputs = {name: content for name, content in key.inputs.items() if name not in made}
+        return StageKey(settings=settings, code=key.code, inputs=inputs)
+
+    return not difference(unseeded(old), unseeded(new))
+
+
+def difference(old: StageKey, new: StageKey) -> str:
     """Why a stage finished with one key is stale under another; empty if they are equal.
 
     A setting that is missing in one of them counts as None.
@@ -206,7 +243,7 @@ def _difference(old: StageKey, new: StageKey) -> str:
 
 def _is_current(stage: Stage, config: RunConfig, directory: RunDirectory) -> bool:
     record = directory.record(stage.name)
-    if record is None or _difference(record.key, stage_key(stage, config, directory)):
+    if record is None or difference(record.key, stage_key(stage, config, directory)):
         return False
     wrong = directory.damage(stage.name)
     if wrong:

@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import FOLDERS
-from pipelines.commands import CONFIG, logging_to, stored_config
+from pipelines.commands import logging_to
+from pipelines.config import CONFIG, stored_config
+from pipelines.seeds import require_own_run
 from pipelines.settings import override, validated
 from recsys.artifacts import RunDirectory
 from recsys.cluster import is_lasting
@@ -54,6 +56,7 @@ def bundle(run: Path, out: Path) -> None:
     from pipelines.bundling import bundle_run
 
     directory = RunDirectory(run, FOLDERS)
+    require_own_run(directory)
     with logging_to(Console(stderr=True)):
         made = bundle_run(directory, stored_config(directory), out)
     _print(f"bundle {made.id} in {made.folder}", f"serve it with: recsys serve {out}")
@@ -219,6 +222,7 @@ class Sources(ExitStack):
         from pipelines.bundling import bundle_run
 
         directory = RunDirectory(path, FOLDERS)
+        require_own_run(directory)
         work = self.enter_context(TemporaryDirectory(prefix="recsys-bundle-", ignore_cleanup_errors=True))
         return bundle_run(directory, stored_config(directory), Path(work) / "bundle").folder
 

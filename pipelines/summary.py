@@ -1,6 +1,6 @@
 """The summary that `recsys run` prints: metrics of every system, ten recommendations for one user, next commands.
 
-Reads 01_dataset, 08_recommendations and 09_report of a run; writes only to the console.
+Reads 01_dataset, 08_recommendations and 09_report of a run, or 10_combined_report; writes only to the console.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines import COMBINE
 from pipelines.history_option import history_option, user_option
 from recsys.artifacts import RunDirectory
 from recsys.data.policy import ServedPolicy
+from recsys.evaluation.estimates import shown_p
 from recsys.files import read_json
 from recsys.ranking.registry import GENERATIVE
 from recsys.tables import TEST, Catalog, Interactions, Policy, Rankings
@@ -32,8 +34,7 @@ def show(directory: RunDirectory, console: Console) -> None:
     """Print the summary of a finished run."""
     report, dataset = directory.verified("evaluate"), directory.verified("prepare")
     served = ServedPolicy.load(directory.verified("recommend"))
-    console.print()
-    console.print(_systems(read_json(report / "metrics.json")["policies"]))
+    _show_metrics(read_json(report / "metrics.json"), console)
     console.print(f"\nserved policy: {served}", markup=False, highlight=False)
     rankings = Rankings.load(directory.verified("recommend") / "rankings.parquet").under(served.policy)
     catalog = Catalog.load(dataset / "items.parquet")
@@ -64,6 +65,43 @@ def _commands(run: str, history: Sequence[str], user: str) -> Iterator[str]:
     yield f"serve:  {_program()} serve {run}"
 
 
+def show_seeds(directory: RunDirectory, first: RunDirectory, console: Console) -> None:
+    """Print the summary of the runs of several seeds, of which `first` is one."""
+    report = directory.verified(COMBINE.name)
+    metrics = read_json(report / "metrics.json")
+    _show_metrics(metrics, console)
+    seeds = ", ".join(map(str, metrics["seeds"]))
+    for line in (
+        f"\n± is the standard deviation over the seeds {seeds}",
+        f"report: {report / 'report.html'}",
+        f"serve:  {_program()} serve {shlex.quote(str(first.path))}",
+    ):
+        console.out(line, highlight=False)
+
+
+def _show_metrics(measured: Mapping[str, Any], console: Console) -> None:
+    console.print()
+    console.print(_systems(measured["policies"]))
+    console.print()
+    for policy, found in measured["policies"].items():
+        for line in _lead(found, f"ndcg@{measured['slice_cutoff']}", measured["num_resamples"]):
+            console.print(f"{policy}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _lead(found: Mapping[str, Any], metric: str, num_resamples: int) -> Iterator[str]:
+    """How far the best system is ahead of the next one, and how sure that is; nothing where there is one alone."""
+    best = sorted(found["systems"], key=lambda name: -found["systems"][name]["metrics"][metric]["value"])[:2]
+    for c in found["comparisons"]:
+        if c["metric"] == metric and {c["better"], c["worse"]} == set(best):
+            difference, floor = c["difference"], c["p_holm_at_floor"]
+            spread = f" ± {difference['deviation']:.4f}" if "deviation" in difference else ""
+            yield (
+                f"{c['better']} is {difference['value']:.4f}{spread} ahead of {c['worse']} in {metric.upper()}, "
+                f"{shown_p(c['p_holm'], at_floor=floor)}"
+                + (f" (floor of {num_resamples:,} resamples)" if floor else "")
+            )
+
+
 def _program() -> str:
     """How to call this program: `recsys` if it is on the PATH, else the path it was started with."""
     return "recsys" if shutil.which("recsys") else shlex.quote(sys.argv[0])
@@ -75,8 +113,17 @@ def _systems(policies: Mapping[Policy, Any]) -> Table:
     table = Table("system", *(f"{title}\n{policy}" for policy, title, _ in columns), box=None, header_style="bold")
     for name in next(iter(policies.values()))["systems"]:
         figures = [policies[policy]["systems"][name]["metrics"].get(key) for policy, _, key in columns]
-        table.add_row(name, *(f"{figure['value']:.4f}" if figure else "-" for figure in figures))
+        table.add_row(name, *map(_figure, figures))
     return table
+
+
+def _figure(found: Mapping[str, float] | None) -> str:
+    """A mean, and its deviation over seeds where there are several; "-" where it was not measured."""
+    if found is None:
+        return "-"
+    if "deviation" not in found:
+        return f"{found['value']:.4f}"
+    return "±".join(f"{found[part]:.4f}".removeprefix("0") for part in ("value", "deviation"))
 
 
 def _recommendations(rankings: Rankings, titles: dict[str, str], *, user: str, source: str) -> Table:

@@ -28,6 +28,7 @@ from recsys.errors import ArtifactError
 from recsys.files import (
     FileRecord,
     file_sha256,
+    link,
     no_space,
     publish_folder,
     read_json,
@@ -83,7 +84,8 @@ class StageRun:
     """Input and output folders of one execution of a stage.
 
     `out` is published when the stage ends. `work` survives a kill (checkpoints go there), is emptied when the stage's
-    key has changed, and removed when the stage is done.
+    key has changed, and removed when the stage is done. `sibling` is the folder of the same stage under another seed,
+    with the same settings and data, every file of it verified: what no seed changes is taken from there.
     """
 
     stage: str
@@ -91,6 +93,7 @@ class StageRun:
     work: Path
     directory: RunDirectory
     reads: tuple[str, ...]
+    sibling: Path | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
     def read(self, name: str) -> Path:
@@ -209,13 +212,15 @@ class RunDirectory:
                 yield
 
     @contextmanager
-    def stage(self, stage: str, key: StageKey, reads: tuple[str, ...]) -> Iterator[StageRun]:
+    def stage(
+        self, stage: str, key: StageKey, reads: tuple[str, ...], *, sibling: Path | None = None
+    ) -> Iterator[StageRun]:
         """Write a stage: `run.out` is published atomically when the block ends without an error."""
-        partial, work = self._partial(stage), self.path / ".work" / self.folders[stage]
+        partial, work = self._partial(stage), self._work(stage)
         shutil.rmtree(partial, ignore_errors=True)
         _prepare_work(work, key)
         partial.mkdir()
-        run, started = StageRun(stage, partial, work, self, reads), time.monotonic()
+        run, started = StageRun(stage, partial, work, self, reads, sibling), time.monotonic()
         yield run
         record = StageRecord(
             stage=stage,
@@ -229,6 +234,22 @@ class RunDirectory:
         write_json(partial / RECORD, record.model_dump(mode="json"))
         self._publish(stage)
         shutil.rmtree(work, ignore_errors=True)
+
+    def adopt(self, stage: str, other: RunDirectory) -> None:
+        """Publish a finished stage of another directory here too; every file is verified, and linked, not copied.
+
+        Raises:
+            ArtifactError: it is missing there, or damaged.
+        """
+        source, partial = other.verified(stage), self._partial(stage)
+        shutil.rmtree(partial, ignore_errors=True)
+        for name in (*sorted(other.existing_record(stage).files), RECORD):  # its record last: it is complete then
+            link(source / name, partial / name)
+        self._publish(stage)
+        shutil.rmtree(self._work(stage), ignore_errors=True)
+
+    def _work(self, stage: str) -> Path:
+        return self.path / ".work" / self.folders[stage]
 
     def _partial(self, stage: str) -> Path:
         return self.path / f".{self.folders[stage]}.partial"

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -78,6 +79,26 @@ def publish_folder(folder: Path, target: Path) -> None:
     sync_tree(folder)
     folder.rename(target)
     sync(target.parent)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make a folder's files appear in another, new or not, without using space; copied where links are not possible.
+
+    For files that are never changed in place, only replaced.
+    """
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            link(path, target / path.relative_to(source))
+
+
+def link(path: Path, target: Path) -> None:
+    """`link_tree` of one file; it replaces `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(path)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(path, target)
 
 
 def file_sha256(path: Path) -> str:

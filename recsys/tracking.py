@@ -50,11 +50,19 @@ class MlflowTracker(NullTracker):
 
     The same run directory with the same parameters continues its MLflow run; other parameters start a new one, as
     MLflow's are immutable. One background thread sends requests in order. The environment variable
-    `MLFLOW_TRACKING_URI` overrides the local store.
+    `MLFLOW_TRACKING_URI` overrides the local store. The local store is in `home`, by default beside the run directory.
     """
 
-    def __init__(self, run_directory: Path, parameters: Mapping[str, Any], *, experiment: str = "recsys") -> None:
+    def __init__(
+        self,
+        run_directory: Path,
+        parameters: Mapping[str, Any],
+        *,
+        experiment: str = "recsys",
+        home: Path | None = None,
+    ) -> None:
         self._directory = run_directory.absolute()
+        self._home = self._directory.parent if home is None else home.absolute()
         self._parameters = {k: str(v)[:PARAMETER_LENGTH] for k, v in parameters.items()}
         self._pending: list[tuple[str, float, int, int]] = []
         self._client: Any = None
@@ -99,9 +107,8 @@ class MlflowTracker(NullTracker):
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        home = self._directory.parent
-        home.mkdir(parents=True, exist_ok=True)
-        self._client = mlflow.MlflowClient(tracking_uri=tracking_uri(None, home=home))
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._client = mlflow.MlflowClient(tracking_uri=tracking_uri(None, home=self._home))
 
     def _open(self, experiment: str) -> None:
         id_file = self._directory / ID_FILE
@@ -112,9 +119,11 @@ class MlflowTracker(NullTracker):
             self._client.update_run(self._run_id, status="RUNNING")
             return
         found = self._client.get_experiment_by_name(experiment)
-        local = None if os.environ.get("MLFLOW_TRACKING_URI") else (self._directory.parent / "mlflow").as_uri()
+        local = None if os.environ.get("MLFLOW_TRACKING_URI") else (self._home / "mlflow").as_uri()
         experiment_id = found.experiment_id if found else self._client.create_experiment(experiment, local)
-        self._run_id = self._client.create_run(experiment_id, run_name=self._directory.name).info.run_id
+        self._run_id = self._client.create_run(
+            experiment_id, run_name=self._directory.relative_to(self._home).as_posix()
+        ).info.run_id
         self._send_parameters()
         id_file.write_text(json.dumps({"run_id": self._run_id, **wanted}, indent=2) + "\n")
 

@@ -10,7 +10,7 @@ import pytest
 
 from recsys.artifacts import RunDirectory, StageKey
 from recsys.errors import ArtifactError
-from recsys.files import fingerprint
+from recsys.files import fingerprint, link
 
 Key = Callable[..., StageKey]
 
@@ -175,3 +175,68 @@ def test_the_same_files_have_the_same_fingerprint_in_another_run(tmp_path: Path,
     for run in runs:
         make(run, key(a=run.path.name))
     assert runs[0].existing_record("make").fingerprint() == runs[1].existing_record("make").fingerprint()
+
+
+def other_than(directory: RunDirectory) -> RunDirectory:
+    """A directory of the same stages beside another."""
+    return RunDirectory(directory.path.parent / "other", directory.folders)
+
+
+def test_a_stage_of_another_directory_is_adopted_without_a_second_copy(directory: RunDirectory, key: Key) -> None:
+    make(directory, key(a=1))
+    other = other_than(directory)
+    with other.lock():
+        other.adopt("make", directory)
+    assert other.existing_record("make") == directory.existing_record("make")
+    files = [found.verified("make") / "sub" / "file.txt" for found in (directory, other)]
+    assert files[0].samefile(files[1])
+    make(directory, key(a=2), "changed")
+    assert files[1].read_text() == "content", "a stage is replaced, never written into"
+    manifest = json.loads((other.path / "manifest.json").read_text())
+    assert list(manifest["stages"]) == ["01_make"]
+
+
+def test_files_are_copied_where_links_are_not_possible(
+    directory: RunDirectory, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "cross-device link")
+
+    make(directory, key(a=1))
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    other = other_than(directory)
+    with other.lock():
+        other.adopt("make", directory)
+    copied = other.verified("make") / "sub" / "file.txt"
+    assert copied.read_text() == "content"
+    assert not copied.samefile(directory.folder("make") / "sub" / "file.txt")
+
+
+def test_a_damaged_stage_is_not_adopted(directory: RunDirectory, key: Key) -> None:
+    make(directory, key(a=1))
+    (directory.folder("make") / "sub" / "file.txt").write_text("CONTENT")
+    other = other_than(directory)
+    with other.lock(), pytest.raises(ArtifactError, match="corrupted"):
+        other.adopt("make", directory)
+    assert other.record("make") is None
+
+
+def test_an_adoption_that_was_killed_is_not_taken_for_a_stage(
+    directory: RunDirectory, key: Key, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(directory, key(a=1))
+    other, linked = other_than(directory), []
+
+    def link_one(path: Path, target: Path) -> None:
+        if linked:
+            raise KeyboardInterrupt
+        linked.append(link(path, target))
+
+    monkeypatch.setattr("recsys.artifacts.link", link_one)
+    with other.lock(), pytest.raises(KeyboardInterrupt):
+        other.adopt("make", directory)
+    monkeypatch.undo()
+    with other.lock():
+        assert other.record("make") is None
+        other.adopt("make", directory)
+    assert other.verified("make").joinpath("sub", "file.txt").read_text() == "content"

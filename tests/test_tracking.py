@@ -51,6 +51,16 @@ def test_parameters_metrics_and_report_are_stored_and_a_resumed_run_continues(tm
     assert [p.read_text() for p in kept] == ["<p>report</p>"] * 2
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_runs_inside_a_run_are_stored_with_it_and_named_by_their_path(tmp_path: Path) -> None:
+    inner = tmp_path / "demo" / "seeds" / "1"
+    inner.mkdir(parents=True)
+    MlflowTracker(inner, {"seed": 1}, home=tmp_path).close()
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run_id = json.loads((inner / ID_FILE).read_text())["run_id"]
+    assert client.get_run(run_id).info.run_name == "demo/seeds/1"
+
+
 def test_a_failure_is_only_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,11 +14,12 @@ AUTO, SYNTHETIC = "auto", "synthetic"
 
 
 class SyntheticConfig(Config):
-    """Size of the generated dataset; `num_interactions` is approximate, the seed is the run's."""
+    """Size of the generated dataset; `num_interactions` is approximate."""
 
     num_users: int = Field(default=2000, ge=1)
     num_items: int = Field(default=600, ge=60)
     num_interactions: int = Field(default=25_000, ge=1)
+    seed: int | None = Field(default=None, description="of the generated dataset alone; none: the run's")
 
 
 class Download(Config):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +13,10 @@ from recsys.data.histories import interaction_counts, queries, training_historie
 from recsys.errors import DataError
 from recsys.evaluation.beyond import Beyond, beyond_accuracy
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.metrics import METRICS, RankedItems, metric_names, per_user_metrics, ranked_items
+from recsys.evaluation.estimates import Comparison, Estimate, estimate
+from recsys.evaluation.metrics import METRICS, RankedItems, metric_names, ranked_sources, source_scores
 from recsys.evaluation.notices import data_notices, list_notices, shortened_notices
 from recsys.evaluation.policies import by_policy
-from recsys.evaluation.significance import bootstrap_means, holm, percentile_interval, sign_flip_p_value
 from recsys.evaluation.slices import (
     Categories,
     Slices,
@@ -31,17 +30,7 @@ from recsys.evaluation.slices import (
 from recsys.metrics import FloatArray, IntArray
 from recsys.tables import POLICIES, SEEN_KEPT, SEEN_LEFT_OUT, TEST, Catalog, Policy, Queries, Rankings
 
-TESTED = ("hr", "ndcg")
 FORMAT = 2
-
-
-@dataclass(frozen=True, order=True)
-class Estimate:
-    """A mean over all users and the ends of its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -57,18 +46,6 @@ class System:
     users_without_rows: int
     out_of_catalogue_items: int
     repeated_items: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The paired difference `better - worse` of one metric; `p_holm` is corrected for all comparisons made."""
-
-    metric: str
-    better: str
-    worse: str
-    difference: Estimate
-    p: float
-    p_holm: float
 
 
 @dataclass(frozen=True)
@@ -93,13 +70,17 @@ class PolicyEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All systems on all users under each policy, seen items kept first. `notices` are sentences about the data."""
+    """All systems on all users under each policy, seen items kept first. `notices` are sentences about the data.
+
+    `num_resamples` is that of every interval and p-value.
+    """
 
     users: int
     items: int
     cutoffs: tuple[int, ...]
     slice_cutoff: int
     confidence: float
+    num_resamples: int
     policies: dict[Policy, PolicyEvaluation]
     notices: list[str]
 
@@ -176,6 +157,7 @@ def evaluate_queries(
         cutoffs=cutoffs,
         slice_cutoff=config.slice_cutoff,
         confidence=config.confidence,
+        num_resamples=config.num_resamples,
         policies=policies,
         notices=data_notices(queries, popularity, found),
     )
@@ -192,11 +174,7 @@ class _Users(NamedTuple):
 
     def ranked(self, rankings: Rankings) -> dict[str, RankedItems]:
         """The lists of every source, as deep as the largest cutoff."""
-        users, depth = self.queries.user_ids, self.cutoffs[-1]
-        return {
-            source: ranked_items(rankings, source=source, user_ids=users, catalog=self.catalog, depth=depth)
-            for source in rankings.sources
-        }
+        return ranked_sources(rankings, user_ids=self.queries.user_ids, catalog=self.catalog, depth=self.cutoffs[-1])
 
     def divisions(self) -> list[Slices]:
         found = [by_history_length(self.queries), by_target_popularity(self.queries, self.popularity)]
@@ -209,11 +187,13 @@ def _measured(
 ) -> PolicyEvaluation:
     """All systems under one policy."""
     targets, cutoffs, cutoff = users.queries.targets, users.cutoffs, config.slice_cutoff
-    scores = np.stack([per_user_metrics(r.items, targets, cutoffs=cutoffs) for r in ranked.values()], axis=1)
-    accuracy, comparisons = _estimates(scores, list(ranked), metric_names(cutoffs), config, generator)
+    scores = source_scores(ranked, targets, cutoffs=cutoffs)
+    found = estimate(
+        scores[None], systems=list(ranked), metrics=metric_names(cutoffs), config=config, generator=generator
+    )
     return PolicyEvaluation(
-        systems={name: _system(r, accuracy[name], users, cutoff) for name, r in ranked.items()},
-        comparisons=comparisons,
+        systems={name: _system(r, found.means[name], users, cutoff) for name, r in ranked.items()},
+        comparisons=found.comparisons,
         slices=_slices(users.divisions(), scores, list(ranked), cutoffs, cutoff),
         notices=list_notices(ranked, len(users.catalog)),
     )
@@ -226,44 +206,6 @@ def _check(rankings: Rankings, queries: Queries, catalog: Catalog, popularity: I
         raise DataError("the rankings are empty; run the stage 'recommend' with at least one system")
     if len(popularity) != len(catalog):
         raise DataError(f"popularity has {len(popularity)} entries for {len(catalog)} items; give one an item")
-
-
-def _estimates(
-    scores: FloatArray,
-    names: Sequence[str],
-    metrics: Sequence[str],
-    config: EvaluateConfig,
-    generator: np.random.Generator,
-) -> tuple[dict[str, dict[str, Estimate]], list[Comparison]]:
-    """Intervals and comparisons of scores `[U, S, M]`; each system and each pair is resampled by itself."""
-    means = scores.mean(axis=0)
-    accuracy = {}
-    for s, name in enumerate(names):
-        low, high = _interval(scores[:, s], config, generator)
-        accuracy[name] = {metric: _estimate(means[s, m], low[m], high[m]) for m, metric in enumerate(metrics)}
-    rows = []
-    for column in (metrics.index(f"{metric}@{config.slice_cutoff}") for metric in TESTED):
-        for pair in combinations(range(len(names)), 2):
-            better, worse = sorted(pair, key=lambda s: -means[s, column])
-            differences = scores[:, better, column] - scores[:, worse, column]
-            low, high = _interval(differences[:, None], config, generator)
-            p = sign_flip_p_value(differences, resamples=config.num_resamples, generator=generator)
-            difference = _estimate(means[better, column] - means[worse, column], low[0], high[0])
-            rows.append((metrics[column], names[better], names[worse], difference, p))
-    corrected = holm([row[-1] for row in rows])
-    return accuracy, [Comparison(*row, p_holm) for row, p_holm in zip(rows, corrected, strict=True)]
-
-
-def _interval(
-    values: FloatArray, config: EvaluateConfig, generator: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
-    """Both ends of the bootstrap intervals of the means of `values [U, M]`."""
-    samples = bootstrap_means(values, resamples=config.num_resamples, generator=generator)
-    return percentile_interval(samples, config.confidence)
-
-
-def _estimate(value: float, low: float, high: float) -> Estimate:
-    return Estimate(float(value), float(low), float(high))
 
 
 def _system(ranked: RankedItems, accuracy: dict[str, Estimate], users: _Users, cutoff: int) -> System:

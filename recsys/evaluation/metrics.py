@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +69,20 @@ def ranked_items(
     )
 
 
+def ranked_sources(
+    rankings: Rankings, *, user_ids: Sequence[str], catalog: Catalog, depth: int
+) -> dict[str, RankedItems]:
+    """`ranked_items` of every source.
+
+    Raises:
+        DataError: a rank below 1, or two rows for one rank of a user.
+    """
+    return {
+        source: ranked_items(rankings, source=source, user_ids=user_ids, catalog=catalog, depth=depth)
+        for source in rankings.sources
+    }
+
+
 def _numbered(ids: Sequence[str], name: str, number: str) -> pl.DataFrame:
     schema = {name: pl.String, number: pl.Int32}
     return pl.DataFrame({name: ids, number: np.arange(len(ids), dtype=np.int32)}, schema=schema)
@@ -85,3 +99,8 @@ def per_user_metrics(items: IntArray, targets: IntArray, *, cutoffs: Sequence[in
     at_cutoffs = [top_k_per_user(ranks, k=k) for k in cutoffs]
     columns = [values[metric] for metric in range(len(METRICS)) for values in at_cutoffs]
     return np.stack(columns, axis=1)
+
+
+def source_scores(ranked: Mapping[str, RankedItems], targets: IntArray, *, cutoffs: Sequence[int]) -> FloatArray:
+    """`per_user_metrics` of every source, `[U, S, M]`."""
+    return np.stack([per_user_metrics(lists.items, targets, cutoffs=cutoffs) for lists in ranked.values()], axis=1)

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any, NamedTuple
-
-import jinja2
-from markupsafe import Markup
 
 from recsys.data.policy import ServedPolicy
 from recsys.evaluation import plots
 from recsys.evaluation.evaluation import Evaluation, PolicyEvaluation, Slice
 from recsys.evaluation.examples import Example
 from recsys.evaluation.metrics import METRICS, metric_names
+from recsys.evaluation.pages import render, words
 from recsys.evaluation.plots import Curve
 from recsys.evaluation.policies import MEANINGS, TITLES
 from recsys.evaluation.published import PublishedComparison
@@ -67,19 +64,13 @@ class Report:
 
 def render_report(report: Report) -> str:
     """The page. Texts from the data are escaped; pictures and styles are embedded."""
-    folder = files("recsys.evaluation")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"plain": _plain, "words": _words, "p_value": _p_value}
-    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     evaluation = report.evaluation
     quality = report.token_quality or {}
     tables, first = _tables(quality), evaluation.headline.systems
-    page = template.render(
+    return render(
+        "report.html",
         report=report,
         evaluation=evaluation,
-        css=Markup((folder / "report.css").read_text(encoding="utf-8")),
         views=[_view(evaluation, policy) for policy in evaluation.policies],
         styles=plots.style_of(list(first)),
         metric_names=METRIC_NAMES,
@@ -88,13 +79,12 @@ def render_report(report: Report) -> str:
         leader=max(first, key=lambda name: first[name].metrics[f"ndcg@{evaluation.slice_cutoff}"]),
         slice_metric=f"ndcg@{evaluation.slice_cutoff}",
         usage=plots.token_usage(report.semantic_ids) if report.semantic_ids else None,
-        training={_words(name): plots.training_curve(curve) for name, curve in report.curves.items()},
+        training={words(name): plots.training_curve(curve) for name, curve in report.curves.items()},
         validation=_validation(report.curves),
         token_tables=tables,
         token_summary={name: value for name, value in quality.items() if name not in tables},
         slowest=max(report.seconds.values(), default=0) or 1,
     )
-    return page.lstrip()
 
 
 class View(NamedTuple):
@@ -132,6 +122,7 @@ class Cell(NamedTuple):
 
     difference: float
     p_holm: float
+    p_holm_at_floor: bool
 
 
 def _matrices(evaluation: PolicyEvaluation) -> dict[str, dict[str, list[Cell | None]]]:
@@ -140,8 +131,8 @@ def _matrices(evaluation: PolicyEvaluation) -> dict[str, dict[str, list[Cell | N
         return {}
     cells: dict[tuple[str, str, str], Cell] = {}
     for c in evaluation.comparisons:
-        cells[c.metric, c.better, c.worse] = Cell(c.difference.value, c.p_holm)
-        cells[c.metric, c.worse, c.better] = Cell(-c.difference.value, c.p_holm)
+        cells[c.metric, c.better, c.worse] = Cell(c.difference.value, c.p_holm, c.p_holm_at_floor)
+        cells[c.metric, c.worse, c.better] = Cell(-c.difference.value, c.p_holm, c.p_holm_at_floor)
     names = list(evaluation.systems)
     metrics = dict.fromkeys(c.metric for c in evaluation.comparisons)
     return {
@@ -165,31 +156,7 @@ def _validation(curves: Mapping[str, Curve]) -> dict[str, Curve]:
 def _tables(values: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """The entries that are lists of records, such as one a level, as name -> row's name -> record."""
     return {
-        name: {f"{_words(name).removesuffix('s')} {row + 1}": entry for row, entry in enumerate(value)}
+        name: {f"{words(name).removesuffix('s')} {row + 1}": entry for row, entry in enumerate(value)}
         for name, value in values.items()
         if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value)
     }
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("/", ": ").replace("ndcg", "NDCG")
-
-
-def _p_value(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def _plain(value: object) -> str:
-    """A value formatted for display."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        size = abs(value)
-        return f"{value:,.0f}" if size >= 1000 else f"{value:.2f}" if size >= 1 else f"{value:.4f}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(entry) for entry in value) or "–"
-    return str(value)

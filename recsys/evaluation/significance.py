@@ -1,8 +1,9 @@
-"""Statistical significance: bootstrap over users, sign-flip permutation test, Holm's correction."""
+"""Statistical significance: bootstrap over users, and over seeds; sign-flip permutation test; Holm's correction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,30 @@ def _blocks(resamples: int, columns: int) -> list[int]:
     return [min(size, resamples - start) for start in range(0, resamples, size)]
 
 
+def bootstrap_means_of_seeds(values: FloatArray, *, resamples: int, generator: np.random.Generator) -> FloatArray:
+    """Means of `values [R, U, M]` over seeds and users, both drawn with replacement, `[resamples, M]`.
+
+    Every seed has the same users: the two are crossed, and drawn independently of each other (the pigeonhole bootstrap:
+    Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1, 2007). An interval of these samples is about other
+    users and other trainings alike, on the same dataset. As the variance over R draws of R seeds would be too small by
+    the factor (R - 1) / R, R - 1 seeds are drawn, with which it is that of the mean of R (McCarthy and Snowden, "The
+    bootstrap and finite population sampling", 1985). What differs by user and seed alike counts three times, so
+    that intervals are rather too wide than too narrow (Owen, 2007). Few seeds tell little about trainings: show the
+    deviation over the seeds as well.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
+    num_seeds, num_users, num_columns = values.shape
+    if num_seeds < 2:
+        raise ValueError(f"got {num_seeds} seed; two or more are needed to draw from")
+    columns = values.transpose(1, 0, 2).reshape(num_users, num_seeds * num_columns)
+    samples = bootstrap_means(columns, resamples=resamples, generator=generator)
+    drawn = generator.multinomial(num_seeds - 1, np.full(num_seeds, 1 / num_seeds), size=resamples) / (num_seeds - 1)
+    means: FloatArray = np.einsum("br,brm->bm", drawn, samples.reshape(resamples, num_seeds, num_columns))
+    return means
+
+
 def percentile_interval(samples: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
     """Lower and upper ends, `[M]` each, of the percentile interval of bootstrap samples `[R, M]`."""
     tail = (1 - confidence) / 2
@@ -67,12 +92,30 @@ def sign_flip_p_value(differences: FloatArray, *, resamples: int, generator: np.
     return (1 + extreme) / (1 + resamples)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, which controls the family-wise error rate."""
+def least_p_value(resamples: int) -> float:
+    """The floor of `sign_flip_p_value`: what it gives where no resample is as extreme as what was observed."""
+    return 1 / (1 + resamples)
+
+
+class Corrected(NamedTuple):
+    """A p-value after correction; `at_floor` says that it follows from one at the floor, which bounds it from above."""
+
+    p: float
+    at_floor: bool
+
+
+def holm(p_values: Sequence[float], *, floor: float = 0.0) -> list[Corrected]:
+    """Holm's step-down adjustment, which controls the family-wise error rate.
+
+    Args:
+        floor: the least p-value that the test can give.
+    """
     count = len(p_values)
-    adjusted = [0.0] * count
-    highest = 0.0
+    adjusted = [Corrected(0.0, at_floor=False)] * count
+    highest = Corrected(0.0, at_floor=False)
     for rank, index in enumerate(sorted(range(count), key=lambda i: p_values[i])):
-        highest = max(highest, min(1.0, (count - rank) * p_values[index]))
+        own = min(1.0, (count - rank) * p_values[index])
+        if own > highest.p:
+            highest = Corrected(own, at_floor=p_values[index] <= floor)
         adjusted[index] = highest
     return adjusted

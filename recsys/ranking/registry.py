@@ -28,13 +28,15 @@ class RankerSpec(NamedTuple):
     `build` gives None where a run, or a bundle, has not what the ranker needs. `fit` writes what it learns from a run
     itself into a folder, which is kept with the rankings and goes into bundles; `build` finds it by
     `RankingContext.fitted`. A ranker that reads other rankings of the batch names them: it cannot do without those it
-    `needs`, and `reads` others where they are.
+    `needs`, and `reads` others where they are. Not `seeded` is a ranker of the dataset and the section `recommend`
+    alone, which reads no trained model: the runs of several seeds share what it fitted and ranked.
     """
 
     build: Callable[[RankingContext], Ranker | None]
     fit: Callable[[RankingContext, Path], None] | None = None
     needs: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    seeded: bool = True
 
 
 def _imported(module: str, function: str = "build", **options: Any) -> Callable[..., Any]:
@@ -44,8 +46,8 @@ def _imported(module: str, function: str = "build", **options: Any) -> Callable[
 
 # In the order of ranking and of the report: a ranker may read the rankings of those before it.
 RANKERS: dict[str, RankerSpec] = {
-    POPULARITY: RankerSpec(_imported("popularity")),
-    ITEM_KNN: RankerSpec(_imported("item_knn"), _imported("item_knn", "fit")),
+    POPULARITY: RankerSpec(_imported("popularity"), seeded=False),
+    ITEM_KNN: RankerSpec(_imported("item_knn"), _imported("item_knn", "fit"), seeded=False),
     SASREC: RankerSpec(_imported("sequential")),
     GENERATIVE: RankerSpec(_imported("generative")),
     REGRESSION: RankerSpec(_imported("diffusion", "build_regression")),

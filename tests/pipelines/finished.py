@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines import FOLDERS
-from pipelines.commands import CONFIG
-from pipelines.config import RunConfig, dump_yaml, load_config
+from pipelines.config import CONFIG, RunConfig, dump_yaml, load_config
 from pipelines.runner import run_stages
 from recsys.artifacts import RunDirectory
 from recsys.files import write_text

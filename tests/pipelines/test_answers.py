@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from pipelines import cli
-from pipelines.commands import stored_config
+from pipelines.config import stored_config
 from pipelines.estimator import Recommender
 from pipelines.history_option import history_option, parse_history, user_option
 from pipelines.recommend import load_recommender

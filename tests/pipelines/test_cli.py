@@ -20,7 +20,8 @@ from recsys.tracking import Tracker
 
 STAGE_OPTIONS = {"run", "--force", "--no-tracking"}
 SURFACE = {
-    "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"},
+    "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"}
+    | {"--seeds"},
     "configs": set(),
     "compare": {"runs", "--metric", "--policy"},
     "status": {"run"},
@@ -152,10 +153,11 @@ def fake_stage(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
         kept = {"hr@10": {"value": 0.25}, "ndcg@10": {"value": 0.125}}
         left_out = {"hr@10": {"value": 0.375}, "ndcg@10": {"value": 0.3125}}
         policies = {
-            policy: {"systems": {"generative": {"metrics": figures}}}
+            policy: {"systems": {"generative": {"metrics": figures}}, "comparisons": []}
             for policy, figures in {"seen-kept": kept, "seen-left-out": left_out}.items()
         }
-        (run.out / "metrics.json").write_text(json.dumps({"policies": policies}))
+        metrics = {"slice_cutoff": 10, "num_resamples": 10_000, "policies": policies}
+        (run.out / "metrics.json").write_text(json.dumps(metrics))
         (run.out / "report.html").write_text("<p>report</p>")
 
 

@@ -12,7 +12,7 @@ import pytest
 import recsys
 from pipelines import FOLDERS
 from pipelines.bundling import bundle_run
-from pipelines.commands import stored_config
+from pipelines.config import stored_config
 from pipelines.estimator import Recommender
 from recsys.artifacts import RunDirectory
 from recsys.data.dataset import Dataset

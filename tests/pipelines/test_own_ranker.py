@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from pipelines.bundling import bundle_run
-from pipelines.commands import stored_config
+from pipelines.config import stored_config
 from pipelines.recommend import load_recommender
 from recsys.artifacts import RunDirectory
 from recsys.baselines.base import rank_by_scores

@@ -218,3 +218,84 @@ def test_notes_reach_the_record(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(CODE, "make", noting)
     flow.run(["make"])
     assert flow.directory.existing_record("make").notes == {"rows": 3, "dropped": {"k-core": 2}}
+
+
+class Seeds:
+    """Flows in directories beside each other, each a sibling of the other."""
+
+    def __init__(self, root: Path, *, stages: Sequence[Stage] = STAGES) -> None:
+        self.flows = [Flow(root / name) for name in ("one", "two")]
+        self._stages = stages
+
+    def run(self, number: int) -> list[str]:
+        directories = [
+            RunDirectory(flow.path, {stage.name: stage.folder for stage in self._stages}) for flow in self.flows
+        ]
+        with directories[number].lock():
+            return run_stages(
+                validated(RunConfig, self.flows[number].values),
+                directories[number],
+                self._stages,
+                selected=[stage.name for stage in self._stages],
+                tracker=NullTracker(),
+                load=lambda stage: CODE[stage.name],
+                siblings=[directories[1 - number]],
+            )
+
+
+def test_a_stage_with_an_equal_key_is_adopted_and_not_run(tmp_path: Path) -> None:
+    seeds = Seeds(tmp_path, stages=(MAKE._replace(seeds=()), USE))
+    seeds.flows[1].values = {"seed": 1}
+    assert seeds.run(0) == ["make", "use"]
+    assert seeds.run(1) == ["use"], "only use has a seed"
+    texts = [(flow.path / "01_make" / "text") for flow in seeds.flows]
+    assert texts[0].samefile(texts[1])
+
+
+def test_the_first_seed_that_is_set_counts(tmp_path: Path) -> None:
+    seeds = Seeds(tmp_path, stages=(MAKE._replace(seeds=("prepare.synthetic.seed", "seed")), USE))
+    seeds.flows[1].values = {"seed": 1, "prepare": {"synthetic": {"seed": 0}}}
+    assert seeds.run(0) == ["make", "use"]
+    assert seeds.run(1) == ["use"]
+    seeds.flows[1].values = {"seed": 1, "prepare": {"synthetic": {"seed": 1}}}
+    assert seeds.run(1) == ["make"], "use reads the same text"
+
+
+def seen_siblings(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Path | None]:
+    """The siblings that a stage gets, each time that it runs."""
+    siblings = []
+
+    def seeing(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+        siblings.append(run.sibling)
+        (run.out / "text").write_text("seen")
+
+    monkeypatch.setitem(CODE, name, seeing)
+    return siblings
+
+
+@pytest.mark.parametrize(("dimensions", "found"), [(128, True), (200, False)])
+def test_a_sibling_differs_by_the_seed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dimensions: int, found: bool
+) -> None:
+    siblings = seen_siblings(monkeypatch, "make")
+    seeds = Seeds(tmp_path)
+    seeds.flows[1].values = {"seed": 1, "embed": {"dimensions": dimensions}}
+    seeds.run(0)
+    seeds.run(1)
+    assert siblings == [None, seeds.flows[0].path / "01_make" if found else None]
+
+
+@pytest.mark.parametrize(("name", "found"), [("make", True), ("prepare", False)])
+def test_a_sibling_has_the_same_data_and_maybe_not_what_models_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, found: bool
+) -> None:
+    def seeded(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+        (run.out / "text").write_text(str(config.seed))
+
+    siblings = seen_siblings(monkeypatch, "use")
+    monkeypatch.setitem(CODE, name, seeded)
+    seeds = Seeds(tmp_path, stages=(MAKE._replace(name=name), USE._replace(reads=(name,))))
+    seeds.flows[1].values = {"seed": 1}
+    seeds.run(0)
+    seeds.run(1)
+    assert siblings == [None, seeds.flows[0].path / "02_use" if found else None]

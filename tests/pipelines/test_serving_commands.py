@@ -17,7 +17,7 @@ import pytest
 
 from pipelines import FOLDERS, cli
 from pipelines.bundling import bundle_run
-from pipelines.commands import stored_config
+from pipelines.config import stored_config
 from recsys.artifacts import RunDirectory
 from recsys.embeddings.encoder import load_text_encoder
 from recsys.embeddings.text import item_texts

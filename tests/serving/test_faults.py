@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipelines.bundling import bundle_run
-from pipelines.commands import stored_config
+from pipelines.config import stored_config
 from serving.client import ApiError, Client
 from tests.benchmarks.load import Counted, Pool, at_rate, post
 from tests.pipelines.finished import finished
