@@ -5,7 +5,9 @@ Reads recipes and run directories; writes run directories (through the runner) a
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
 from pipelines.comparison import comparison, warn_of_different_data
 from pipelines.config import RunConfig, dump_yaml, flatten, load_config, recipes
 from pipelines.executors import Kind, choose_executor
+from pipelines.inspection import inspect_source
+from pipelines.inspection_view import show_inspection
 from pipelines.progress import progress_tracker
 from pipelines.runner import run_stages
 from pipelines.runner import status as stage_status
@@ -64,6 +68,16 @@ def stage(name: str, path: Path, options: RunOptions) -> None:
             f"run it with `recsys run --config ... --set tokenize.kind=both --out {path}`"
         )
     _execute(config, directory, [name], options)
+
+
+def inspect(source: str, config: str, settings: Sequence[str], *, as_json: bool) -> bool:
+    """`recsys inspect`; whether the source would be imported."""
+    inspection = inspect_source(source, config=config, settings=settings)
+    if as_json:
+        sys.stdout.write(json.dumps(inspection.to_json(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        show_inspection(inspection, Console(highlight=False))
+    return inspection.refusal is None
 
 
 def configs() -> None:

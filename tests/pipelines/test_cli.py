@@ -21,6 +21,7 @@ from recsys.tracking import Tracker
 STAGE_OPTIONS = {"run", "--force", "--no-tracking"}
 SURFACE = {
     "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"},
+    "inspect": {"source", "--config", "--set", "--json"},
     "configs": set(),
     "compare": {"runs", "--metric", "--policy"},
     "status": {"run"},
