@@ -15,15 +15,19 @@ from recsys.evaluation.estimates import shown_p
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template. Texts from the data are escaped; the style sheet is embedded."""
-    folder = files("recsys.evaluation")
+    """The page of a template, with the style sheet embedded."""
+    css = Markup((files("recsys.evaluation") / "report.css").read_text(encoding="utf-8"))
+    return fragment(template, css=css, **values).lstrip()
+
+
+def fragment(template: str, **values: Any) -> Markup:
+    """What a template gives. Texts from the data are escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"plain": plain, "words": words, "p_value": _p_value}
-    css = Markup((folder / "report.css").read_text(encoding="utf-8"))
-    page = environment.from_string((folder / template).read_text(encoding="utf-8"))
-    return page.render(css=css, **values).lstrip()
+    source = (files("recsys.evaluation") / template).read_text(encoding="utf-8")
+    return Markup(environment.from_string(source).render(**values))
 
 
 def words(name: str) -> str:

@@ -22,6 +22,7 @@ STAGE_OPTIONS = {"run", "--force", "--no-tracking"}
 SURFACE = {
     "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"}
     | {"--seeds"},
+    "inspect": {"source", "--config", "--set", "--json"},
     "configs": set(),
     "compare": {"runs", "--metric", "--policy"},
     "status": {"run"},
