@@ -146,7 +146,7 @@ def test_a_discrete_run_fuses_its_sources_and_is_bundled_and_served(
     run = RunDirectory(folder, FOLDERS)
     fusion = json.loads((run.verified("recommend") / "fusion.json").read_text(encoding="utf-8"))
     assert [fusion["fusions"][policy]["weights"].keys() for policy in POLICIES] == [{"generative", "sasrec"}] * 2
-    assert fusion["rankers"] == {}
+    assert fusion["rankers"].keys() == {with_terms(name) for name in ("item-knn", "sasrec", "generative")}
     made = bundle_run(run, stored_config(run), tmp_path / "bundle")
     engine = BundleEngine.load(made.folder)
     assert engine.tiers == ("full", "narrow", "no-decoding", "popularity")

@@ -227,7 +227,7 @@ def test_a_row_may_be_fused_and_ranks_as_it_was_tuned(trained: Trained) -> None:
     assert (undecoded.rank(trained.batch(), 5)["sasrec-with-terms"].items[:, 0] >= 0).all()
 
 
-def test_a_parameter_at_its_limit_is_in_the_file_and_said(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_parameter_at_its_limit_is_logged_and_in_the_file(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
     class AtTheLimit(TermsRanker):
         def tune(self, asked: RankingBatch, targets: IntArray) -> AtTheLimit:
             self.at_edge = ("popularity",)
