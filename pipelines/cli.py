@@ -114,6 +114,21 @@ def run(
 
 
 @app.command()
+def inspect(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder or file of data, or 'synthetic'.")],
+    *,
+    config: Annotated[str, typer.Option("--config", help="Name of a recipe, or path of a YAML file.")] = "demo",
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what an import would make of data, with warnings; nothing is written. Exit code 2: they would be refused."""
+    from pipelines import commands
+
+    if not commands.inspect(source, config, settings or [], as_json=as_json):
+        raise typer.Exit(2)
+
+
+@app.command()
 def configs() -> None:
     """List the recipes."""
     from pipelines import commands

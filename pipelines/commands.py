@@ -5,7 +5,9 @@ Reads recipes and run directories; writes run directories (through the runner) a
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ from pipelines import FOLDERS, STAGE_NAMES, STAGES, summary
 from pipelines.comparison import comparison, warn_of_different_data
 from pipelines.config import CONFIG, RunConfig, dump_yaml, load_config, recipes, stored_config
 from pipelines.execution import Execution, RunOptions
+from pipelines.inspection import inspect_source
+from pipelines.inspection_view import show_inspection
 from pipelines.seeds import require_own_run, run_seeds, runs_folder, seed_configs, seed_runs
 from pipelines.status import seeds_table, status_table
 from recsys.artifacts import RunDirectory
@@ -65,6 +69,16 @@ def stage(name: str, path: Path, options: RunOptions) -> None:
             f"run it with `recsys run --config ... --set tokenize.kind=both --out {path}`"
         )
     _execute(config, directory, [name], options)
+
+
+def inspect(source: str, config: str, settings: Sequence[str], *, as_json: bool) -> bool:
+    """`recsys inspect`; whether the source would be imported."""
+    inspection = inspect_source(source, config=config, settings=settings)
+    if as_json:
+        sys.stdout.write(json.dumps(inspection.to_json(), indent=2, ensure_ascii=False) + "\n")
+    else:
+        show_inspection(inspection, Console(highlight=False))
+    return inspection.refusal is None
 
 
 def configs() -> None:

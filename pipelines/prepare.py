@@ -17,4 +17,4 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     dataset.save(run.out)
     if len(rejects):
         rejects.save(run.out / "rejected.jsonl")
-    run.note(**dataset.card)
+    run.note(**{name: value for name, value in dataset.card.items() if name != "profile"})

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from recsys.data.jsonlines import Line, read_lines
+from recsys.data.profile import INTERACTIONS, ITEMS, Role, TimeExample
+from recsys.data.profiling import SHOWN, note_file
 from recsys.data.raw import RAW_SCHEMA, RawData, Reading, Rejects
 from recsys.data.texts import join_texts, strip_markup
 from recsys.errors import DataError
@@ -56,8 +58,7 @@ def detect_release(reviews: Path) -> str:
     Raises:
         DataError: the file is of no known release.
     """
-    first = next(read_lines(reviews, rejects=Rejects(0)), None)
-    keys = first.value.keys() if first else set()
+    keys = _first(reviews).keys()
     for name, release in reversed(RELEASES.items()):
         if {release.user, release.item, release.time} <= keys and (name != "amazon-2018" or "verified" in keys):
             return name
@@ -73,7 +74,9 @@ def read_amazon(reviews: Path, metadata: Path | None, release: Release, reading:
     Raises:
         DataError: a file is empty, cut off, or has too many bad lines.
     """
-    _, rejects, tracker = reading
+    rejects, tracker = reading.rejects, reading.tracker
+    roles: dict[str, Role] = {release.user: "user id", release.item: "item id", release.time: "time"}
+    note_file(reading.profile, INTERACTIONS, reviews, "JSON lines", _first(reviews), roles)
     rows = _reviews(reviews, release, rejects)
     batches = iter(lambda: list(islice(rows, BLOCK)), [])
     blocks = [_to_frame(batch) for batch in tracker.track(batches, f"reading {reviews.name}")]
@@ -81,13 +84,23 @@ def read_amazon(reviews: Path, metadata: Path | None, release: Release, reading:
         raise DataError(f"{reviews} holds no usable review; look at the file, or set prepare.kind")
     frame = pl.concat(blocks)
     reading.check(reviews, frame.height)
+    times = [str(time) for time in frame["timestamp"].head(SHOWN)]
+    reading.profile.time_examples = [TimeExample(time, time) for time in times]
     if metadata is None:
         return RawData(frame, None, {})
+    texts: dict[str, Role] = {key: "text" for keys in release.texts.values() for key in keys}
+    roles = {**texts, release.meta_item: "item id", "title": "title"}
+    note_file(reading.profile, ITEMS, metadata, "JSON lines", _first(metadata), roles)
     described = list(tracker.track(_items(metadata, release, rejects), f"reading {metadata.name}"))
     reading.check(metadata, len(described))
     table = pl.DataFrame(described, schema=dict.fromkeys(("item_id", *release.texts), pl.String), orient="row")
     items = table.unique("item_id", keep="first", maintain_order=True)
     return RawData(frame, items, {"repeated_items": table.height - items.height})
+
+
+def _first(path: Path) -> dict[str, Any]:
+    line = next(read_lines(path, rejects=Rejects(0)), None)
+    return line.value if line else {}
 
 
 def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[str, str, int]]:

@@ -108,12 +108,8 @@ def time_unit(coded: Coded, clock: Clock) -> TimeUnit:
     return UNITS[min(power + round(math.log(clock.scale, 1000)), len(UNITS) - 1)]
 
 
-def check_order(coded: Coded) -> None:
-    """Refuse sorted interactions that are, within nearly all users, in the order of item ids.
-
-    Raises:
-        DataError: they are; such times are not real.
-    """
+def sorted_by_id_share(coded: Coded) -> float | None:
+    """Share of the users whose sorted interactions are in the order of item ids; None for too few users to judge."""
     num_users = len(coded.user_ids)
     ranks = _id_ranks(coded.item_ids)[coded.items]
     within = np.diff(coded.users) == 0
@@ -122,9 +118,17 @@ def check_order(coded: Coded) -> None:
     rising, falling = (np.bincount(later, steps == sign, minlength=num_users) for sign in (1, -1))
     judged = rising + falling >= ORDER_LENGTH - 1
     if judged.sum() < ORDER_USERS:
-        return
-    share = float(np.mean(((rising == 0) | (falling == 0))[judged]))
-    if share >= ORDER_SHARE:
+        return None
+    return round(float(np.mean(((rising == 0) | (falling == 0))[judged])), 4)
+
+
+def check_order(share: float | None) -> None:
+    """Refuse interactions that are, within nearly all users, in the order of item ids; see `sorted_by_id_share`.
+
+    Raises:
+        DataError: they are; such times are not real.
+    """
+    if share is not None and share >= ORDER_SHARE:
         raise DataError(
             f"{share:.0%} of the users have their interactions sorted by item id, so the order is not chronological "
             "and no sequence can be learned; get a release with real times, or set prepare.check_order=false if "

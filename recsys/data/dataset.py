@@ -6,18 +6,32 @@ Reads whatever `recsys.data.sources` reads; writes interactions.parquet, items.p
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
 import polars as pl
 from pydantic import ValidationError
 
+from recsys.data.advice import warnings_about
 from recsys.data.card import build_catalog, describe
-from recsys.data.cleaning import Coded, check_order, encode, k_core, sort, time_unit, without_repeats
+from recsys.data.cleaning import (
+    Coded,
+    check_order,
+    encode,
+    k_core,
+    sort,
+    sorted_by_id_share,
+    time_unit,
+    without_repeats,
+)
 from recsys.data.config import PrepareConfig
-from recsys.data.raw import Rejects
+from recsys.data.profile import Profile
+from recsys.data.profiling import SHOWN, date_examples, decimal_ids, items_found, sizes, times_found
+from recsys.data.raw import RawData, Rejects
 from recsys.data.sources import read_source
 from recsys.data.splits import Splits, by_time, leave_one_out
 from recsys.data.times import TimeUnit
@@ -25,6 +39,7 @@ from recsys.errors import ConfigError, DataError
 from recsys.tables import Catalog, Interactions
 from recsys.tracking import NullTracker, Tracker
 
+_log = logging.getLogger(__name__)
 _REPORTED_ROWS = 10  # by `load_dataset`, whose errors name one
 
 
@@ -72,36 +87,69 @@ def load_dataset(source: str | Path, *, seed: int = 0, tracker: Tracker | None =
 def import_dataset(
     config: PrepareConfig, *, seed: int, work: Path, rejects: Rejects, tracker: Tracker | None = None
 ) -> Dataset:
-    """Read, clean and split a source. Unusable rows go to `rejects`, downloads to `work`.
+    """Read, clean and split a source; log warnings. Unusable rows go to `rejects`, downloads to `work`.
 
     Raises:
         ConfigError: no source is given.
         DataError: data that cannot be used.
     """
-    raw = read_source(config, seed=seed, work=work, rejects=rejects, tracker=tracker or NullTracker())
-    coded, items, notes = encode(raw.interactions), raw.items, {"source": config.source, **raw.notes}
-    num_rows = len(coded.users)
-    clock = raw.clock
-    del raw  # frees memory: there may be 20 million rows
-    coded, repeats = without_repeats(sort(coded))
-    unit = time_unit(coded, clock)
-    if config.check_order:
-        check_order(coded)
-    core = k_core(coded, config.min_interactions)
-    reading = {
-        "rows": num_rows + len(rejects),
+    profile = Profile()
+    dataset = profile_dataset(config, profile, seed=seed, work=work, rejects=rejects, tracker=tracker)
+    for warning in profile.warnings:
+        _log.warning("%s; %s", warning.message, warning.fix)
+    return dataset
+
+
+def profile_dataset(
+    config: PrepareConfig, profile: Profile, *, seed: int, work: Path, rejects: Rejects, tracker: Tracker | None = None
+) -> Dataset:
+    """`import_dataset`, which fills `profile` as far as it comes and logs nothing."""
+    try:
+        raw = read_source(
+            config, seed=seed, work=work, rejects=rejects, tracker=tracker or NullTracker(), profile=profile
+        )
+        dataset = _clean(raw, config, profile)
+    finally:
+        profile.counts |= {"rows": profile.counts.get("rows", 0) + len(rejects), "rejected": rejects.summary()}
+        profile.rejected = rejects.rows[:SHOWN]
+        profile.warnings = warnings_about(profile, config)
+    return replace(dataset, card=profile.card())
+
+
+def _clean(raw: RawData, config: PrepareConfig, profile: Profile) -> Dataset:
+    """The dataset of usable rows; its card is not complete."""
+    counts = profile.counts
+    coded, items, clock = encode(raw.interactions), raw.items, raw.clock
+    counts |= {
+        "source": config.source,
+        **raw.notes,
+        "rows": len(coded.users),
         "time_scale": clock.scale,
-        "rejected": rejects.summary(),
-        "exact_duplicates": repeats,
+        "rejected": {},
+    }
+    del raw  # frees memory: there may be 20 million rows
+    coded, counts["exact_duplicates"] = without_repeats(sort(coded))
+    unit = time_unit(coded, clock)
+    date_examples(profile, unit)
+    profile.times = times_found(coded, unit, clock, by_rows=config.row_order_is_time, today=date.today())
+    profile.before, profile.items = sizes(coded), items_found(items, coded)
+    profile.decimal_ids = decimal_ids(coded)
+    profile.sorted_by_id_share = sorted_by_id_share(coded)
+    if config.check_order:
+        check_order(profile.sorted_by_id_share)
+    core = k_core(coded, config.min_interactions)
+    counts |= {
         "outside_k_core": len(coded.users) - len(core.users),
         "min_interactions": config.min_interactions,
         "split": config.split,
     }
+    profile.after = sizes(core)
     splits = _split(core, unit, config)
-    described = describe(core, splits, unit)
+    counts |= describe(core, splits, unit)
     catalog, kept = build_catalog(items, core, keep_cold=config.keep_cold_items)
+    counts |= kept
     del coded
-    return Dataset(_interactions(core, splits), catalog, {**notes, **reading, **described, **kept})
+    return Dataset(_interactions(core, splits), catalog, counts)
 
 
 def _split(coded: Coded, unit: TimeUnit, config: PrepareConfig) -> Splits:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +10,6 @@ import polars as pl
 from recsys.errors import DataError
 
 _WHOLE_DECIMAL = r"^-?\d+\.0+$"
-_WARNED_SHARE = 0.05  # of interacted items that the items table lacks
-_log = logging.getLogger(__name__)
 
 
 class Joined(NamedTuple):
@@ -88,8 +85,3 @@ def _check(interacted: pl.Series, listed: pl.Series, path: Path, items_path: Pat
             f"{items_path.name} ({known}, ...); set prepare.item_column and prepare.items_item_column to columns of "
             "the same ids, or leave the items out"
         )
-    if len(missing) > _WARNED_SHARE * len(interacted):
-        _log.warning(
-            "%d of %d items of %s are not in %s, the first is %r; they have no texts",
-            len(missing), len(interacted), path.name, items_path.name, missing.sort()[0],
-        )  # fmt: skip

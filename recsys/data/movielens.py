@@ -12,7 +12,9 @@ import polars as pl
 from recsys.data.config import PrepareConfig
 from recsys.data.delimited import Layout, text_form
 from recsys.data.opening import Table
-from recsys.data.raw import RawData, Reading, Rejects
+from recsys.data.profile import ITEMS, Role
+from recsys.data.profiling import note_file, note_table
+from recsys.data.raw import RawData, Reading
 from recsys.data.table import Columns, TimedRows, read_interactions, usable_items
 from recsys.data.texts import LIST
 from recsys.errors import ConfigError, DataError
@@ -20,7 +22,8 @@ from recsys.errors import ConfigError, DataError
 _CSV = Columns("userId", "movieId", "timestamp")
 _HINT = "set prepare.kind=table where this is a user-provided table"
 _DAT = ("user", "_1", "item", "_2", "stars", "_3", "time")
-_MOVIE_FIELDS = 3
+_MOVIE_FIELDS = ("item_id", "title", "genres")
+_ROLES: dict[str, Role] = {"movieId": "item id", "item_id": "item id", "title": "title", "genres": "text"}
 
 
 def is_movielens(path: Path) -> bool:
@@ -40,7 +43,7 @@ def read_movielens(path: Path, reading: Reading) -> RawData:
     Raises:
         DataError: the ratings are empty or unreadable, or a file has too many bad rows.
     """
-    folder, rejects = path.parent if path.is_file() else path, reading.rejects
+    folder = path.parent if path.is_file() else path
     old = (folder / "ratings.dat").is_file()
     movies = folder / ("movies.dat" if old else "movies.csv")
     # The configuration's other keys are those of user-provided tables.
@@ -53,7 +56,7 @@ def read_movielens(path: Path, reading: Reading) -> RawData:
         rows = read_interactions(ratings, layout=Layout(), columns=_CSV, reading=reading, hint=_HINT)
     if not movies.is_file():
         return RawData(rows.frame, None, {}, rows.clock)
-    described = _old_movies(movies, rejects) if old else _csv_movies(movies, reading)
+    described = _old_movies(movies, reading) if old else _csv_movies(movies, reading)
     reading.check(movies, described.height)
     genres = pl.col("genres").str.replace_all("|", LIST, literal=True)
     items = described.with_columns(genres).unique("item_id", keep="first", maintain_order=True)
@@ -69,18 +72,23 @@ def _old_ratings(path: Path, reading: Reading) -> TimedRows:
         raise DataError(f"{path} is not written as user::item::stars::time; download it again") from error
 
 
-def _old_movies(path: Path, rejects: Rejects) -> pl.DataFrame:
+def _old_movies(path: Path, reading: Reading) -> pl.DataFrame:
     found: list[tuple[str, ...]] = []
     for number, line in enumerate(path.read_text(encoding="latin-1").splitlines(), 1):
         fields = line.split("::")
-        if len(fields) == _MOVIE_FIELDS and fields[0]:
+        if len(fields) == len(_MOVIE_FIELDS) and fields[0]:
             found.append(tuple(fields))
         elif line.strip():
-            rejects.add(path, number, "not written as id::title::genres", line)
-    return pl.DataFrame(found, schema=dict.fromkeys(("item_id", "title", "genres"), pl.String), orient="row")
+            reading.rejects.add(path, number, "not written as id::title::genres", line)
+    if found:
+        note_file(
+            reading.profile, ITEMS, path, "text, double colons", dict(zip(_MOVIE_FIELDS, found[0], strict=True)), _ROLES
+        )
+    return pl.DataFrame(found, schema=dict.fromkeys(_MOVIE_FIELDS, pl.String), orient="row")
 
 
 def _csv_movies(path: Path, reading: Reading) -> pl.DataFrame:
     table = Table(path, Layout(), reading.rejects)
+    note_table(reading.profile, ITEMS, table, _ROLES, others="ignored")
     table.require(("movieId", "title", "genres"), "download it again")
     return usable_items(table, "movieId", reading).frame.select("item_id", "title", "genres")

@@ -13,11 +13,12 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from recsys.data.delimited import Layout, salvage_text, scan_text, text_form, unreadable
+from recsys.data.delimited import Layout, TextForm, salvage_text, scan_text, text_form, unreadable
 from recsys.data.raw import Rejects
 from recsys.errors import DataError
 
 ROW, PART = "__row__", "__part__"
+_FIRST_ROWS = 20
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".inter", ".item")
 _UNMISTAKABLE = (*PARQUET, ".csv", ".tsv")  # suffixes that nothing but a table has
@@ -119,6 +120,8 @@ class Table:
     def __init__(self, path: Path, layout: Layout, rejects: Rejects) -> None:
         self.path, self.parts, self._rejects = path, table_parts(path), rejects
         self._layout = layout
+        self._first: pl.DataFrame | None = None
+        self.form: TextForm | None = None  # of the last text file
         self._frames = [self._scan(part) for part in self.parts]
         self.schemas = [self._schema(number) for number in range(len(self.parts))]
 
@@ -141,6 +144,20 @@ class Table:
         """
         parts = [self._select(number, columns) for number in range(len(self.parts))]
         return parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
+
+    def first_rows(self) -> pl.DataFrame:
+        """The first rows of the first file, with their numbers `ROW`.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if self._first is None:
+            try:
+                self._first = self._frames[0].head(_FIRST_ROWS).collect()
+            except _UNREADABLE as error:
+                self._salvage(0, error)
+                self._first = self._frames[0].head(_FIRST_ROWS).collect()
+        return self._first
 
     def reject(self, rows: pl.DataFrame, reasons: pl.Series, *, shown: Sequence[str]) -> None:
         """Report rows (`ROW`, `PART`) with their reasons and, as far as they are kept, the columns `shown`."""
@@ -167,7 +184,8 @@ class Table:
         if suffix_of(part.path) in PARQUET:
             rows = pl.scan_parquet(part.path, hive_partitioning=False).with_row_index(ROW, offset=1)
         else:
-            rows = scan_text(part.path, text_form(part.path, self._layout), ROW)
+            self.form = text_form(part.path, self._layout)
+            rows = scan_text(part.path, self.form, ROW)
         return self._with_partition(rows, part)
 
     def _with_partition(self, rows: pl.LazyFrame, part: Part) -> pl.LazyFrame:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from recsys.data.config import PrepareConfig
+from recsys.data.profile import Profile
 from recsys.data.times import Clock
 from recsys.errors import DataError
 from recsys.tracking import Tracker
@@ -82,11 +83,12 @@ class Rejects:
 
 
 class Reading(NamedTuple):
-    """Arguments of a reader: the settings, where unusable rows go, and where progress goes."""
+    """Arguments of a reader: the settings, and where unusable rows, progress and findings go."""
 
     config: PrepareConfig
     rejects: Rejects
     tracker: Tracker
+    profile: Profile
 
     def check(self, file: Path, usable: int) -> None:
         """Refuse a file with `usable` rows and too many rejected ones; see `Rejects.check`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,13 @@ from typing import NamedTuple
 from recsys.config import lookup
 from recsys.data.amazon import RELEASES, detect_release, read_amazon
 from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
+from recsys.data.delimited import Layout
 from recsys.data.download import download
 from recsys.data.jsonlines import SUFFIXES as JSON_SUFFIXES
 from recsys.data.movielens import is_movielens, read_movielens
-from recsys.data.opening import KINDS, find_table, is_table_file, is_table_folder, only_table
+from recsys.data.opening import KINDS, Table, find_table, is_table_file, is_table_folder, only_table
+from recsys.data.profile import UNKNOWN, Profile
+from recsys.data.profiling import note_table
 from recsys.data.raw import RawData, Reading, Rejects
 from recsys.data.synthetic import generate
 from recsys.data.table import read_table
@@ -40,19 +44,25 @@ class SourceFormat(NamedTuple):
     read: Callable[[Path, Reading], RawData]
 
 
-def read_source(config: PrepareConfig, *, seed: int, work: Path, rejects: Rejects, tracker: Tracker) -> RawData:
+def read_source(
+    config: PrepareConfig, *, seed: int, work: Path, rejects: Rejects, tracker: Tracker, profile: Profile
+) -> RawData:
     """Read the source that `config` names; downloads go to its `download_folder`, or into `work`.
+
+    The format and the tables found are added to `profile`.
 
     Raises:
         ConfigError: no source is given, or its format is unknown.
         DataError: it is missing, empty, in no known format, or has too many bad rows.
     """
+    profile.kind_is_set = config.kind != AUTO
     if SYNTHETIC in (config.source, config.kind):
+        profile.kind = SYNTHETIC
         return generate(config.synthetic, seed=seed)
     path = _locate(config, work, tracker)
-    kind = config.kind if config.kind != AUTO else _detect(path)
+    kind = profile.kind = config.kind if config.kind != AUTO else _detect(path, config, profile)
     try:
-        raw = lookup(SOURCES, kind, key="prepare.kind").read(path, Reading(config, rejects, tracker))
+        raw = lookup(SOURCES, kind, key="prepare.kind").read(path, Reading(config, rejects, tracker, profile))
     except DataError as error:
         if config.kind != AUTO or kind == TABLE:
             raise
@@ -109,11 +119,11 @@ def accepted() -> str:
     return "; ".join(dict.fromkeys(known.accepts for known in SOURCES.values()))
 
 
-def _detect(path: Path) -> str:
+def _detect(path: Path, config: PrepareConfig, profile: Profile) -> str:
     for name, known in SOURCES.items():
         if known.matches(path):
             return name
-    raise _unknown(path)
+    raise _unknown(path, config, profile)
 
 
 def _is_table(path: Path) -> bool:
@@ -130,7 +140,7 @@ def _read_table(path: Path, reading: Reading) -> RawData:
     whole = path.is_file() or is_table_folder(path)
     interactions = path if whole else _interactions(path)
     if interactions is None:
-        raise _unknown(path)
+        raise _unknown(path, reading.config, reading.profile)
     items = reading.config.items
     if items is not None and not items.expanduser().exists():
         raise DataError(f"prepare.items={items} does not exist; name a table of items: {KINDS}")
@@ -169,7 +179,13 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in files if file.is_file() and not file.name.startswith("."))
 
 
-def _unknown(path: Path) -> DataError:
+def _unknown(path: Path, config: PrepareConfig, profile: Profile) -> DataError:
+    """The refusal of a source in no known format, whose tables are added to the profile."""
+    for entry in sorted(path.iterdir()) if path.is_dir() else ():
+        if entry.name[0] not in "._" and (is_table_file(entry) or is_table_folder(entry)):
+            with suppress(DataError, ConfigError):  # a file that is no table
+                table = Table(entry, Layout(config.separator), Rejects(0))
+                note_table(profile, UNKNOWN, table, {}, others="ignored")
     if path.is_file():
         return DataError(f"{path} is in no known format; needed: {accepted()}; prepare.kind={TABLE} reads it as text")
     names = [

@@ -16,6 +16,8 @@ from recsys.data.config import PrepareConfig
 from recsys.data.delimited import Layout
 from recsys.data.joining import join_ids
 from recsys.data.opening import PART, ROW, Table
+from recsys.data.profile import INTERACTIONS, ITEMS, Role
+from recsys.data.profiling import note_table, note_time_examples
 from recsys.data.raw import EMPTY_ROW, RAW_SCHEMA, RawData, Reading
 from recsys.data.texts import TextTable, text_table
 from recsys.data.times import ACCEPTED, Clock, Times, calendar_times, implausible, magnitudes, read_times
@@ -95,6 +97,10 @@ def read_interactions(
         DataError: a column is missing, there are no usable rows, too many are bad, or the file cannot be read.
     """
     table = Table(path, layout, reading.rejects)
+    roles: dict[str, Role] = {columns.user: "user id", columns.item: "item id"}
+    if columns.time is not None:
+        roles[columns.time] = "time"
+    note_table(reading.profile, INTERACTIONS, table, roles, others="ignored")
     table.require(columns.names, hint)
     return usable_rows(table, columns=columns, reading=reading)
 
@@ -119,7 +125,9 @@ def usable_rows(table: Table, *, columns: Columns, reading: Reading) -> TimedRow
     reading.check(table.path, frame.height)
     if frame.is_empty():
         raise DataError(f"{table.path} holds no usable rows; the first one is refused for: {bad['reason'][0]}")
-    if columns.time is None:
+    if columns.time is not None:
+        note_time_examples(reading.profile, table, columns.time, frame)
+    else:
         position = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
         frame = frame.with_columns(timestamp=position)
     return TimedRows(frame.select(*RAW_SCHEMA), clock)
@@ -241,6 +249,7 @@ def _read_items(path: Path, reading: Reading) -> TextTable:
     column = config.items_item_column or config.item_column
     layout = Layout(config.separator, config.items_columns, (column, config.title_column))
     table = Table(path, layout, reading.rejects)
+    note_table(reading.profile, ITEMS, table, {column: "item id", config.title_column: "title"}, others="text")
     table.require([column], _ITEM_HINT)
     if config.title_column != PrepareConfig.model_fields["title_column"].default:
         table.require([config.title_column], "rename it, or set prepare.title_column")

@@ -54,7 +54,7 @@ def text_table(frame: pl.DataFrame, item_column: str, *, title_column: str = TIT
     ignored. `item_column` (String) has an id in every row and becomes `item_id`, `title_column` becomes `title`.
     """
     others = [name for name in frame.columns if name != item_column]
-    kept = [name for name in others if _is_text(frame.schema[name])]
+    kept = [name for name in others if is_text(frame.schema[name])]
     # Text columns of these names, where others are the id and the title.
     names = {"item_id": "item_id_text", **({TITLE: "title_text"} if title_column != TITLE else {}), title_column: TITLE}
     columns = [pl.col(item_column).alias("item_id")]
@@ -117,7 +117,8 @@ def _separator(parts: Sequence[str], *, path: bool) -> str:
     return PATH if path else LIST
 
 
-def _is_text(dtype: pl.DataType) -> bool:
+def is_text(dtype: pl.DataType) -> bool:
+    """Whether a column of this type is one of texts; numbers and dates become text."""
     if isinstance(dtype, pl.List):
         inner = dtype.inner.inner if isinstance(dtype.inner, pl.List) else dtype.inner
         return inner == pl.String

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from recsys.data.policy import ServedPolicy
 from recsys.evaluation import plots
+from recsys.evaluation.data_section import data_section
 from recsys.evaluation.evaluation import Evaluation, PolicyEvaluation, Slice
 from recsys.evaluation.examples import Example
 from recsys.evaluation.metrics import METRICS, metric_names
@@ -83,6 +84,8 @@ def render_report(report: Report) -> str:
         validation=_validation(report.curves),
         token_tables=tables,
         token_summary={name: value for name, value in quality.items() if name not in tables},
+        data=data_section(environment, report.data_card or {}),
+        data_counts={name: value for name, value in (report.data_card or {}).items() if name != "profile"},
         slowest=max(report.seconds.values(), default=0) or 1,
     )
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.cleaning import check_order, encode, k_core, sort, time_unit, without_repeats
+from recsys.data.cleaning import check_order, encode, k_core, sort, sorted_by_id_share, time_unit, without_repeats
 from recsys.data.dataset import load_dataset
 from recsys.data.raw import RAW_SCHEMA
 from recsys.data.times import Clock
@@ -86,7 +86,7 @@ def test_users_sorted_by_item_id_are_refused() -> None:
         return [(f"u{user}", str(item), t) for user, items in enumerate(sequences) for t, item in enumerate(items)]
 
     def check(sequences: list[list[int]]) -> None:
-        check_order(sort(encode(raw(rows(sequences)))))
+        check_order(sorted_by_id_share(sort(encode(raw(rows(sequences))))))
 
     ordered = [sorted(pick) for pick in picks]
     check(picks)

@@ -67,7 +67,7 @@ def test_items_that_match_nothing_are_refused(tmp_path: Path, folder: Folder) ->
 def test_many_unlisted_items_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         dataset = load(tmp_path, pl.Series(["a", "b"]), pl.Series(["a"]))
-    assert "1 of 2 items of interactions.parquet are not in items.parquet, the first is 'b'" in caplog.text
+    assert "1 of 2 items with interactions are not in the table of items, the first is 'b'" in caplog.text
     assert dataset.card["items_not_listed"] == 1
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from recsys.data.config import Download, PrepareConfig
 from recsys.data.dataset import Dataset, import_dataset, load_dataset
+from recsys.data.profile import Profile
 from recsys.data.raw import RAW_SCHEMA, Reading, Rejects
 from recsys.data.sources import SOURCES
 from recsys.errors import ConfigError, DataError
@@ -127,7 +128,7 @@ def test_every_registered_format_is_recognized_and_read(kind: str, tmp_path: Pat
     for name, content in SAMPLES[kind].items():
         (tmp_path / name).write_bytes(content)
     assert [name for name, known in SOURCES.items() if known.matches(tmp_path)] == [kind]
-    reading = Reading(PrepareConfig(max_bad_share=0.7), Rejects(10), NullTracker())
+    reading = Reading(PrepareConfig(max_bad_share=0.7), Rejects(10), NullTracker(), Profile())
     raw = SOURCES[kind].read(tmp_path, reading)
     assert raw.interactions.schema == RAW_SCHEMA
     assert len(raw.interactions)

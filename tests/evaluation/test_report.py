@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recsys.data.dataset import load_dataset
 from recsys.data.policy import ServedPolicy
 from recsys.errors import ArtifactError
 from recsys.evaluation.examples import example_users
@@ -97,6 +98,31 @@ def test_sections_without_input_are_left_out() -> None:
     page = Page(render_report(Report("Bare", fakes.evaluation())))
     assert page.ids() == ["systems", "significance", "slices", "beyond"]
     assert [a["href"] for tag, a in page.tags if tag == "a"] == [f"#{name}" for name in page.ids()]
+
+
+def test_the_data_are_shown_as_the_import_found_them(tmp_path: Path) -> None:
+    rows = "".join(f"u{n % 9},<i>{n % 7}</i>,{1_700_000_000 + 86_400 * (n // 9)}\n" for n in range(63))
+    (tmp_path / "interactions.csv").write_text(f"user_id,item_id,timestamp\n{rows}u,,5\n")
+    card = load_dataset(tmp_path, max_bad_share=0.1).card
+    page = render_report(Report("run", fakes.evaluation(), data_card=card))
+    section = page[page.index('<section id="data">') :]
+    assert "<i>" not in section
+    for text in (
+        "there is no table of items, so that items have neither titles nor texts",
+        "put items.csv (item_id, title, ...) beside the interactions",
+        "<th>item_id</th><td>item id</td><td>text</td>",
+        "&lt;i&gt;0&lt;/i&gt;",
+        "<dd>2023-11-14 22:13:20, 2023-11-20 22:13:20</dd>",
+        'title="2023-11-16: 9"',
+        "Rows by day, 2023-11-14 to 2023-11-20, at most 9.",
+        "<th>4 to 7</th><td>9<",
+        "63 of 63 rows, 9 of 9 users, 7 of 7 items",
+        "Rejected: row 65 of interactions.csv, missing item id: u,5",
+        "<summary>Every count</summary>",
+    ):
+        assert text in section
+    assert "profile" not in section
+    assert Page(page).open == []
 
 
 def test_nothing_is_fetched(full: str) -> None:
