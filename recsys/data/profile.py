@@ -7,7 +7,7 @@ data_card.json, and what `recsys inspect` and the report show.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter
@@ -147,8 +147,8 @@ class Profile:
     counts: dict[str, Any] = field(default_factory=dict)
 
     def card(self) -> dict[str, Any]:
-        """The data card: the counts, and all else under `profile`."""
-        found = asdict(self)
+        """The data card, of plain JSON values: the counts, and all else under `profile`."""
+        found = TypeAdapter(type(self)).dump_python(self, mode="json")
         return {**found.pop("counts"), "profile": found}
 
     @classmethod
