@@ -84,7 +84,7 @@ def render_report(report: Report) -> str:
         validation=_validation(report.curves),
         token_tables=tables,
         token_summary={name: value for name, value in quality.items() if name not in tables},
-        data=data_section(environment, report.data_card or {}),
+        data=data_section(report.data_card or {}),
         data_counts={name: value for name, value in (report.data_card or {}).items() if name != "profile"},
         slowest=max(report.seconds.values(), default=0) or 1,
     )

@@ -20,13 +20,9 @@ from recsys.tracking import Tracker
 
 STAGE_OPTIONS = {"run", "--force", "--no-tracking"}
 SURFACE = {
-<<<<<<< HEAD
     "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"}
     | {"--seeds"},
-=======
-    "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"},
     "inspect": {"source", "--config", "--set", "--json"},
->>>>>>> 2f3aa53 (recsys inspect: what an import would make of data, with warnings and how to correct each; the same in the report)
     "configs": set(),
     "compare": {"runs", "--metric", "--policy"},
     "status": {"run"},
