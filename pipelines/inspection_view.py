@@ -28,7 +28,7 @@ def show_inspection(inspection: Inspection, console: Console) -> None:
     profile = inspection.profile
     _heading(console, inspection.source)
     _lines(console, _outcome(inspection), style="red" if inspection.refusal else "")
-    if profile.kind is not None:
+    if profile.tables:
         how = "as set by prepare.kind" if profile.kind_is_set else "a guess from the files; prepare.kind sets another"
         _lines(console, f"Format: {profile.kind}, {how}.")
     for table in profile.tables:

@@ -25,6 +25,5 @@ def data_section(card: Mapping[str, Any]) -> Markup:
         times=profile.times,
         before=profile.before,
         after=profile.after,
-        counts=profile.counts,
         bins=[found for found in profile.before.bins if found.users or found.items],
     )

@@ -130,6 +130,12 @@ def test_every_registered_format_is_recognized_and_read(kind: str, tmp_path: Pat
     assert [name for name, known in SOURCES.items() if known.matches(tmp_path)] == [kind]
     reading = Reading(PrepareConfig(max_bad_share=0.7), Rejects(10), NullTracker(), Profile())
     raw = SOURCES[kind].read(tmp_path, reading)
+    interactions, items = reading.profile.tables
+    roles = [column.role for column in interactions.columns]
+    assert [roles.count(role) for role in ("user id", "item id", "time")] == [1, 1, 1]
+    assert {column.role for column in items.columns} >= {"item id", "title"}
+    assert all(column.first for found in (interactions, items) for column in found.columns if column.role != "ignored")
+    assert reading.profile.time_examples
     assert raw.interactions.schema == RAW_SCHEMA
     assert len(raw.interactions)
     assert not raw.interactions.null_count().sum_horizontal().item()
