@@ -85,7 +85,7 @@ class SasrecModel(nn.Module):
 
 @dataclass(frozen=True, repr=False)
 class Sasrec(ScoringModel):
-    """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are of the last epoch."""
+    """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are after `config.vector_epochs`."""
 
     config: SasrecConfig
     model: SasrecModel
