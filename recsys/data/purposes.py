@@ -1,4 +1,4 @@
-"""Which validation users choose what: epochs, parameters of scores and the fusion are each chosen by users of their own.
+"""Which validation users choose what: epochs, parameters of scores and the fusion each have users of their own.
 
 A choice fits the users that it is made on. What the next choice, or a validation figure, is measured on should not be
 them.

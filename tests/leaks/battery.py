@@ -7,7 +7,7 @@ finished run, so that equal outputs of every stage mean equal runs.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,11 +59,17 @@ def run_until_ranked(folder: Path) -> RunDirectory:
     return directory
 
 
-def with_other_items(run: RunDirectory, folder: Path, *splits: int) -> RunDirectory:
-    """A copy of a run whose dataset has other items in the rows of some splits; its later stages are as they were."""
+def with_other_items(
+    run: RunDirectory, folder: Path, *splits: int, user_ids: Sequence[str] | None = None
+) -> RunDirectory:
+    """A copy of a run whose dataset has other items in the rows of some splits; its later stages are as they were.
+
+    Args:
+        user_ids: only in the rows of these users.
+    """
     directory = RunDirectory(Path(shutil.copytree(run.path, folder)), FOLDERS)
     dataset = dataset_of(run)
-    changed = Dataset(with_redrawn_items(dataset, splits), dataset.catalog, dataset.card)
+    changed = Dataset(with_redrawn_items(dataset, splits, user_ids), dataset.catalog, dataset.card)
 
     def save(config: RunConfig, run: StageRun, tracker: object) -> None:
         changed.save(run.out)
@@ -81,7 +87,7 @@ def with_other_items(run: RunDirectory, folder: Path, *splits: int) -> RunDirect
     return directory
 
 
-def with_redrawn_items(dataset: Dataset, splits: tuple[int, ...]) -> Interactions:
+def with_redrawn_items(dataset: Dataset, splits: Sequence[int], user_ids: Sequence[str] | None) -> Interactions:
     """Rows of some splits get the items of other users' rows, the popular ones exchanged for unpopular ones.
 
     Shuffling alone would keep how often each item occurs, and a count over all rows would not be found.
@@ -91,8 +97,9 @@ def with_redrawn_items(dataset: Dataset, splits: tuple[int, ...]) -> Interaction
     by_count += [item for item in dataset.catalog.item_ids if item not in by_count]
     opposite = dict(zip(by_count, reversed(by_count), strict=True))
     items, rng = frame["item_id"].to_numpy().copy(), np.random.default_rng(1)
+    theirs = np.ones(len(frame), np.bool_) if user_ids is None else frame["user_id"].is_in(user_ids).to_numpy()
     for split in splits:
-        rows = np.flatnonzero(frame["split"].to_numpy() == split)
+        rows = np.flatnonzero(theirs & (frame["split"].to_numpy() == split))
         items[rows] = [opposite[item] for item in rng.permutation(items[rows])]
     return Interactions(frame.with_columns(pl.Series("item_id", items.tolist(), dtype=pl.String)))
 

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import pipelines.recommend
 from pipelines import STAGES
 from recsys.artifacts import RunDirectory
+from recsys.data.histories import queries
+from recsys.data.purposes import Purpose, users_for
+from recsys.files import read_json
 from recsys.tables import TEST, TRAIN, VALIDATION
-from tests.leaks.battery import counted, dataset_of, different, no_choice, output, recorded
+from tests.leaks.battery import CONFIG, counted, dataset_of, different, no_choice, output, recorded, with_other_items
 
 LEARNING = [stage.name for stage in STAGES if stage.name not in ("prepare", "recommend", "evaluate")]
 SASREC = "sasrec/sasrec.safetensors"
@@ -77,6 +81,52 @@ def test_other_held_out_items_change_no_count_no_neighbour_and_not_the_served_po
     first, second = (counted(each, tmp_path / each.path.parent.name) for each in (run, other_validation))
     assert first.keys() == {"popularity", "served.json", "item_knn.safetensors"}
     assert different(first, second) == set()
+
+
+@pytest.fixture(scope="module")
+def purposes(run: RunDirectory) -> dict[Purpose, list[str]]:
+    """The users of each purpose, as many as the stages take."""
+    dataset = dataset_of(run)
+    users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=50)
+    limit = CONFIG.recommend.tuning_users
+    return {
+        "epochs": users_for("epochs", users, seed=0).user_ids,
+        "scoring": users_for("scoring", users, seed=0, limit=limit).user_ids,
+        "fusion": users_for("fusion", users, seed=0, limit=limit).user_ids,
+    }
+
+
+def test_records_have_the_number_of_users_of_each_purpose(
+    run: RunDirectory, purposes: dict[Purpose, list[str]]
+) -> None:
+    sizes = {purpose: len(user_ids) for purpose, user_ids in purposes.items()}
+    assert sizes == {"epochs": 24, "scoring": 12, "fusion": 20}, "of 60, at most 20 for tuning"
+    epochs = {"epochs": sizes.pop("epochs")}
+    for stage, expected in {"embed": epochs, "finetune": epochs, "diffuse": epochs, "recommend": sizes}.items():
+        assert run.existing_record(stage).notes["validation_users"] == expected
+
+
+@pytest.mark.parametrize("stage", ["embed", "finetune", "diffuse"])
+def test_who_tunes_scoring_and_fusion_chooses_no_epoch(
+    run: RunDirectory, purposes: dict[Purpose, list[str]], tmp_path: Path, stage: str
+) -> None:
+    user_ids = [*purposes["scoring"], *purposes["fusion"]]
+    other = with_other_items(run, tmp_path / "run", VALIDATION, user_ids=user_ids)
+    assert different(output(other, stage, tmp_path), recorded(run, stage)) == set()
+
+
+def test_who_chooses_epochs_tunes_nothing_and_who_tunes_fusion_no_scoring(
+    run: RunDirectory, purposes: dict[Purpose, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines.recommend, "user_partitions", lambda *_, **__: [])  # the rankings do not matter here
+    before, after = read_json(run.folder("recommend") / "fusion.json"), {}
+    for purpose in ("epochs", "fusion"):
+        other = with_other_items(run, tmp_path / purpose / "run", VALIDATION, user_ids=purposes[purpose])
+        output(other, "recommend", tmp_path / purpose)
+        after[purpose] = read_json(tmp_path / purpose / "recommend" / "out" / "fusion.json")
+    assert after["epochs"] == before
+    assert after["fusion"]["rankers"] == before["rankers"]
+    assert after["fusion"]["validation"] != before["validation"]
 
 
 def _logged(folder: Path, name: str) -> list[Any]:

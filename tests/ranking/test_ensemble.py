@@ -25,7 +25,7 @@ from recsys.ranking.registry import RANKERS, build_rankers, with_terms
 from recsys.ranking.stopwatch import Stopwatch
 from recsys.ranking.tuning import FusionParams, TuningUsers, assemble, tune
 from recsys.ranking.validation import INDEX_SAMPLES, HeadValidator, ValidationUsers
-from recsys.tables import SEEN_LEFT_OUT, VALIDATION, CandidateFilter, Histories, Policy
+from recsys.tables import SEEN_LEFT_OUT, VALIDATION, CandidateFilter, Histories
 from tests.ranking.fakes import NUM_ITEMS, cycle, next_of, sasrec
 from tests.ranking.trained import RECOMMEND, Trained, batch
 

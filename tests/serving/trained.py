@@ -22,7 +22,6 @@ from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
 from recsys.ranking.config import FusionConfig
 from recsys.ranking.loading import SASREC_FOLDER, Items, Models, RankingContext
-from recsys.ranking.query import RankingBatch
 from recsys.ranking.registry import build_rankers
 from recsys.ranking.tuning import TuningUsers, tune
 from recsys.retrieval.index import ItemIndex
