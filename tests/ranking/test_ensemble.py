@@ -14,7 +14,7 @@ from recsys.decoding import beam
 from recsys.diffusion.preference import PreferenceModel
 from recsys.errors import ArtifactError, DataError
 from recsys.metrics import top_k_metrics
-from recsys.ranking.base import ReducibleRanker, ScoreRanker, TunableRanker
+from recsys.ranking.base import Ranker, ReducibleRanker, ScoreRanker, TunableRanker
 from recsys.ranking.config import FusionConfig
 from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.fusion import FUSED, Fusion
