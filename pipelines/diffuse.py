@@ -85,6 +85,7 @@ def _data(config: RunConfig, run: StageRun) -> _Data:
             config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
         ).exclude_seen,
     )
+    run.note(validation_users={"epochs": len(users.queries)})
     validator = HeadValidator(users, latents, config.seed)
     return _Data(dataset.catalog, histories, ids, latents, validator)
 

@@ -17,6 +17,7 @@ from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.data.dataset import Dataset
 from recsys.data.histories import interaction_counts, queries, training_histories
 from recsys.data.policy import ServedPolicy
+from recsys.data.purposes import users_for
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS, TextNeighbours
 from recsys.embeddings.text import fit_texts
 from recsys.files import link, link_tree
@@ -39,12 +40,14 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     if not config.embed.collaborative:
         return
     training = training_histories(dataset.interactions, catalog)
+    users = queries(dataset.interactions, catalog, split=VALIDATION, max_history=config.prepare.max_history)
+    users = users_for("epochs", users, seed=config.seed)
     sasrec = fit_sasrec(
         training,
         len(catalog),
         config.embed.sasrec,
         seed=config.seed,
-        queries=queries(dataset.interactions, catalog, split=VALIDATION, max_history=config.prepare.max_history),
+        queries=users,
         exclude_seen=ServedPolicy.choose(
             config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
         ).exclude_seen,
@@ -56,7 +59,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     neighbours.save(run.out / TEXT_NEIGHBOURS)
     proxies = np.arange(len(catalog))
     proxies[~known] = neighbours.proxies(text.vectors[~known]).items
-    run.note(**plateau_notes("sasrec", sasrec.progress))
+    run.note(validation_users={"epochs": len(users)}, **plateau_notes("sasrec", sasrec.progress))
     sasrec = sasrec.with_proxies(proxies)
     sasrec.save(run.out / SASREC_FOLDER)
     collaborative = ItemVectors(catalog.item_ids, sasrec.vectors)

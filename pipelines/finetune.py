@@ -37,6 +37,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
             config.recommend.exclude_seen, dataset.interactions, repeat_share=config.recommend.repeat_share
         ).exclude_seen,
     )
+    run.note(validation_users={"epochs": len(users.queries)})
     done = finetune(
         data,
         config.finetune,

@@ -27,8 +27,9 @@ from pipelines.executors import Executor, LocalExecutor
 from pipelines.partitions import Partition, Shared, read_histories, user_partitions
 from recsys.artifacts import RunDirectory, StageRun, stage_and_part
 from recsys.data.dataset import Dataset
-from recsys.data.histories import queries, sampled_users
+from recsys.data.histories import queries
 from recsys.data.policy import ServedPolicy
+from recsys.data.purposes import users_for
 from recsys.files import read_json, text_sha256, write_json
 from recsys.ranking.config import RecommendConfig
 from recsys.ranking.ensemble import Ensemble
@@ -38,7 +39,7 @@ from recsys.ranking.query import RankingBatch
 from recsys.ranking.recommender import FittedRecommender
 from recsys.ranking.registry import build_rankers, fit_rankers, rankers
 from recsys.ranking.stopwatch import Stopwatch
-from recsys.ranking.tuning import FUSION_FILE, FusionParams, assemble, tune
+from recsys.ranking.tuning import FUSION_FILE, FusionParams, TuningUsers, assemble, tune
 from recsys.tables import POLICIES, POLICY_TYPE, RANKING_SCHEMA, TEST, VALIDATION, Policy, Rankings
 from recsys.tracking import Tracker
 
@@ -190,14 +191,17 @@ def _tune(
     context = _shared_context(params)
     fit_rankers(context, run.work / RANKERS_FOLDER)
     path = run.work / FUSION_FILE
+    users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=len(dataset.interactions))
+    limit, max_history = config.recommend.tuning_users, config.prepare.max_history
+    scoring = users_for("scoring", users, seed=config.seed, limit=limit)
+    fusing = users_for("fusion", users, seed=config.seed, limit=limit)
+    run.note(validation_users={"scoring": len(scoring), "fusion": len(fusing)})
+    if not len(fusing):
+        logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
+        return
     if not path.exists():
-        users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=len(dataset.interactions))
-        chosen = sampled_users(users, users=config.recommend.tuning_users, seed=config.seed)
-        if not len(chosen):
-            logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
-            return
-        batches = RankingBatch.under_policies(chosen.histories, max_history=config.prepare.max_history, tracker=tracker)
-        tune(build_rankers(context), batches, chosen.targets, config.recommend.fusion, served=served).save(path)
+        requests = [TuningUsers.of(chosen, max_history=max_history, tracker=tracker) for chosen in (scoring, fusing)]
+        tune(build_rankers(context), *requests, config.recommend.fusion, served=served).save(path)
     fusion = FusionParams.load(path)
     fusion.save(run.out / FUSION_FILE)
     run.note(**{f"validation_{name.replace('-', '_')}": ndcg for name, ndcg in fusion.validation[served].items()})

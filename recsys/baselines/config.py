@@ -11,7 +11,8 @@ class SasrecConfig(Config):
     """Size and training of a SASRec.
 
     `batch_tokens` bounds the items of a batch, padding included; `validate_every` counts epochs. Training ends after
-    `patience` validations without a new best (none: after all `epochs`), at the latest after `epochs`.
+    `patience` validations without a new best (none: after all `epochs`), at the latest after `epochs`. The
+    collaborative vectors are those after `vector_epochs` (at most `epochs`), whatever validation says.
     """
 
     hidden_size: int = Field(default=64, ge=1)
@@ -21,6 +22,7 @@ class SasrecConfig(Config):
     max_length: int = Field(default=50, ge=1)
     epochs: int = Field(default=200, ge=1)
     patience: int | None = Field(default=5, ge=1)
+    vector_epochs: int = Field(default=24, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     batch_tokens: int = Field(default=512, ge=1)

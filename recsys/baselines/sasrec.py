@@ -85,11 +85,11 @@ class SasrecModel(nn.Module):
 
 @dataclass(frozen=True, repr=False)
 class Sasrec(ScoringModel):
-    """A trained SASRec: `model` ranks (the best checkpoint on validation), `vectors` are of the last epoch."""
+    """A trained SASRec: `model` ranks (the best epoch on validation), `vectors` are of a fixed one."""
 
     config: SasrecConfig
     model: SasrecModel
-    vectors: FloatArray  # [N, D]; nothing that validation chooses reaches them
+    vectors: FloatArray  # [N, D], after `config.vector_epochs`; nothing that validation chooses reaches them
     counts: FloatArray  # [N] interactions of each item in training, the ranking of empty histories
     progress: Progress | None = None  # how its training ended; None once loaded
 

@@ -1,5 +1,6 @@
 """Training of SASRec: full-softmax cross-entropy at every position, until validation stops rising.
 
+Item vectors are taken after a fixed number of epochs on the way: they reach the tokenizers, and validation must not.
 Takes histories and returns a `Sasrec`; writes checkpoints into `work` where one is given.
 """
 
@@ -21,7 +22,7 @@ from recsys.tables import CandidateFilter, FloatArray, Histories, IntArray, Quer
 from recsys.tracking import Tracker
 from recsys.training.checkpoints import Fingerprint
 from recsys.training.devices import default_device
-from recsys.training.plan import Callbacks, Loss, Plan, Run
+from recsys.training.plan import Loss, Plan, Run
 from recsys.training.seeding import seeded
 from recsys.training.softmax import SoftmaxLoss
 from recsys.training.trainer import Trainer
@@ -81,9 +82,11 @@ def fit_sasrec(
 ) -> Sasrec:
     """Train until validation has not risen `config.patience` times, for at most `config.epochs`.
 
+    Validation has no part in the item vectors: they are those after `config.vector_epochs`, and training lasts as long.
+
     Args:
         queries: validation; they choose how long training lasts and which epoch's model ranks. Without them all
-            epochs are trained and the last one ranks. Item vectors are always those of the last epoch.
+            epochs are trained and the last one ranks.
         exclude_seen: how validation ranks.
         work: folder for checkpoints; a killed run, called again, returns the same weights.
 
@@ -105,7 +108,7 @@ def fit_sasrec(
 
     data = [histories.indptr, histories.items, num_items, exclude_seen]
     data += [] if queries is None else [queries.histories.indptr, queries.histories.items, queries.targets]
-    progress = Trainer(
+    trainer = Trainer(
         module,
         lambda epoch: [
             (torch.from_numpy(rows),)
@@ -118,19 +121,19 @@ def fit_sasrec(
             fused=True,
             validate_every=config.validate_every,
             patience=config.patience,
+            fixed_epochs=config.vector_epochs,
         ),
         run=Run("sasrec", seed, work, tracker),
         fingerprint=Fingerprint.of("sasrec", seed, config, *data),
         validate=None if queries is None else validate,
-        callbacks=module,
-    ).train()
-    return Sasrec(config, model.cpu().eval(), module.last_vectors, counts, progress)
+    )
+    progress = trainer.train()
+    vectors: FloatArray = trainer.fixed["model.items.weight"].cpu().numpy()
+    return Sasrec(config, model.cpu().eval(), vectors, counts, progress)
 
 
-class _NextItemLoss(nn.Module, Callbacks):
-    """Rows of windows -> mean cross-entropy of the item after every item; keeps the last epoch's vectors."""
-
-    last_vectors: FloatArray
+class _NextItemLoss(nn.Module):
+    """Rows of windows -> mean cross-entropy of the item after every item."""
 
     def __init__(self, model: SasrecModel, windows: list[IntArray]) -> None:
         super().__init__()
@@ -143,9 +146,6 @@ class _NextItemLoss(nn.Module, Callbacks):
         weight, targets = self.model.items.weight, batch.targets.to(device)
         loss: Tensor = SoftmaxLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
         return Loss(loss, {"loss": loss}, len(targets))
-
-    def on_end(self) -> None:
-        self.last_vectors = self.model.items.weight.detach().cpu().numpy().copy()
 
 
 def _ndcg(model: Sasrec, queries: Queries, exclude_seen: bool) -> float:

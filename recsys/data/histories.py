@@ -84,12 +84,6 @@ def user_history(interactions: Interactions, user_id: str) -> tuple[str, ...]:
     return tuple(items)
 
 
-def sampled_users(queries: Queries, *, users: int, seed: int) -> Queries:
-    """At most `users` of the queries, drawn at random, in their original order."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(queries))[:users])
-    return Queries(queries.histories.take(chosen), queries.targets[chosen])
-
-
 def interaction_counts(items: IntArray, num_items: int) -> IntArray:
     """Number of interactions of each item [N], from the items of all interactions."""
     return np.bincount(items, minlength=num_items).astype(np.int64)

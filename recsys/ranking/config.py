@@ -29,7 +29,8 @@ class RecommendConfig(Config):
     `num_beams` is the width of the beam search. `exclude_seen` says which of the two policies is served: `auto` leaves
     a history's items out unless a share of `repeat_share` of the training interactions or more repeat an item of their
     user. `terms` names the rankers that get a second row, `X-with-terms`, in which popularity and the generated
-    category re-order their list. Parameters and fusion are chosen on at most `tuning_users` validation users.
+    category re-order their list. Parameters of rankers and the fusion are chosen on at most `tuning_users`
+    validation users each.
     """
 
     k: int = Field(default=50, ge=1, le=1024)

@@ -1,4 +1,4 @@
-"""What validation users choose: the parameters of tunable rankers, and the fusion of the sources.
+"""What validation users choose: some the parameters of tunable rankers, others the fusion of the sources.
 
 Writes and reads `fusion.json`.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from itertools import islice, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from recsys.errors import ArtifactError, DataError
 from recsys.files import read_json, write_json
@@ -18,7 +19,8 @@ from recsys.ranking.config import FusionConfig
 from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.fusion import CUTOFF, FUSED, Fusion, tune_fusion
 from recsys.ranking.query import RankingBatch
-from recsys.tables import IntArray, Policy
+from recsys.tables import IntArray, Policy, Queries
+from recsys.tracking import Tracker
 
 FUSION_FILE = "fusion.json"
 
@@ -77,28 +79,35 @@ class FusionParams(NamedTuple):
             raise ArtifactError(f"{path} cannot be read ({error}); run `recommend` again") from error
 
 
+class TuningUsers(NamedTuple):
+    """Validation requests under each policy, and the item index [U] of what each user took next."""
+
+    batches: dict[Policy, RankingBatch]
+    targets: IntArray
+
+    @classmethod
+    def of(cls, queries: Queries, *, max_history: int, tracker: Tracker | None = None) -> Self:
+        """Of whole histories: rankers see the newest `max_history` items."""
+        requests = RankingBatch.under_policies(queries.histories, max_history=max_history, tracker=tracker)
+        return cls(requests, queries.targets)
+
+
 def tune(
-    rankers: Mapping[str, Ranker],
-    batches: Mapping[Policy, RankingBatch],
-    targets: IntArray,
-    config: FusionConfig,
-    *,
-    served: Policy,
+    rankers: Mapping[str, Ranker], scoring: TuningUsers, fusion: TuningUsers, config: FusionConfig, *, served: Policy
 ) -> FusionParams:
-    """Choose by the NDCG@10 of validation requests: rankers' parameters under the served policy, weights under each.
+    """Choose by the NDCG@10 of validation requests.
 
     Args:
-        batches: the same requests under each policy.
-        targets: [U] item index of what each user took next.
+        scoring: who chooses rankers' parameters, under the served policy; of no users, the rankers stay as they are.
+        fusion: who chooses the weights, under each policy, and measures every ranking.
     """
-    tuned: dict[str, Ranker] = {}
-    for name, ranker in rankers.items():
-        tuned[name] = ranker.tune(batches[served], targets) if isinstance(ranker, TunableRanker) else ranker
-        for batch in batches.values():
-            batch.rankings[name] = tuned[name].rank(batch, config.depth)
+    tuned = _tuned(rankers, scoring.batches[served], scoring.targets, config.depth)
+    targets = fusion.targets
+    for (name, ranker), batch in product(tuned.items(), fusion.batches.values()):
+        batch.rankings[name] = ranker.rank(batch, config.depth)
     fusions: dict[Policy, Fusion] = {}
     validation: dict[Policy, dict[str, float]] = {}
-    for policy, batch in batches.items():
+    for policy, batch in fusion.batches.items():
         found = dict(batch.rankings)
         sources = {source: found[source] for source in config.sources if source in found}
         if len(sources) > 1:
@@ -123,6 +132,19 @@ def _at_edge(rankers: Mapping[str, TunableRanker]) -> dict[str, list[str]]:
             ", ".join(f"{parameter}={rankers[name].params[parameter]:.4g}" for parameter in parameters),
         )
     return found
+
+
+def _tuned(rankers: Mapping[str, Ranker], batch: RankingBatch, targets: IntArray, depth: int) -> dict[str, Ranker]:
+    """The rankers with chosen parameters; what no tunable ranker comes after is not ranked, as none can read it."""
+    tuned = dict(rankers)
+    if not len(targets):
+        return tuned
+    tunable = [number for number, ranker in enumerate(rankers.values()) if isinstance(ranker, TunableRanker)]
+    for name, ranker in islice(rankers.items(), max(tunable, default=-1) + 1):
+        if isinstance(ranker, TunableRanker):
+            tuned[name] = ranker.tune(batch, targets)
+        batch.rankings[name] = tuned[name].rank(batch, depth)
+    return tuned
 
 
 def assemble(rankers: Mapping[str, Ranker], config: FusionConfig, params: FusionParams | None) -> Ensemble:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.baselines.base import rank_by_scores
-from recsys.data.histories import sampled_users
+from recsys.data.purposes import users_for
 from recsys.diffusion.heads import QueryHead
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.sampling import sample_key
@@ -32,15 +32,15 @@ SAMPLES_FILE = "validation_samples.parquet"
 
 
 class ValidationUsers(NamedTuple):
-    """Users whose next item a model should rank first."""
+    """Users whose next item a model should rank first: those that choose among its epochs."""
 
     queries: Queries
     exclude_seen: bool
 
     @classmethod
     def sample(cls, queries: Queries, *, users: int, seed: int, exclude_seen: bool) -> Self:
-        """At most `users` of the queries, chosen by the seed."""
-        return cls(sampled_users(queries, users=users, seed=seed), exclude_seen)
+        """At most `users` of those that choose epochs; see `users_for`."""
+        return cls(users_for("epochs", queries, seed=seed, limit=users), exclude_seen)
 
     def batch(self) -> RankingBatch:
         """Their requests, with histories as they are."""

@@ -47,6 +47,8 @@ class Plan(NamedTuple):
         validate_every: epochs between validations; the last epoch is validated too.
         validate_first: whether the untrained weights are validated.
         patience: training stops after this many validations without a new best; None trains all `epochs`.
+        fixed_epochs: training stops no earlier, and `Trainer.fixed` keeps the weights after them, which validation has
+            no part in; 0 keeps none.
         log_steps: steps between logged losses; None logs an epoch's means.
         checkpoint_steps: least number of steps between checkpoints.
         checkpoint_within_epochs: whether checkpoints are written between an epoch's steps, not only at its end.
@@ -69,6 +71,7 @@ class Plan(NamedTuple):
     validate_every: int = 1
     validate_first: bool = False
     patience: int | None = None
+    fixed_epochs: int = 0
     log_steps: int | None = None
     checkpoint_steps: int = 50
     checkpoint_within_epochs: bool = False
@@ -138,6 +141,3 @@ class Callbacks:
     def on_epoch_end(self, optimizer: torch.optim.Optimizer, *, last: bool) -> Mapping[str, float]:
         """After an epoch's steps; returns values to log with its losses."""
         return {}
-
-    def on_end(self) -> None:
-        """After the last epoch, before the best epoch's weights are restored."""

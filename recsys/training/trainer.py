@@ -43,6 +43,9 @@ class Trainer:
         fingerprint: of the configuration and data; only its own checkpoint is continued.
         validate: the score to keep the best weights by (higher is better); None keeps the last weights.
         average: a moving average of (a part of) the module, updated after every step and kept with the weights.
+
+    Attributes:
+        fixed: the weights after `plan.fixed_epochs`, or after all epochs where there are fewer, by name.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Trainer:
         if self._accelerator is not None:
             self._world, self._rank = self._accelerator.num_processes, self._accelerator.process_index
         self._best: dict[str, Tensor] = {}
+        self.fixed: dict[str, Tensor] = {}
         self._progress, self._saved_at = Progress(), 0
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -99,7 +103,6 @@ class Trainer:
             if self._progress.settled:
                 break
         self._warn_if_unsettled()
-        self._callbacks.on_end()
         self._load(self._best)
         self._module.eval()
         return self._progress
@@ -128,6 +131,8 @@ class Trainer:
         values = {name: float(total) / num_examples for name, total in means.items()}
         values |= self._callbacks.on_epoch_end(self._optimizer, last=last)
         self._progress = self._progress._replace(epoch=epoch + 1, step=0)
+        if epoch + 1 == min(plan.fixed_epochs, plan.epochs):
+            self.fixed = self._copied_state()
         self._log(values)
         due = self._validate is not None and ((epoch + 1) % plan.validate_every == 0 or last)
         if due:
@@ -164,11 +169,12 @@ class Trainer:
         score = float(self._validate())
         self._log({"validation_ndcg@10": score})
         if score > self._progress.best:
-            self._best = {name: tensor.detach().clone() for name, tensor in self._state().items()}
+            self._best = self._copied_state()
             self._progress = self._progress._replace(best=score, best_epoch=self._progress.epoch, stale=0)
         else:
             stale, patience = self._progress.stale + 1, self._plan.patience
-            self._progress = self._progress._replace(stale=stale, settled=patience is not None and stale >= patience)
+            settled = patience is not None and stale >= patience and self._progress.epoch >= self._plan.fixed_epochs
+            self._progress = self._progress._replace(stale=stale, settled=settled)
 
     def _warn_if_unsettled(self) -> None:
         if self._validate is not None and self._plan.patience is not None and not self._progress.settled:
@@ -190,11 +196,15 @@ class Trainer:
         weights: dict[str, Tensor] = dict(self._named)
         return weights if self._average is None else weights | prefixed("average", self._average.state_dict())
 
+    def _copied_state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self._state().items()}
+
     def _checkpoint(self, *, force: bool = False) -> None:
         enough = self._progress.total_steps - self._saved_at >= self._plan.checkpoint_steps
         if self._run.work is None or self._rank != 0 or not (force or enough):
             return
-        tensors = prefixed("model", self._state()) | prefixed("best", self._best) | optimizer_tensors(self._optimizer)
+        kept = prefixed("best", self._best) | prefixed("fixed", self.fixed)
+        tensors = prefixed("model", self._state()) | kept | optimizer_tensors(self._optimizer)
         save_checkpoint(self._run.work, self._fingerprint, tensors, self._progress._asdict())
         self._saved_at = self._progress.total_steps
 
@@ -204,7 +214,7 @@ class Trainer:
         if saved is None:
             return False
         self._load(unprefixed("model", saved.tensors))
-        self._best = unprefixed("best", saved.tensors)
+        self._best, self.fixed = unprefixed("best", saved.tensors), unprefixed("fixed", saved.tensors)
         load_optimizer(self._optimizer, saved.tensors)
         self._progress = Progress(**saved.meta)
         self._saved_at = self._progress.total_steps

@@ -106,6 +106,24 @@ def test_validation_chooses_what_ranks_and_never_the_vectors() -> None:
     assert [step for name, step in recorder.values if name == "sasrec/loss"] == [1, 2, 3, 4]
 
 
+def test_how_long_validation_lets_training_last_does_not_reach_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SMALL.model_copy(update={"epochs": 12, "validate_every": 1, "patience": 2, "vector_epochs": 4})
+    train = cycles(10, [5] * 12)
+    queries = Queries(train, np.zeros(12, dtype=np.int64))
+    found: dict[int, Sasrec] = {}
+    for best in (1, 4, 7):
+        figures = iter([-abs(epoch - best) for epoch in range(1, 13)])
+        monkeypatch.setattr(sasrec_training, "_ndcg", lambda *_, figures=figures: next(figures))
+        model = fit_sasrec(train, 10, config, seed=0, queries=queries)
+        assert model.progress is not None
+        assert (model.progress.best_epoch, model.progress.settled) == (best, True)
+        found[model.progress.epoch] = model
+    assert list(found) == [4, 6, 9], "at least as long as the vectors need"
+    alone = fit_sasrec(train, 10, config.model_copy(update={"epochs": 4}), seed=0)
+    assert all(np.array_equal(model.vectors, alone.vectors) for model in found.values())
+    assert len({model.model.items.weight.detach().numpy().tobytes() for model in found.values()}) == 3
+
+
 def test_the_best_epoch_ranks_though_a_worse_one_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = iter([0.9, 0.1])
     monkeypatch.setattr(sasrec_training, "_ndcg", lambda *_: next(figures))

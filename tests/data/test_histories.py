@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from recsys.data.histories import (
     interaction_counts,
     queries,
-    sampled_users,
     training_histories,
     user_history,
 )
 from recsys.data.splits import by_time, leave_one_out
 from recsys.errors import DataError
-from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Histories, Interactions, Queries
+from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
 
 ITEMS = "abcdefgh"
 CATALOG = Catalog(pl.DataFrame({"item_id": list(ITEMS)}))
@@ -103,17 +102,6 @@ def test_the_history_of_a_user_is_all_of_it(monkeypatch: pytest.MonkeyPatch) -> 
         DataError, match=r"^user 'vv' is not one of the 2 users of this dataset; ids are like 'u', 'v'$"
     ):
         user_history(walked, "vv")
-
-
-def test_sampled_users_are_a_random_part_in_their_order() -> None:
-    users = [f"u{n}" for n in range(50)]
-    whole = Queries(Histories.from_lists(users, [[n % 8] for n in range(50)]), np.arange(50) % 8)
-    drawn, again, other = (sampled_users(whole, users=20, seed=seed) for seed in (1, 1, 2))
-    assert len(drawn) == 20
-    assert drawn.user_ids == sorted(drawn.user_ids, key=users.index) == again.user_ids != other.user_ids
-    assert drawn.user_ids != users[:20]
-    assert [int(drawn.histories[row][0]) for row in range(20)] == drawn.targets.tolist()
-    assert sampled_users(whole, users=99, seed=1).user_ids == users
 
 
 def test_interactions_are_counted_for_every_item() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from recsys.decoding import beam
 from recsys.diffusion.preference import PreferenceModel
 from recsys.errors import ArtifactError, DataError
 from recsys.metrics import top_k_metrics
-from recsys.ranking.base import ReducibleRanker, ScoreRanker, TunableRanker
+from recsys.ranking.base import Ranker, ReducibleRanker, ScoreRanker, TunableRanker
 from recsys.ranking.config import FusionConfig
 from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.fusion import FUSED, Fusion
@@ -22,9 +23,9 @@ from recsys.ranking.query import RankingBatch
 from recsys.ranking.recommender import FittedRecommender, Request
 from recsys.ranking.registry import RANKERS, build_rankers, with_terms
 from recsys.ranking.stopwatch import Stopwatch
-from recsys.ranking.tuning import FusionParams, assemble, tune
+from recsys.ranking.tuning import FusionParams, TuningUsers, assemble, tune
 from recsys.ranking.validation import INDEX_SAMPLES, HeadValidator, ValidationUsers
-from recsys.tables import SEEN_LEFT_OUT, VALIDATION, CandidateFilter, Histories, Policy
+from recsys.tables import SEEN_LEFT_OUT, VALIDATION, CandidateFilter, Histories
 from tests.ranking.fakes import NUM_ITEMS, cycle, next_of, sasrec
 from tests.ranking.trained import RECOMMEND, Trained, batch
 
@@ -38,9 +39,10 @@ def ensemble(trained: Trained) -> Ensemble:
     return assemble(trained.rankers, FusionConfig(), trained.params)
 
 
-def left_out(requests: RankingBatch) -> dict[Policy, RankingBatch]:
-    """Requests under one policy alone."""
-    return {SEEN_LEFT_OUT: requests}
+def tuned(rankers: Mapping[str, Ranker], trained: Trained, config: FusionConfig) -> FusionParams:
+    """Under one policy alone, everything by the same users."""
+    users = TuningUsers({SEEN_LEFT_OUT: trained.batch()}, trained.users.targets)
+    return tune(rankers, users, users, config, served=SEEN_LEFT_OUT)
 
 
 def test_every_ranking_knows_the_next_item(trained: Trained, ensemble: Ensemble) -> None:
@@ -87,7 +89,7 @@ def test_all_the_weight_on_one_source_gives_back_its_ranking(trained: Trained, s
 def test_without_collaborative_vectors_the_others_are_fused(trained: Trained, tmp_path: Path) -> None:
     folders = trained.folders | {"embed": tmp_path}
     rankers = build_rankers(RankingContext.load(folders, RECOMMEND, max_history=20, seed=0), SOURCES)
-    params = tune(rankers, left_out(trained.batch()), trained.users.targets, FusionConfig(), served=SEEN_LEFT_OUT)
+    params = tuned(rankers, trained, FusionConfig())
     assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {"generative", "diffusion", "cross-entropy"}
     found = assemble(rankers, FusionConfig(), trained.params).rank(trained.batch(), 5)
     assert list(found) == ["generative", "cross-entropy", "diffusion", FUSED], "also with the weights of all"
@@ -95,7 +97,7 @@ def test_without_collaborative_vectors_the_others_are_fused(trained: Trained, tm
 
 def test_a_source_that_is_not_configured_is_not_fused(trained: Trained) -> None:
     config = FusionConfig(sources=("generative", "diffusion"))
-    params = tune(trained.rankers, left_out(trained.batch()), trained.users.targets, config, served=SEEN_LEFT_OUT)
+    params = tuned(trained.rankers, trained, config)
     assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {"generative", "diffusion"}
     found = assemble(trained.rankers, config, params).rank(trained.batch(), 5)
     assert list(found) == [*ROWS, FUSED], "rankings of the others are there to be compared"
@@ -103,7 +105,7 @@ def test_a_source_that_is_not_configured_is_not_fused(trained: Trained) -> None:
 
 def test_one_source_alone_is_the_answer_and_not_fused(trained: Trained) -> None:
     config = FusionConfig(sources=("sasrec",))
-    params = tune(trained.rankers, left_out(trained.batch()), trained.users.targets, config, served=SEEN_LEFT_OUT)
+    params = tuned(trained.rankers, trained, config)
     assert params.fusions == {}
     assert FUSED not in params.validation[SEEN_LEFT_OUT]
     single = assemble(trained.rankers, config, params)

@@ -19,7 +19,7 @@ from recsys.ranking.ensemble import Ensemble
 from recsys.ranking.fusion import FUSED, Fusion
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.recommender import FittedRecommender, Request
-from recsys.ranking.tuning import assemble, tune
+from recsys.ranking.tuning import TuningUsers, assemble, tune
 from recsys.tables import POLICIES, SEEN_KEPT, SEEN_LEFT_OUT, VALIDATION, Histories, Policy
 from tests.ranking.fakes import cycle
 from tests.ranking.trained import Trained, batch
@@ -100,19 +100,12 @@ def test_policies_share_no_rankings(trained: Trained) -> None:
 def test_weights_are_tuned_for_each_policy_and_rankers_under_the_served_one(trained: Trained) -> None:
     dataset = cycle()
     users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
-    found = {
-        served: tune(trained.rankers, together(users.histories), users.targets, FusionConfig(), served=served)
-        for served in POLICIES
-    }
+    both = TuningUsers.of(users, max_history=20)
+    found = {served: tune(trained.rankers, both, both, FusionConfig(), served=served) for served in POLICIES}
     assert found[SEEN_LEFT_OUT] == trained.params
     for served, params in found.items():
-        alone = tune(
-            trained.rankers,
-            {served: batch(users.histories, exclude_seen=served == SEEN_LEFT_OUT)},
-            users.targets,
-            FusionConfig(),
-            served=served,
-        )
+        one = TuningUsers({served: batch(users.histories, exclude_seen=served == SEEN_LEFT_OUT)}, users.targets)
+        alone = tune(trained.rankers, one, one, FusionConfig(), served=served)
         assert params.rankers == alone.rankers
         assert params.fusions[served] == alone.fusions[served]
         assert params.fusions.keys() == params.validation.keys() == {*POLICIES}

@@ -18,7 +18,7 @@ from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.registry import GENERATIVE, RANKERS, build_rankers, with_needed, with_terms
 from recsys.ranking.terms import TermsRanker, TermWeights, category_log_probabilities, log_popularity
-from recsys.ranking.tuning import assemble, tune
+from recsys.ranking.tuning import TuningUsers, assemble, tune
 from recsys.tables import SEEN_LEFT_OUT, Histories, IntArray, TopItems
 from tests.ranking.trained import Trained, batch
 
@@ -216,8 +216,8 @@ def test_a_row_whose_base_a_run_does_not_have_is_not_built(trained: Trained) -> 
 def test_a_row_may_be_fused_and_ranks_as_it_was_tuned(trained: Trained) -> None:
     config = FusionConfig(sources=("sasrec-with-terms", "generative"))
     rankers = build_rankers(trained.context, config.sources)
-    batches = {SEEN_LEFT_OUT: trained.batch()}
-    params = tune(rankers, batches, trained.users.targets, config, served=SEEN_LEFT_OUT)
+    users = TuningUsers({SEEN_LEFT_OUT: trained.batch()}, trained.users.targets)
+    params = tune(rankers, users, users, config, served=SEEN_LEFT_OUT)
     assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {"sasrec-with-terms", "generative"}
     found = assemble(rankers, config, params).rank(trained.batch(), 10)
     figure = top_k_metrics(found["sasrec-with-terms"].items, trained.users.targets, k=10).ndcg
@@ -235,8 +235,8 @@ def test_a_parameter_at_its_limit_is_logged_and_in_the_file(trained: Trained, ca
 
     row = AtTheLimit("popularity", COUNTS, None)
     rankers = {"popularity": trained.rankers["popularity"], "popularity-with-terms": row}
-    batches, config = {SEEN_LEFT_OUT: trained.batch()}, FusionConfig(sources=("popularity",))
-    params = tune(rankers, batches, trained.users.targets, config, served=SEEN_LEFT_OUT)
+    users = TuningUsers({SEEN_LEFT_OUT: trained.batch()}, trained.users.targets)
+    params = tune(rankers, users, users, FusionConfig(sources=("popularity",)), served=SEEN_LEFT_OUT)
     assert params.at_edge == {"popularity-with-terms": ["popularity"]}
     assert "popularity-with-terms: the best popularity tried is the last one allowed" in caplog.text
     assert "(popularity=5)" in caplog.text

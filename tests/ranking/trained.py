@@ -18,7 +18,7 @@ from recsys.ranking.config import FusionConfig, RecommendConfig
 from recsys.ranking.loading import RANKERS_FOLDER, SASREC_FOLDER, RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.registry import build_rankers, fit_rankers
-from recsys.ranking.tuning import FusionParams, tune
+from recsys.ranking.tuning import FusionParams, TuningUsers, tune
 from recsys.ranking.validation import HeadValidator, ValidationUsers, load_samples, save_samples
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import SEEN_LEFT_OUT, VALIDATION, CandidateFilter, Histories, ItemVectors, Queries
@@ -89,6 +89,6 @@ def train(root: Path) -> Trained:
     context = RankingContext.load(folders, RECOMMEND, max_history=20, seed=0)
     fit_rankers(context, folders[RANKERS_FOLDER])
     rankers = build_rankers(context)
-    batches = RankingBatch.under_policies(asked.histories, max_history=20)
-    params = tune(rankers, batches, asked.targets, FusionConfig(), served=SEEN_LEFT_OUT)
+    everybody = TuningUsers.of(asked, max_history=20)
+    params = tune(rankers, everybody, everybody, FusionConfig(), served=SEEN_LEFT_OUT)
     return Trained(folders, context, rankers, params, users.queries)

@@ -22,9 +22,8 @@ from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
 from recsys.ranking.config import FusionConfig
 from recsys.ranking.loading import SASREC_FOLDER, Items, Models, RankingContext
-from recsys.ranking.query import RankingBatch
 from recsys.ranking.registry import build_rankers
-from recsys.ranking.tuning import tune
+from recsys.ranking.tuning import TuningUsers, tune
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import SEEN_LEFT_OUT, VALIDATION, ItemVectors
 from recsys.tokenization.config import TokenizeConfig
@@ -86,9 +85,8 @@ def _parts(dataset: Dataset, items: Items, folders: dict[str, Path], new_items: 
     asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     # Log-linear: a rank more or less, which the last bits of a batch can decide, does not jump in the fused score.
     fusion = FusionConfig(method="log-linear")
-    batches = RankingBatch.under_policies(asked.histories, max_history=20)
-    rankers = build_rankers(context, fusion.sources)
-    params = tune(rankers, batches, asked.targets, fusion, served=SEEN_LEFT_OUT)
+    everybody = TuningUsers.of(asked, max_history=20)
+    params = tune(build_rankers(context, fusion.sources), everybody, everybody, fusion, served=SEEN_LEFT_OUT)
     state = CatalogState(context, np.ones(len(items.catalog), np.bool_), params, exclude_seen=True)
     info = EngineInfo("trained", len(items.catalog), ("discrete", "continuous"), ("category",), {}, {})
     return LoadedBundle(state, new_items, info)

@@ -86,6 +86,7 @@ def sasrec(job: Job) -> Weights:
         epochs=6,
         batch_tokens=20,
         validate_every=2,
+        vector_epochs=3,
         learning_rate=1e-2 * job.rate,
     )
     model = fit_sasrec(histories, 10, config, seed=job.seed, queries=queries, work=job.work, tracker=job.tracker)
