@@ -191,17 +191,17 @@ def _tune(
     context = _shared_context(params)
     fit_rankers(context, run.work / RANKERS_FOLDER)
     path = run.work / FUSION_FILE
-    users = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=len(dataset.interactions))
+    asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=len(dataset.interactions))
     limit, max_history = config.recommend.tuning_users, config.prepare.max_history
-    scoring = users_for("scoring", users, seed=config.seed, limit=limit)
-    fusing = users_for("fusion", users, seed=config.seed, limit=limit)
+    scoring = users_for("scoring", asked, seed=config.seed, limit=limit)
+    fusing = users_for("fusion", asked, seed=config.seed, limit=limit)
     run.note(validation_users={"scoring": len(scoring), "fusion": len(fusing)})
     if not len(fusing):
         logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
         return
     if not path.exists():
-        requests = [TuningUsers.of(chosen, max_history=max_history, tracker=tracker) for chosen in (scoring, fusing)]
-        tune(build_rankers(context), *requests, config.recommend.fusion, served=served).save(path)
+        first, second = (TuningUsers.of(users, max_history=max_history, tracker=tracker) for users in (scoring, fusing))
+        tune(build_rankers(context), first, second, config.recommend.fusion, served=served).save(path)
     fusion = FusionParams.load(path)
     fusion.save(run.out / FUSION_FILE)
     run.note(**{f"validation_{name.replace('-', '_')}": ndcg for name, ndcg in fusion.validation[served].items()})
