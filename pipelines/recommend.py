@@ -131,8 +131,7 @@ def _ensemble(params_json: str) -> tuple[RankingContext, Ensemble]:
     context = _shared_context(params)
     tuned = Path(params["fusion"])
     chosen = FusionParams.load(tuned) if tuned.exists() else None
-    names = [name for name in rankers() if name not in params["reused"]]
-    return context, assemble(build_rankers(context, names), context.config.fusion, chosen)
+    return context, assemble(build_rankers(context, _others(params["reused"])), context.config.fusion, chosen)
 
 
 def _shared_context(params: dict[str, Any]) -> RankingContext:
@@ -157,14 +156,22 @@ def _params(config: RunConfig, run: StageRun) -> dict[str, Any]:
 
 
 def _reused(config: RunConfig, run: StageRun) -> list[str]:
-    """The sources that another seed's run has, and no seed changes; those that are fused are ranked again, deeper."""
+    """The sources that another seed's run has and no seed changes, but for those that are fused or read by others."""
     if run.sibling is None:
         return []
-    ranked, fused = read_json(run.sibling / TIMINGS), config.recommend.fusion.sources
-    names = [name for name, spec in rankers().items() if not spec.seeded and name in ranked and name not in fused]
+    specs, ranked = rankers(), read_json(run.sibling / TIMINGS)
+    read = {other for name in ranked if name in specs for other in (*specs[name].needs, *specs[name].reads)}
+    kept = read | {*config.recommend.fusion.sources}
+    names = [name for name, spec in specs.items() if not spec.seeded and name in ranked and name not in kept]
     for name in names:
         logger.info("      %s: that of %s", name, run.sibling)
     return names
+
+
+def _others(reused: Sequence[str]) -> list[str]:
+    """The sources that are ranked here; those that would read a reused one are not there in either run."""
+    specs = rankers().items()
+    return [name for name, spec in specs if {name, *spec.needs, *spec.reads}.isdisjoint(reused)]
 
 
 def _reuse_fitted(run: StageRun, reused: Sequence[str]) -> None:

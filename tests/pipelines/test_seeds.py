@@ -15,6 +15,7 @@ import pytest
 
 from pipelines import COMBINE, FOLDERS, STAGES, commands, runner
 from pipelines import prepare as preparing
+from pipelines import recommend as recommending
 from pipelines.config import RunConfig, load_config, stored_config
 from pipelines.execution import RunOptions
 from pipelines.runner import stage_key, status
@@ -26,6 +27,7 @@ from recsys.data.policy import ServedPolicy
 from recsys.errors import ArtifactError, ConfigError
 from recsys.evaluation.evaluation import evaluate
 from recsys.files import write_json
+from recsys.ranking.registry import with_needed
 from recsys.tables import POLICIES, POLICY_TYPE, TEST, Rankings, TopItems
 from recsys.tracking import Tracker
 from tests.pipelines.short import start
@@ -306,6 +308,29 @@ def test_the_summary_shows_means_deviations_and_the_floor(flow: Flow, capsys: py
     assert re.search(pattern, line), line
     flow.run()
     assert "in NDCG@10, p ≤ 0.059 (floor of 100 resamples)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ranked", "fused", "reused"),
+    [
+        (("popularity", "item-knn", "generative", "fused"), "[generative, sasrec]", ["popularity", "item-knn"]),
+        (("popularity", "item-knn", "generative", "fused"), "[generative, item-knn]", ["popularity"]),
+        (("popularity", "popularity-with-terms", "item-knn"), "[generative, sasrec]", ["item-knn"]),
+        (("generative",), "[generative, sasrec]", []),
+    ],
+)
+def test_rankings_that_no_seed_changes_and_nothing_else_reads_are_reused(
+    tmp_path: Path, ranked: tuple[str, ...], fused: str, reused: list[str]
+) -> None:
+    write_json(tmp_path / "timings.json", {name: {} for name in ranked})
+    directory, config = (
+        RunDirectory(tmp_path / "run", FOLDERS),
+        load_config("demo", [f"recommend.fusion.sources={fused}"]),
+    )
+    run = StageRun("recommend", tmp_path, tmp_path, directory, (), sibling=tmp_path)
+    assert recommending._reused(config, run) == reused
+    assert set(with_needed(recommending._others(reused))).isdisjoint(reused), "they are not built again"
+    assert {"sasrec", "generative", "diffusion"} <= set(recommending._others(reused))
 
 
 @pytest.fixture(scope="module")
