@@ -98,7 +98,7 @@ def read_amazon(reviews: Path, metadata: Path | None, release: Release, reading:
     rejects, tracker = reading.rejects, reading.tracker
     events = Events.of(reading.config)
     events.require(_COLUMNS, reviews)
-    roles: dict[str, Role] = {release.rating: role for name, role in events.roles.items() if name == "rating"}
+    roles: dict[str, Role] = {release.rating: events.roles.get("rating", "ignored")}
     roles |= {release.user: "user id", release.item: "item id", release.time: "time"}
     note_file(reading.profile, INTERACTIONS, reviews, "JSON lines", _first(reviews), roles)
     rows = _reviews(reviews, release, rejects)
@@ -149,8 +149,8 @@ def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[_Review
         else:
             assert time is not None
             rating = line.value.get(release.rating)
-            number = isinstance(rating, int | float)
-            yield _Review(str(user), str(item), int(time), float(rating) if number else None, line.number)
+            stars = float(rating) if isinstance(rating, int | float) else None
+            yield _Review(str(user), str(item), int(time), stars, line.number)
 
 
 def _rejection(user: Any, item: Any, time: Any) -> str | None:
@@ -171,7 +171,7 @@ def _rejection(user: Any, item: Any, time: Any) -> str | None:
 
 def _to_frame(block: list[_Review]) -> pl.DataFrame:
     columns = dict(zip(_Review._fields, zip(*block, strict=True), strict=True))
-    return pl.DataFrame(columns, schema=_SCHEMA).cast(dict(RAW_SCHEMA))
+    return pl.DataFrame(columns, schema=_SCHEMA).cast(RAW_SCHEMA)
 
 
 def _items(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[str | None, ...]]:

@@ -64,10 +64,14 @@ class Events(NamedTuple):
             DataError: they do.
         """
         known = list(available)
-        settings = {"where": self.where and self.where.columns, "dislikes": self.dislikes and self.dislikes.columns}
-        settings |= {"weight_column": (self.weight_column,), "event_column": (self.event_column,)}
+        settings: dict[str, tuple[str | None, ...]] = {
+            "where": () if self.where is None else self.where.columns,
+            "dislikes": () if self.dislikes is None else self.dislikes.columns,
+            "weight_column": (self.weight_column,),
+            "event_column": (self.event_column,),
+        }
         for setting, names in settings.items():
-            for name in names or ():
+            for name in names:
                 if name is not None and name not in known:
                     raise DataError(
                         f"{path}: prepare.{setting} names column '{name}', which is missing; found {', '.join(known)}"

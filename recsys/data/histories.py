@@ -57,7 +57,7 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_his
     return Queries(Histories(user_ids, indptr, items[usable[offsets]]), items[targets])
 
 
-class Sequence(NamedTuple):
+class TrainingSequence(NamedTuple):
     """A training sequence [n] and what each item weighs as a target, None where all weigh the same.
 
     A target of weight 0 is none, but part of the history of those after it; the mean of the others is 1, so that a
@@ -67,12 +67,12 @@ class Sequence(NamedTuple):
     items: IntArray
     weights: FloatArray | None = None
 
-    def last(self, count: int) -> Sequence:
+    def last(self, count: int) -> TrainingSequence:
         """Its `count` newest items."""
-        return Sequence(self.items[-count:], None if self.weights is None else self.weights[-count:])
+        return TrainingSequence(self.items[-count:], None if self.weights is None else self.weights[-count:])
 
 
-def windows(histories: Histories, window: int) -> list[Sequence]:
+def windows(histories: Histories, window: int) -> list[TrainingSequence]:
     """Training sequences of 2 to `window` items: histories cut into windows from their newest end.
 
     Sequences whose weights are all 0 are left out.
@@ -80,17 +80,17 @@ def windows(histories: Histories, window: int) -> list[Sequence]:
     Raises:
         DataError: all of them are.
     """
-    found: list[Sequence] = []
+    found: list[TrainingSequence] = []
     for start, end in pairwise(histories.indptr.tolist()):
         for stop in range(end, start, -window):
             rows = slice(max(start, stop - window), stop)
             if rows.stop - rows.start > 1:
                 weights = None if histories.weights is None else histories.weights[rows]
-                found.append(Sequence(histories.items[rows], weights))
+                found.append(TrainingSequence(histories.items[rows], weights))
     return weighted_targets(found)
 
 
-def weighted_targets(sequences: list[Sequence]) -> list[Sequence]:
+def weighted_targets(sequences: list[TrainingSequence]) -> list[TrainingSequence]:
     """Sequences that have a target of weight above 0, their weights scaled to a mean of 1 over such targets.
 
     Raises:
@@ -104,7 +104,7 @@ def weighted_targets(sequences: list[Sequence]) -> list[Sequence]:
         raise DataError("all training interactions weigh 0, so that nothing can be learned; see prepare.event_weights")
     mean = positive.mean()
     return [
-        Sequence(items, (weights / mean).astype(np.float32))
+        TrainingSequence(items, (weights / mean).astype(np.float32))
         for items, weights in sequences
         if weights is not None and weights.any()
     ]
@@ -132,6 +132,13 @@ def user_history(interactions: Interactions, user_id: str) -> tuple[str, ...]:
 def interaction_counts(items: IntArray, num_items: int) -> IntArray:
     """Number of interactions of each item [N], from the items of all interactions."""
     return np.bincount(items, minlength=num_items).astype(np.int64)
+
+
+def weight_sums(histories: Histories, num_items: int) -> FloatArray | None:
+    """The sum of the weights of each item's interactions [N]; None where they have none."""
+    if histories.weights is None:
+        return None
+    return np.bincount(histories.items, histories.weights, minlength=num_items).astype(np.float32)
 
 
 def _user_numbers(interactions: Interactions) -> IntArray:
