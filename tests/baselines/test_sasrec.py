@@ -67,7 +67,9 @@ def test_the_oldest_item_within_max_length_still_counts() -> None:
 def test_windows_cover_every_step_once() -> None:
     histories = Histories.from_lists(["a", "b", "c", "d"], [list(range(12)), [1], [], [3, 4]])
     windows = training_windows(histories, 5)
-    steps = [pair for window in windows for pair in zip(window.items[:-1].tolist(), window.items[1:].tolist(), strict=True)]
+    steps = [
+        pair for window in windows for pair in zip(window.items[:-1].tolist(), window.items[1:].tolist(), strict=True)
+    ]
     assert sorted(steps) == sorted([*zip(range(11), range(1, 12), strict=True), (3, 4)])
     assert max(len(window.items) for window in windows) == 6
 

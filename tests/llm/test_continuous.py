@@ -49,7 +49,9 @@ def _histories(*lists: list[int]) -> Histories:
 
 def _trained(prompts: ContinuousPrompts, *lists: list[int]) -> ConditionedBatch:
     sequences = [np.array(items) for items in lists]
-    batch = collate([prompts.row(items) for items in sequences], sequential_rows(MADE, IDS, list(map(TrainingSequence, sequences))))
+    batch = collate(
+        [prompts.row(items) for items in sequences], sequential_rows(MADE, IDS, list(map(TrainingSequence, sequences)))
+    )
     with torch.no_grad():
         found: ConditionedBatch = _module()(*batch)
     return found
