@@ -1,4 +1,4 @@
-"""What users said that they do not want: items that are never recommended to them, under any policy."""
+"""What users do not want: items that are never recommended to them, under any policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEMA: dict[str, type[pl.DataType]] = {"user_id": pl.String, "item_id": pl.Str
 
 @dataclass(frozen=True, repr=False)
 class Dislikes:
-    """Pairs of a user and an item, each once, with the first time that the user said so."""
+    """Pairs of a user and an item, each once, with the time of the first row that has it."""
 
     frame: pl.DataFrame
 
@@ -39,7 +39,7 @@ class Dislikes:
     ) -> list[IntArray]:
         """Item indices that each user disliked before the target in `split`, [users] arrays.
 
-        What is said later is not known yet when the target is to be predicted.
+        Later ones are not known yet when the target is to be predicted.
         """
         targets = interactions.frame.filter(split=split).select("user_id", limit="timestamp")
         known = catalog.frame.select("item_id").with_row_index("index")

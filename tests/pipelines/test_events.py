@@ -16,6 +16,7 @@ from recsys.data.histories import training_histories, user_history
 from recsys.ranking.recommender import Request
 from recsys.tables import POLICIES, TEST, Rankings
 from serving.engine.engine import BundleEngine
+from serving.engine.interface import Request as Asked
 from tests.pipelines.finished import finished
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -95,6 +96,6 @@ def test_a_bundle_ranks_popular_items_by_weight(run: RunDirectory, tmp_path: Pat
     assert training.weights is not None
     expected = np.bincount(training.items, training.weights, minlength=len(dataset.catalog))
     engine = BundleEngine.load(bundle.folder)
-    first = engine.recommend([Request((), 5)], "popularity")[0].items
+    first = engine.recommend([Asked(k=5)], "popularity")[0].items
     best = np.sort(expected)[::-1][:5]
     assert [item.score for item in first] == pytest.approx(best.tolist(), rel=1e-5)
