@@ -19,7 +19,7 @@ from pipelines.config import RunConfig
 from pipelines.runner import LOG, status
 from recsys.artifacts import RunDirectory, package_versions
 from recsys.data.dataset import Dataset
-from recsys.data.histories import interaction_counts, training_histories
+from recsys.data.histories import interaction_counts, training_histories, weight_sums
 from recsys.data.policy import ServedPolicy
 from recsys.diffusion.joint import is_joint
 from recsys.embeddings.neighbours import TEXT_NEIGHBOURS
@@ -89,6 +89,7 @@ class _Parts:
         self.dataset = Dataset.load(run.verified("prepare"))
         training = training_histories(self.dataset.interactions, self.dataset.catalog)
         self.counts = interaction_counts(training.items, len(self.dataset.catalog))
+        self.weights = weight_sums(training, len(self.dataset.catalog))
 
     def settings(self) -> BundleSettings:
         config, embed = self.config, self.config.embed
@@ -120,7 +121,10 @@ class _Parts:
         catalog, run = self.dataset.catalog, self.run
         catalog.frame.select("item_id", *catalog.text_columns).write_parquet(folder / CATALOG)
         counted = {"item_id": catalog.item_ids, "interactions": self.counts}
-        pl.DataFrame(counted, schema={"item_id": pl.String, "interactions": pl.Int64}).write_parquet(folder / COUNTS)
+        counts = pl.DataFrame(counted, schema={"item_id": pl.String, "interactions": pl.Int64})
+        if self.weights is not None:
+            counts = counts.with_columns(weight=self.weights)
+        counts.write_parquet(folder / COUNTS)
         _copy(run.verified("tokenize/discrete"), folder / DISCRETE, without=("token_quality.json",))
         self._language_model(folder)
         if self.both:
@@ -152,7 +156,7 @@ class _Parts:
     def answer(self, folder: Path) -> None:
         """Add the golden answers."""
         item_ids = self.dataset.catalog.item_ids
-        popular = np.argsort(-self.counts, kind="stable")
+        popular = np.argsort(-(self.counts if self.weights is None else self.weights), kind="stable")
         make_golden(BundleEngine.load(folder), [item_ids[item] for item in popular]).save(folder)
 
     def _language_model(self, folder: Path) -> None:

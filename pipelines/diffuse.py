@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 from pipelines.config import RunConfig, training_seed
 from recsys.artifacts import StageRun
 from recsys.data.categories import item_categories
@@ -64,6 +66,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
             data.latents,
             config.diffuse,
             run=Run(kind, training_seed(config, config.diffuse), run.work / kind, tracker),
+            weights=_numpy(trained.training.weights),
             validate=lambda head: validator.head(head, trained.validation),
         )
         head.save(run.out)
@@ -103,11 +106,16 @@ def _train_on_frozen_model(config: RunConfig, run: StageRun, tracker: Tracker, d
         data.latents,
         config.diffuse,
         seed=training_seed(config, config.diffuse),
+        weights=_numpy(training.weights),
         validate=lambda model: validator.preference(model, validation),
         work=run.work / "preference",
         tracker=tracker,
     )
     return _Trained(preference, training, validation)
+
+
+def _numpy(weights: Tensor | None) -> FloatArray | None:
+    return None if weights is None else weights.numpy()
 
 
 def _train_jointly(config: RunConfig, run: StageRun, tracker: Tracker, data: _Data) -> _Trained:

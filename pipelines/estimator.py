@@ -61,7 +61,8 @@ class Recommender:
             finalize(self, shutil.rmtree, folder, ignore_errors=True)  # with the estimator, or at exit
         directory = RunDirectory(Path(folder), FOLDERS)
         # The dataset has no file to fingerprint; its content stands for its source in the configuration.
-        content = text_sha256(dataset.interactions.frame.write_json() + dataset.catalog.frame.write_json())
+        tables = (dataset.interactions, dataset.catalog, dataset.users, dataset.dislikes)
+        content = text_sha256("".join(table.frame.write_json() for table in tables if table is not None))
         prepare = self.config.prepare.model_copy(update={"source": f"memory:{content[:16]}"})
         self.config = self.config.model_copy(update={"prepare": prepare})
         stages = self.config.stages

@@ -1,6 +1,7 @@
 """The prepare stage: import, clean and split interactions and items.
 
-Reads prepare.source; writes 01_dataset: interactions.parquet, items.parquet, data_card.json, rejected.jsonl if any.
+Reads prepare.source; writes 01_dataset: interactions.parquet, items.parquet, data_card.json and, if there are any,
+users.parquet, dislikes.parquet and rejected.jsonl.
 """
 
 from pipelines.config import RunConfig, data_seed

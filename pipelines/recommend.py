@@ -26,7 +26,7 @@ from pipelines.config import RunConfig
 from pipelines.executors import Executor, LocalExecutor
 from pipelines.partitions import Partition, Shared, read_histories, user_partitions
 from recsys.artifacts import RunDirectory, StageRun, stage_and_part
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, load_dislikes
 from recsys.data.histories import queries
 from recsys.data.policy import ServedPolicy
 from recsys.data.purposes import users_for
@@ -89,7 +89,12 @@ def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tra
     params, watch = shared.params, Stopwatch()
     context, ensemble = _ensemble(json.dumps(params))
     histories, catalog, k = read_histories(partition), context.items.catalog, context.config.k
-    batches = RankingBatch.under_policies(histories, max_history=context.max_history, tracker=tracker)
+    batches = RankingBatch.under_policies(
+        histories,
+        max_history=context.max_history,
+        excluded=context.disliked(histories.user_ids, split=TEST),
+        tracker=tracker,
+    )
     for policy, batch in batches.items():
         for source, found in ensemble.rank(batch, k, stopwatch=watch).items():
             rankings = Rankings.from_arrays(
@@ -112,11 +117,13 @@ def load_recommender(config: RunConfig, directory: RunDirectory) -> FittedRecomm
     context = _context(config, folders | {RANKERS_FOLDER: ranked / RANKERS_FOLDER})
     fused = build_rankers(context, config.recommend.fusion.sources)
     params = FusionParams.load(ranked / FUSION_FILE) if (ranked / FUSION_FILE).exists() else None
+    dislikes = load_dislikes(folders["prepare"])
     return FittedRecommender(
         context.items.catalog,
         assemble(fused, config.recommend.fusion, params),
         max_history=context.max_history,
         exclude_seen=ServedPolicy.load(ranked).exclude_seen,
+        dislikes=None if dislikes is None else dislikes.by_user(),
     )
 
 
@@ -207,7 +214,15 @@ def _tune(
         logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
         return
     if not path.exists():
-        first, second = (TuningUsers.of(users, max_history=max_history, tracker=tracker) for users in (scoring, fusing))
+        first, second = (
+            TuningUsers.of(
+                chosen,
+                max_history=max_history,
+                excluded=context.disliked(chosen.user_ids, split=VALIDATION),
+                tracker=tracker,
+            )
+            for chosen in (scoring, fusing)
+        )
         tune(build_rankers(context), first, second, config.recommend.fusion, served=served).save(path)
     fusion = FusionParams.load(path)
     fusion.save(run.out / FUSION_FILE)

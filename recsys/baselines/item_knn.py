@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from recsys.baselines.base import SCORES_PER_BATCH, ScoringModel, check_histories
+from recsys.baselines.popularity import fit_popularity
 from recsys.errors import ArtifactError
 from recsys.tables import FloatArray, Histories, IntArray, TopItems, concatenate, top_k
 from recsys.tracking import NullTracker, Tracker
@@ -80,6 +81,9 @@ def fit_item_knn(
 ) -> ItemKnn:
     """Similarities c_ij / (sqrt(n_i n_j) + shrinkage) of users in common, the `num_neighbors` largest of each item.
 
+    With weights, c_ij is the sum over users of the products of their weights of both items, and n_i that of their
+    squares; a user's weight of an item is the greatest of the interactions with it.
+
     `recency` in (0, 1] is the factor by which an item of a history counts less than the next newer one; 1 counts all
     alike.
 
@@ -87,9 +91,9 @@ def fit_item_knn(
         DataError: a history holds an index outside 0..num_items-1.
     """
     check_histories(histories, num_items)
-    counts = np.bincount(histories.items, minlength=num_items).astype(np.float32)
+    counts = fit_popularity(histories, num_items).counts
     interacted = _interaction_matrix(histories, num_items)
-    sizes = np.sqrt(interacted.sum(axis=0, dtype=np.float32))
+    sizes = np.sqrt(interacted.power(2).sum(axis=0, dtype=np.float32))
     by_item = interacted.T.tocsr()
     rows = max(1, SCORES_PER_BATCH // max(1, num_items))
     starts = range(0, num_items, rows)
@@ -104,11 +108,17 @@ def fit_item_knn(
 
 
 def _interaction_matrix(histories: Histories, num_items: int) -> sparse.csr_array:
-    """Users x items, 1 where the user interacted with the item at all."""
+    """Users x items: the greatest weight of the user's interactions with the item, 1 where nothing is weighted."""
+    shape = (len(histories), num_items)
+    if histories.weights is not None:
+        users = np.repeat(np.arange(len(histories)), histories.lengths)
+        order = np.lexsort((-histories.weights, histories.items, users))
+        pairs = users[order] * num_items + histories.items[order]
+        greatest = order[np.diff(pairs, prepend=-1) > 0]
+        entries = (histories.weights[greatest], (users[greatest], histories.items[greatest]))
+        return sparse.csr_array(entries, shape=shape)
     ones = np.ones(len(histories.items), dtype=np.float32)
-    matrix = sparse.csr_array(
-        (ones, histories.items.copy(), histories.indptr.copy()), shape=(len(histories), num_items)
-    )
+    matrix = sparse.csr_array((ones, histories.items.copy(), histories.indptr.copy()), shape=shape)
     matrix.sum_duplicates()
     matrix.data[:] = 1
     return matrix

@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from recsys.baselines.base import ScoringModel, check_histories
+from recsys.data.histories import interaction_counts, weight_sums
 from recsys.tables import CandidateFilter, FloatArray, Histories, IntArray, TopItems
 from recsys.tracking import Tracker
 
 
 @dataclass(frozen=True)
 class Popularity(ScoringModel):
-    """Ranks by `counts` [N], the interactions of each item."""
+    """Ranks by `counts` [N], the interactions of each item, or the sum of their weights."""
 
     counts: FloatArray
 
@@ -52,10 +53,13 @@ class Popularity(ScoringModel):
 
 
 def fit_popularity(histories: Histories, num_items: int) -> Popularity:
-    """Count the items of the training histories.
+    """Count the items of the training histories, each interaction by its weight.
 
     Raises:
         DataError: a history holds an index outside 0..num_items-1.
     """
     check_histories(histories, num_items)
-    return Popularity(np.bincount(histories.items, minlength=num_items).astype(np.float32))
+    sums = weight_sums(histories, num_items)
+    if sums is None:
+        sums = interaction_counts(histories.items, num_items).astype(np.float32)
+    return Popularity(sums)

@@ -6,6 +6,7 @@ Takes histories and returns a `Sasrec`; writes checkpoints into `work` where one
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from recsys.baselines.config import SasrecConfig
 from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec import Sasrec, SasrecModel
+from recsys.data.histories import TrainingSequence, weighted_targets
 from recsys.errors import DataError
 from recsys.metrics import top_k_metrics
 from recsys.tables import CandidateFilter, FloatArray, Histories, IntArray, Queries
@@ -30,25 +32,34 @@ from recsys.training.trainer import Trainer
 
 class Batch(NamedTuple):
     items: Tensor  # [B, T] inputs, padded with 0 at the end
-    targets: Tensor  # [P] the item after every input that is not padding
-    mask: Tensor  # bool [B, T], the P inputs that are not padding
+    targets: Tensor  # [P] the item after every input that is neither padding nor before an item of weight 0
+    mask: Tensor  # bool [B, T], these P inputs
+    weights: Tensor | None = None  # float32 [P] of the targets
 
 
-def training_windows(histories: Histories, max_length: int) -> list[IntArray]:
+def training_windows(histories: Histories, max_length: int) -> list[TrainingSequence]:
     """Histories cut into windows of at most `max_length + 1` items, newest window full.
 
-    Neighbouring windows share one item, so every step from an item to the next is learned exactly once.
+    Neighbouring windows share one item, so every step from an item to the next is learned exactly once. The weight of
+    a first item, which is no target of its window, is 0. Windows without a target are left out.
+
+    Raises:
+        DataError: none has one, because all weights are 0.
     """
-    return [
-        histories[user][max(0, end - max_length - 1) : end]
-        for user, length in enumerate(histories.lengths)
-        for end in range(length, 1, -max_length)
-    ]
+    found = []
+    for start, stop in pairwise(histories.indptr.tolist()):
+        for end in range(stop, start + 1, -max_length):
+            rows = slice(max(start, end - max_length - 1), end)
+            weights = None if histories.weights is None else histories.weights[rows].copy()
+            if weights is not None:
+                weights[0] = 0
+            found.append(TrainingSequence(histories.items[rows], weights))
+    return weighted_targets(found)
 
 
-def batches(windows: list[IntArray], batch_tokens: int, rng: np.random.Generator) -> list[IntArray]:
+def batches(windows: list[TrainingSequence], batch_tokens: int, rng: np.random.Generator) -> list[IntArray]:
     """One epoch in random order: the windows of each batch, of similar length, at most `batch_tokens` when padded."""
-    lengths = np.array([len(window) - 1 for window in windows])
+    lengths = np.array([len(window.items) - 1 for window in windows])
     order = np.lexsort((rng.random(len(windows)), lengths))
     starts, width = [0], 0
     for position, window in enumerate(order):
@@ -60,13 +71,20 @@ def batches(windows: list[IntArray], batch_tokens: int, rng: np.random.Generator
     return [groups[group] for group in rng.permutation(len(groups))]
 
 
-def collate(windows: list[IntArray]) -> Batch:
-    lengths = np.array([len(window) - 1 for window in windows])
+def collate(windows: list[TrainingSequence]) -> Batch:
+    lengths = np.array([len(window.items) - 1 for window in windows])
     mask = np.arange(lengths.max()) < lengths[:, None]
     items = np.zeros(mask.shape, dtype=np.int64)
-    items[mask] = np.concatenate([window[:-1] for window in windows])
-    targets = np.concatenate([window[1:] for window in windows])
-    return Batch(torch.from_numpy(items), torch.from_numpy(targets), torch.from_numpy(mask))
+    items[mask] = np.concatenate([window.items[:-1] for window in windows])
+    targets = np.concatenate([window.items[1:] for window in windows])
+    weighted = [window.weights[1:] for window in windows if window.weights is not None]
+    weights = None
+    if weighted:
+        weights = np.concatenate(weighted)
+        mask[mask] = weights > 0
+        targets, weights = targets[weights > 0], weights[weights > 0]
+    factors = None if weights is None else torch.from_numpy(weights)
+    return Batch(torch.from_numpy(items), torch.from_numpy(targets), torch.from_numpy(mask), factors)
 
 
 def fit_sasrec(
@@ -91,7 +109,7 @@ def fit_sasrec(
         work: folder for checkpoints; a killed run, called again, returns the same weights.
 
     Raises:
-        DataError: an index lies outside the catalogue, or no history has two items.
+        DataError: an index lies outside the catalogue, no history has two items, or all weights are 0.
         ArtifactError: the checkpoint in `work` cannot be read.
     """
     counts = fit_popularity(histories, num_items).counts
@@ -107,6 +125,7 @@ def fit_sasrec(
         return _ndcg(Sasrec(config, model, counts, counts), queries, exclude_seen)
 
     data = [histories.indptr, histories.items, num_items, exclude_seen]
+    data += [] if histories.weights is None else [histories.weights]
     data += [] if queries is None else [queries.histories.indptr, queries.histories.items, queries.targets]
     trainer = Trainer(
         module,
@@ -135,7 +154,7 @@ def fit_sasrec(
 class _NextItemLoss(nn.Module):
     """Rows of windows -> mean cross-entropy of the item after every item."""
 
-    def __init__(self, model: SasrecModel, windows: list[IntArray]) -> None:
+    def __init__(self, model: SasrecModel, windows: list[TrainingSequence]) -> None:
         super().__init__()
         self.model, self._windows = model, windows
 
@@ -144,7 +163,8 @@ class _NextItemLoss(nn.Module):
         device = self.model.items.weight.device
         hidden = self.model(batch.items.to(device))[batch.mask.to(device)]
         weight, targets = self.model.items.weight, batch.targets.to(device)
-        loss: Tensor = SoftmaxLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+        weights = None if batch.weights is None else batch.weights.to(device)
+        loss: Tensor = SoftmaxLoss.apply(hidden, weight, targets, weights)  # type: ignore[no-untyped-call]
         return Loss(loss, {"loss": loss}, len(targets))
 
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from recsys.data.events import Events
 from recsys.data.jsonlines import Line, read_lines
 from recsys.data.profile import INTERACTIONS, ITEMS, Role, TimeExample
 from recsys.data.profiling import SHOWN, note_file
-from recsys.data.raw import RAW_SCHEMA, RawData, Reading, Rejects
+from recsys.data.raw import MARKS, RAW_SCHEMA, RawData, Reading, Rejects
 from recsys.data.texts import join_texts, strip_markup
 from recsys.errors import DataError
 
@@ -24,15 +25,34 @@ BLOCK = 100_000  # lines converted to columns at once
 
 
 class Release(NamedTuple):
-    """The JSON keys of one release: user, item and time of a review; in metadata the item, and column -> keys."""
+    """The JSON keys of one release: those of a review; in metadata the item, and column -> keys."""
 
     user: str
     item: str
     time: str
+    rating: str
     meta_item: str
     texts: dict[str, tuple[str, ...]]
 
 
+class _Review(NamedTuple):
+    user_id: str
+    item_id: str
+    timestamp: int
+    rating: float | None
+    line: int
+
+
+_SCHEMA = pl.Schema(
+    {
+        "user_id": pl.String(),
+        "item_id": pl.String(),
+        "timestamp": pl.Int64(),
+        "rating": pl.Float32(),
+        "line": pl.Int64(),
+    }
+)
+_COLUMNS = ("rating", "timestamp")  # that conditions and weights may name
 _OLD_TEXTS = {
     "title": ("title",),
     "brand": ("brand",),
@@ -40,12 +60,13 @@ _OLD_TEXTS = {
     "description": ("description",),
 }
 RELEASES = {
-    "amazon-2014": Release("reviewerID", "asin", "unixReviewTime", "asin", _OLD_TEXTS),
-    "amazon-2018": Release("reviewerID", "asin", "unixReviewTime", "asin", _OLD_TEXTS),
+    "amazon-2014": Release("reviewerID", "asin", "unixReviewTime", "overall", "asin", _OLD_TEXTS),
+    "amazon-2018": Release("reviewerID", "asin", "unixReviewTime", "overall", "asin", _OLD_TEXTS),
     "amazon-2023": Release(
         "user_id",
         "parent_asin",
         "timestamp",
+        "rating",
         "parent_asin",
         {"title": ("title",), "brand": ("store",), "categories": ("categories",), "description": ("description",)},
     ),
@@ -75,19 +96,22 @@ def read_amazon(reviews: Path, metadata: Path | None, release: Release, reading:
         DataError: a file is empty, cut off, or has too many bad lines.
     """
     rejects, tracker = reading.rejects, reading.tracker
-    roles: dict[str, Role] = {release.user: "user id", release.item: "item id", release.time: "time"}
+    events = Events.of(reading.config)
+    events.require(_COLUMNS, reviews)
+    roles: dict[str, Role] = {release.rating: events.roles.get("rating", "ignored")}
+    roles |= {release.user: "user id", release.item: "item id", release.time: "time"}
     note_file(reading.profile, INTERACTIONS, reviews, "JSON lines", _first(reviews), roles)
     rows = _reviews(reviews, release, rejects)
     batches = iter(lambda: list(islice(rows, BLOCK)), [])
     blocks = [_to_frame(batch) for batch in tracker.track(batches, f"reading {reviews.name}")]
     if not blocks:
         raise DataError(f"{reviews} holds no usable review; look at the file, or set prepare.kind")
-    frame = pl.concat(blocks)
-    reading.check(reviews, frame.height)
-    times = [str(time) for time in frame["timestamp"].head(SHOWN)]
+    raw = _judged(pl.concat(blocks), events, reviews, rejects)
+    reading.check(reviews, raw.interactions.height)
+    times = [str(time) for time in raw.interactions["timestamp"].head(SHOWN)]
     reading.profile.time_examples = [TimeExample(time, time) for time in times]
     if metadata is None:
-        return RawData(frame, None, {})
+        return raw
     texts: dict[str, Role] = {key: "text" for keys in release.texts.values() for key in keys}
     roles = {**texts, release.meta_item: "item id", "title": "title"}
     note_file(reading.profile, ITEMS, metadata, "JSON lines", _first(metadata), roles)
@@ -95,7 +119,7 @@ def read_amazon(reviews: Path, metadata: Path | None, release: Release, reading:
     reading.check(metadata, len(described))
     table = pl.DataFrame(described, schema=dict.fromkeys(("item_id", *release.texts), pl.String), orient="row")
     items = table.unique("item_id", keep="first", maintain_order=True)
-    return RawData(frame, items, {"repeated_items": table.height - items.height})
+    return raw._replace(items=items, notes=raw.notes | {"repeated_items": table.height - items.height})
 
 
 def _first(path: Path) -> dict[str, Any]:
@@ -103,7 +127,20 @@ def _first(path: Path) -> dict[str, Any]:
     return line.value if line else {}
 
 
-def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[str, str, int]]:
+def _judged(frame: pl.DataFrame, events: Events, path: Path, rejects: Rejects) -> RawData:
+    """The reviews that are used, with the columns that the settings ask for."""
+    if not events.columns:
+        return RawData(frame.select(*RAW_SCHEMA), None, {}, not_selected=0)
+    judged = events.judge(frame.select(events.columns), path)
+    frame = frame.with_columns(*judged.marks(events), reason=judged.reasons).filter(judged.selected)
+    for line, rating, reason in frame.filter(pl.col("reason").is_not_null()).select("line", "rating", "reason").rows():
+        rejects.add(path, line, reason, f"rating {rating}")
+    marks = [name for name in MARKS if name in frame.columns]
+    usable = frame.filter(pl.col("reason").is_null()).select(*RAW_SCHEMA, *marks)
+    return RawData(usable, None, judged.notes(), not_selected=len((~judged.selected).arg_true()))
+
+
+def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[_Review]:
     for line in read_lines(path, rejects=rejects):
         user, item, time = (line.value.get(key) for key in (release.user, release.item, release.time))
         reason = _rejection(user, item, time)
@@ -111,7 +148,9 @@ def _reviews(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[s
             rejects.add(path, line.number, reason, f"{user},{item},{time}")
         else:
             assert time is not None
-            yield str(user), str(item), int(time)
+            rating = line.value.get(release.rating)
+            stars = float(rating) if isinstance(rating, int | float) else None
+            yield _Review(str(user), str(item), int(time), stars, line.number)
 
 
 def _rejection(user: Any, item: Any, time: Any) -> str | None:
@@ -130,10 +169,9 @@ def _rejection(user: Any, item: Any, time: Any) -> str | None:
     return None
 
 
-def _to_frame(block: list[tuple[str, str, int]]) -> pl.DataFrame:
-    columns = dict(zip(RAW_SCHEMA, zip(*block, strict=True), strict=True))
-    strings = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
-    return pl.DataFrame(columns, schema=strings).cast(RAW_SCHEMA)
+def _to_frame(block: list[_Review]) -> pl.DataFrame:
+    columns = dict(zip(_Review._fields, zip(*block, strict=True), strict=True))
+    return pl.DataFrame(columns, schema=_SCHEMA).cast(RAW_SCHEMA)
 
 
 def _items(path: Path, release: Release, rejects: Rejects) -> Iterator[tuple[str | None, ...]]:

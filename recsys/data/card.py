@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from recsys.data.cleaning import Coded, ties
+from recsys.data.cleaning import Coded, Weights, ties
 from recsys.data.splits import Splits
 from recsys.data.times import PER_SECOND, TimeUnit
 from recsys.tables import TEST, TRAIN, UNUSED, VALIDATION, Catalog
@@ -40,6 +40,7 @@ def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
     """Sizes, time range, ties, repeats and splits of clean interactions."""
     pairs = coded.users.astype(np.uint64) * np.uint64(len(coded.item_ids)) + coded.items
     sizes = np.bincount(splits, minlength=len(SPLIT_NAMES))
+    weights = {} if coded.weights is None else {"weights": _weights(coded.weights)}
     return {
         "users": int(np.count_nonzero(np.bincount(coded.users))),
         "items": int(np.count_nonzero(np.bincount(coded.items))),
@@ -51,6 +52,18 @@ def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
         "tied_share": round(float(ties(coded).mean()), 4),
         "last_two_in_one_second": _last_two_in_one_second(coded, unit),
         "splits": {name: int(sizes[split]) for split, name in SPLIT_NAMES.items()},
+        **weights,
+    }
+
+
+def _weights(weights: Weights) -> dict[str, float]:
+    """The range of the interactions' weights, and how many count for nothing."""
+    mean = round(float(weights.mean(dtype=np.float64)), 4)
+    return {
+        "least": float(weights.min()),
+        "mean": mean,
+        "greatest": float(weights.max()),
+        "zeros": int((weights == 0).sum()),
     }
 
 

@@ -18,29 +18,36 @@ from recsys.errors import DataError
 Codes = npt.NDArray[np.uint32]
 Times = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Weights = npt.NDArray[np.float32]
 
 ORDER_USERS, ORDER_LENGTH, ORDER_SHARE = 20, 4, 0.9
 
 
 class Coded(NamedTuple):
-    """Interactions [R] with users and items as codes, numbered in order of first appearance."""
+    """Interactions [R] with users and items as codes, numbered in order of first appearance.
+
+    `weights` are None where all interactions count alike.
+    """
 
     users: Codes
     items: Codes
     times: Times
     user_ids: pl.Series
     item_ids: pl.Series
+    weights: Weights | None = None
 
     def take(self, rows: npt.NDArray[np.int64] | Mask) -> Coded:
         """The given rows, with the same codes."""
-        return self._replace(users=self.users[rows], items=self.items[rows], times=self.times[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return self._replace(users=self.users[rows], items=self.items[rows], times=self.times[rows], weights=weights)
 
 
 def encode(frame: pl.DataFrame) -> Coded:
-    """Codes for a frame of `RAW_SCHEMA`."""
+    """Codes for a frame of `RAW_SCHEMA`, and its weights, if it has any."""
     users, user_ids = _first_seen(frame["user_id"])
     items, item_ids = _first_seen(frame["item_id"])
-    return Coded(users, items, frame["timestamp"].to_numpy(), user_ids, item_ids)
+    weights = frame["weight"].to_numpy() if "weight" in frame.columns else None
+    return Coded(users, items, frame["timestamp"].to_numpy(), user_ids, item_ids, weights)
 
 
 def sort(coded: Coded) -> Coded:
@@ -55,9 +62,14 @@ def sort(coded: Coded) -> Coded:
 
 
 def without_repeats(coded: Coded) -> tuple[Coded, int]:
-    """Drop sorted interactions with the user, item and time of an earlier one; also returns their number."""
+    """Drop sorted interactions with the user, item and time of another one; also returns their number.
+
+    The first of them is kept, or the first of the greatest weight.
+    """
     tied = np.flatnonzero(ties(coded))
-    order = tied[np.lexsort((coded.items[tied], coded.times[tied], coded.users[tied]))]  # stable: the first stays first
+    keys = (coded.items[tied], coded.times[tied], coded.users[tied])
+    lightest_last = () if coded.weights is None else (-coded.weights[tied],)
+    order = tied[np.lexsort((*lightest_last, *keys))]  # stable: the first stays first
     same = [values[order[1:]] == values[order[:-1]] for values in (coded.users, coded.times, coded.items)]
     keep = np.ones(len(coded.users), dtype=np.bool_)
     keep[order[1:]] = ~np.logical_and.reduce(same)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from recsys.config import Config
+from recsys.data.expressions import parse_condition
 
 AUTO, SYNTHETIC = "auto", "synthetic"
 
@@ -41,6 +42,10 @@ class PrepareConfig(Config):
     `time_format` (strptime) is that of dates; `row_order_is_time` needs no times, and takes a user's rows as written.
     `check_times` looks for two units in one column, `check_order` for users sorted by item id.
 
+    `where` selects rows by a condition over columns (`recsys.data.expressions`), `dislikes` names those that say what
+    a user does not want. An interaction weighs what `weight_column` says, times the weight that `event_weights` gives
+    its type in `event_column`. These apply to every kind of files.
+
     At most `max_bad_share` of a file's rows may be unusable; the first `reported_rows` of them are written to
     a file. `keep_cold_items` keeps items without interactions. `validation_share` and `test_share` (of all
     interactions) bound the windows of the time split. `max_history` is the number of newest items of a history that
@@ -62,6 +67,11 @@ class PrepareConfig(Config):
     title_column: str = "title"
     time_format: str | None = None
     row_order_is_time: bool = False
+    where: str | None = None
+    dislikes: str | None = None
+    weight_column: str | None = None
+    event_column: str | None = None
+    event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default={})
     check_times: bool = True
     min_interactions: int = Field(default=5, ge=1)
     keep_cold_items: bool = False
@@ -93,6 +103,22 @@ class PrepareConfig(Config):
                 f"got {value!r}; a format of dates in strptime's notation is needed, such as %d/%m/%Y %H:%M"
             )
         return value
+
+    @field_validator("where", "dislikes")
+    @classmethod
+    def _is_condition(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_condition(value)
+        return value
+
+    @model_validator(mode="after")
+    def _events_have_weights(self) -> Self:
+        if (self.event_column is None) != (not self.event_weights):
+            raise ValueError(
+                "event_column and event_weights go together: the column of the types, and the weight of each, such as "
+                "{view: 0.2, purchase: 1}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _columns_differ(self) -> Self:

@@ -1,6 +1,7 @@
 """A dataset: split interactions and their catalogue, imported from a source or loaded from a run's 01_dataset.
 
-Reads whatever `recsys.data.sources` reads; writes interactions.parquet, items.parquet, data_card.json.
+Reads whatever `recsys.data.sources` reads; writes interactions.parquet, items.parquet, data_card.json and, where
+the data have them, users.parquet and dislikes.parquet.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from recsys.data.cleaning import (
     without_repeats,
 )
 from recsys.data.config import PrepareConfig
+from recsys.data.disliked import Separated, of_dataset, separate
 from recsys.data.profile import Profile
 from recsys.data.profiling import SHOWN, date_examples, decimal_ids, items_found, sizes, times_found
 from recsys.data.raw import RawData, Rejects
@@ -36,20 +38,26 @@ from recsys.data.sources import read_source
 from recsys.data.splits import Splits, by_time, leave_one_out
 from recsys.data.times import TimeUnit
 from recsys.errors import ConfigError, DataError
-from recsys.tables import Catalog, Interactions
+from recsys.tables import WEIGHT, Catalog, Dislikes, Interactions, Users
 from recsys.tracking import NullTracker, Tracker
 
 _log = logging.getLogger(__name__)
+USERS, DISLIKES = "users.parquet", "dislikes.parquet"
 _REPORTED_ROWS = 10  # by `load_dataset`, whose errors name one
 
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """Split interactions, the catalogue, and the data card: what was read, kept and dropped."""
+    """Split interactions, the catalogue, and the data card: what was read, kept and dropped.
+
+    `users` and `dislikes` are None where the source has none.
+    """
 
     interactions: Interactions
     catalog: Catalog
     card: dict[str, Any]
+    users: Users | None = None
+    dislikes: Dislikes | None = None
 
     def __repr__(self) -> str:
         return f"<Dataset ({self.interactions!r}, {self.catalog!r})>"
@@ -58,6 +66,10 @@ class Dataset:
         """Write the dataset into an existing folder."""
         self.interactions.frame.write_parquet(folder / "interactions.parquet")
         self.catalog.frame.write_parquet(folder / "items.parquet")
+        if self.users is not None:
+            self.users.frame.write_parquet(folder / USERS)
+        if self.dislikes is not None:
+            self.dislikes.save(folder / DISLIKES)
         text = json.dumps(self.card, indent=2, ensure_ascii=False)
         (folder / "data_card.json").write_text(text + "\n", encoding="utf-8")
 
@@ -65,7 +77,18 @@ class Dataset:
     def load(cls, folder: Path) -> Self:
         """Read back what `save` wrote."""
         card = json.loads((folder / "data_card.json").read_text(encoding="utf-8"))
-        return cls(Interactions.load(folder / "interactions.parquet"), Catalog.load(folder / "items.parquet"), card)
+        return cls(
+            Interactions.load(folder / "interactions.parquet"),
+            Catalog.load(folder / "items.parquet"),
+            card,
+            Users.load(folder / USERS) if (folder / USERS).exists() else None,
+            load_dislikes(folder),
+        )
+
+
+def load_dislikes(folder: Path) -> Dislikes | None:
+    """Those of a dataset that was saved into a folder; None where it has none."""
+    return Dislikes.load(folder / DISLIKES) if (folder / DISLIKES).exists() else None
 
 
 def load_dataset(source: str | Path, *, seed: int = 0, tracker: Tracker | None = None, **options: Any) -> Dataset:
@@ -119,14 +142,20 @@ def profile_dataset(
 def _clean(raw: RawData, config: PrepareConfig, profile: Profile) -> Dataset:
     """The dataset of usable rows; its card is not complete."""
     counts = profile.counts
-    coded, items, clock = encode(raw.interactions), raw.items, raw.clock
+    items, users, clock, separated = raw.items, raw.users, raw.clock, None
     counts |= {
         "source": config.source,
         **raw.notes,
-        "rows": len(coded.users),
+        **({} if config.where is None else {"not_selected": raw.not_selected}),
+        "rows": raw.interactions.height + (raw.not_selected or 0),
         "time_scale": clock.scale,
         "rejected": {},
     }
+    if config.dislikes is not None:
+        clock = clock._replace(unit=time_unit(without_repeats(sort(encode(raw.interactions)))[0], clock))
+        separated = separate(raw.interactions)
+        raw = raw._replace(interactions=separated.interactions)
+    coded = encode(raw.interactions)
     del raw  # frees memory: there may be 20 million rows
     coded, counts["exact_duplicates"] = without_repeats(sort(coded))
     unit = time_unit(coded, clock)
@@ -149,7 +178,32 @@ def _clean(raw: RawData, config: PrepareConfig, profile: Profile) -> Dataset:
     catalog, kept = build_catalog(items, core, keep_cold=config.keep_cold_items)
     counts |= kept
     del coded
-    return Dataset(_interactions(core, splits), catalog, counts)
+    return _with_tables(Dataset(_interactions(core, splits), catalog, counts), users, separated)
+
+
+def _with_tables(dataset: Dataset, listed: pl.DataFrame | None, separated: Separated | None) -> Dataset:
+    """With users and dislikes, where the source has them; their counts are added to the card."""
+    if separated is not None:
+        dislikes, counts = of_dataset(separated.dislikes, dataset.interactions, dataset.catalog)
+        dataset.card.update(separated.counts | counts)
+        dataset = replace(dataset, dislikes=dislikes)
+    if listed is not None:
+        users, counts = _known_users(listed, dataset.interactions)
+        dataset.card.update(counts)
+        dataset = replace(dataset, users=users)
+    return dataset
+
+
+def _known_users(listed: pl.DataFrame, interactions: Interactions) -> tuple[Users, dict[str, int]]:
+    """The users of a table who have interactions, and counts for the data card."""
+    known = interactions.frame.select("user_id").unique()
+    users = Users(listed.join(known, on="user_id", how="semi", maintain_order="left"))
+    texts = [pl.col(name).is_null() for name in users.text_columns]
+    return users, {
+        "users_without_interactions": listed.height - len(users),
+        "users_not_listed": known.height - len(users),
+        "users_without_texts": users.frame.filter(pl.all_horizontal(texts)).height if texts else len(users),
+    }
 
 
 def _split(coded: Coded, unit: TimeUnit, config: PrepareConfig) -> Splits:
@@ -170,4 +224,6 @@ def _interactions(coded: Coded, splits: Splits) -> Interactions:
         "timestamp": coded.times,
         "split": splits,
     }
+    if coded.weights is not None:
+        columns[WEIGHT] = coded.weights
     return Interactions(pl.DataFrame(columns))

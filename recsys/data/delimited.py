@@ -21,7 +21,7 @@ from recsys.errors import ConfigError, DataError
 
 SEPARATORS = (",", "\t", ";", "|")
 SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
-UNQUOTED = (".inter", ".item")  # RecBole writes texts as they are, with their quotes
+UNQUOTED = (".inter", ".item", ".user")  # RecBole writes texts as they are, with their quotes
 _SNIFFED = 1 << 16
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _READ_BY_POLARS = (".gz", ".zst")

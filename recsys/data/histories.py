@@ -5,7 +5,8 @@ Rows of one user lie together, oldest first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +14,13 @@ import polars as pl
 
 from recsys.config import nearest
 from recsys.errors import DataError
-from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, Histories, IntArray, Interactions, Queries
+from recsys.tables import TEST, TRAIN, VALIDATION, Catalog, FloatArray, Histories, IntArray, Interactions, Queries
 
 MAX_COMPARED = 20_000  # users among whom a similar id is looked for; more would take seconds
 
 
 def training_histories(interactions: Interactions, catalog: Catalog) -> Histories:
-    """Each user's TRAIN items, oldest first; users without any are omitted.
+    """Each user's TRAIN items, oldest first, with their weights, if there are any; users without items are omitted.
 
     Raises:
         DataError: an item is not in the catalogue.
@@ -28,7 +29,8 @@ def training_histories(interactions: Interactions, catalog: Catalog) -> Historie
     users = _user_numbers(interactions)[rows]
     starts = np.flatnonzero(np.diff(users, prepend=-1))
     user_ids = interactions.frame["user_id"].gather(rows[starts]).to_list()
-    return Histories(user_ids, np.append(starts, len(rows)), _item_indices(interactions, catalog)[rows])
+    weights = None if interactions.weights is None else interactions.weights[rows]
+    return Histories(user_ids, np.append(starts, len(rows)), _item_indices(interactions, catalog)[rows], weights)
 
 
 def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_history: int) -> Queries:
@@ -55,14 +57,57 @@ def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_his
     return Queries(Histories(user_ids, indptr, items[usable[offsets]]), items[targets])
 
 
-def windows(histories: Histories, window: int) -> Iterator[IntArray]:
-    """Training sequences of 2 to `window` items: histories cut into windows from their newest end."""
-    for user in range(len(histories)):
-        items = histories[user]
-        for stop in range(len(items), 0, -window):
-            part = items[max(0, stop - window) : stop]
-            if len(part) > 1:
-                yield part
+class TrainingSequence(NamedTuple):
+    """A training sequence [n] and what each item weighs as a target, None where all weigh the same.
+
+    A target of weight 0 is none, but part of the history of those after it; the mean of the others is 1, so that a
+    learning rate means the same with and without weights.
+    """
+
+    items: IntArray
+    weights: FloatArray | None = None
+
+    def last(self, count: int) -> TrainingSequence:
+        """Its `count` newest items."""
+        return TrainingSequence(self.items[-count:], None if self.weights is None else self.weights[-count:])
+
+
+def windows(histories: Histories, window: int) -> list[TrainingSequence]:
+    """Training sequences of 2 to `window` items: histories cut into windows from their newest end.
+
+    Sequences whose weights are all 0 are left out.
+
+    Raises:
+        DataError: all of them are.
+    """
+    found: list[TrainingSequence] = []
+    for start, end in pairwise(histories.indptr.tolist()):
+        for stop in range(end, start, -window):
+            rows = slice(max(start, stop - window), stop)
+            if rows.stop - rows.start > 1:
+                weights = None if histories.weights is None else histories.weights[rows]
+                found.append(TrainingSequence(histories.items[rows], weights))
+    return weighted_targets(found)
+
+
+def weighted_targets(sequences: list[TrainingSequence]) -> list[TrainingSequence]:
+    """Sequences that have a target of weight above 0, their weights scaled to a mean of 1 over such targets.
+
+    Raises:
+        DataError: there is none.
+    """
+    weights = [s.weights[s.weights > 0] for s in sequences if s.weights is not None]
+    if not weights:
+        return sequences
+    positive = np.concatenate(weights, dtype=np.float64)
+    if not len(positive):
+        raise DataError("all training interactions weigh 0, so that nothing can be learned; see prepare.event_weights")
+    mean = positive.mean()
+    return [
+        TrainingSequence(items, (weights / mean).astype(np.float32))
+        for items, weights in sequences
+        if weights is not None and weights.any()
+    ]
 
 
 def user_history(interactions: Interactions, user_id: str) -> tuple[str, ...]:
@@ -87,6 +132,13 @@ def user_history(interactions: Interactions, user_id: str) -> tuple[str, ...]:
 def interaction_counts(items: IntArray, num_items: int) -> IntArray:
     """Number of interactions of each item [N], from the items of all interactions."""
     return np.bincount(items, minlength=num_items).astype(np.int64)
+
+
+def weight_sums(histories: Histories, num_items: int) -> FloatArray | None:
+    """The sum of the weights of each item's interactions [N]; None where they have none."""
+    if histories.weights is None:
+        return None
+    return np.bincount(histories.items, histories.weights, minlength=num_items).astype(np.float32)
 
 
 def _user_numbers(interactions: Interactions) -> IntArray:

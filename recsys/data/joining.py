@@ -1,4 +1,4 @@
-"""Whether the ids of interactions are those of the items: forms that differ are matched, or refused with both named."""
+"""Whether the ids of two tables are of one form: forms that differ are matched, or refused with both named."""
 
 from __future__ import annotations
 
@@ -7,47 +7,59 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from recsys.data.described import Noun
 from recsys.errors import DataError
 
 _WHOLE_DECIMAL = r"^-?\d+\.0+$"
+_HINTS: dict[Noun, str] = {
+    "item": "set prepare.item_column and prepare.items_item_column to columns of the same ids, or leave the items out",
+    "user": "set prepare.user_column to a column of both tables with the same ids, or leave the users out",
+}
 
 
 class Joined(NamedTuple):
-    """Both tables with item ids of one form, and notes for the data card."""
+    """Both tables with ids of one form, and notes for the data card."""
 
     interactions: pl.DataFrame
-    items: pl.DataFrame
+    described: pl.DataFrame
     notes: dict[str, Any]
 
 
 def join_ids(
-    interactions: pl.DataFrame, items: pl.DataFrame, path: Path, items_path: Path, *, max_share: float
+    interactions: pl.DataFrame,
+    described: pl.DataFrame,
+    path: Path,
+    described_path: Path,
+    *,
+    max_share: float,
+    noun: Noun = "item",
 ) -> Joined:
-    """Item ids of one form; `interactions` has `RAW_SCHEMA`, `items` a unique `item_id`.
+    """Ids of one form; `interactions` has `RAW_SCHEMA`, `described` a unique `item_id`, or `user_id`.
 
     Where all ids of one table are whole numbers written with decimals (`8.0`) and those of the other are not, they are
-    read as `8`. At most `max_share` of the interacted items may match an item but for their writing (case, leading
+    read as `8`. At most `max_share` of the interacted ids may match another but for their writing (case, leading
     zeros, decimals).
 
     Raises:
-        DataError: more do, or no item of the interactions is in the items table.
+        DataError: more do, or no id of the interactions is in the other table.
     """
-    interacted = interactions["item_id"].unique().cast(pl.String)
-    listed = items["item_id"]
+    name = f"{noun}_id"
+    interacted = interactions[name].unique().cast(pl.String)
+    listed = described[name]
     notes: dict[str, Any] = {}
     if _are_decimals(interacted) and not _are_decimals(listed):
         whole = _whole(interacted)
         names = dict(zip(interacted.to_list(), whole.to_list(), strict=True))
-        column = interactions["item_id"].cast(pl.String).replace_strict(names, return_dtype=pl.String)
+        column = interactions[name].cast(pl.String).replace_strict(names, return_dtype=pl.String)
         interactions = interactions.with_columns(column.cast(pl.Categorical))
-        notes["item_ids_read_as_whole_numbers"] = path.name
+        notes[f"{name}s_read_as_whole_numbers"] = path.name
         interacted = whole
     elif _are_decimals(listed) and not _are_decimals(interacted):
-        items = items.with_columns(_whole(listed).alias("item_id"))
-        notes["item_ids_read_as_whole_numbers"] = items_path.name
-        listed = items["item_id"]
-    _check(interacted, listed, path, items_path, max_share)
-    return Joined(interactions, items, notes)
+        described = described.with_columns(_whole(listed).alias(name))
+        notes[f"{name}s_read_as_whole_numbers"] = described_path.name
+        listed = described[name]
+    _check(interacted, listed, path, described_path, max_share, noun)
+    return Joined(interactions, described, notes)
 
 
 def _are_decimals(ids: pl.Series) -> bool:
@@ -67,7 +79,9 @@ def _loose(ids: pl.Series) -> pl.DataFrame:
     return pl.DataFrame({"id": ids, "plain": plain})
 
 
-def _check(interacted: pl.Series, listed: pl.Series, path: Path, items_path: Path, max_share: float) -> None:
+def _check(
+    interacted: pl.Series, listed: pl.Series, path: Path, described_path: Path, max_share: float, noun: Noun
+) -> None:
     missing = interacted.filter(~interacted.is_in(listed.implode()))
     if missing.is_empty():
         return
@@ -75,13 +89,12 @@ def _check(interacted: pl.Series, listed: pl.Series, path: Path, items_path: Pat
     if alike["id"].n_unique() > max_share * len(interacted):
         ours, theirs = alike.sort("id").select("id", "id_listed").row(0)
         raise DataError(
-            f"{alike['id'].n_unique()} of {len(interacted)} item ids of {path.name} match {items_path.name} only but "
-            f"for their writing: {ours!r} against {theirs!r}; write ids as text, alike in both tables"
+            f"{alike['id'].n_unique()} of {len(interacted)} {noun} ids of {path.name} match {described_path.name} only "
+            f"but for their writing: {ours!r} against {theirs!r}; write ids as text, alike in both tables"
         )
     if len(missing) == len(interacted):
         shown, known = (", ".join(map(repr, ids.sort().head(3).to_list())) for ids in (interacted, listed))
         raise DataError(
-            f"none of the {len(interacted)} item ids of {path.name} ({shown}, ...) is among the {len(listed)} of "
-            f"{items_path.name} ({known}, ...); set prepare.item_column and prepare.items_item_column to columns of "
-            "the same ids, or leave the items out"
+            f"none of the {len(interacted)} {noun} ids of {path.name} ({shown}, ...) is among the {len(listed)} of "
+            f"{described_path.name} ({known}, ...); {_HINTS[noun]}"
         )

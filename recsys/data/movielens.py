@@ -1,6 +1,7 @@
 """MovieLens releases: ratings.dat and movies.dat (`::`, latin-1), or ratings.csv and movies.csv.
 
-Every rating is an interaction, whatever its value; movies have `title` and `genres`.
+Every rating is an interaction, whatever its value, unless `prepare.where` selects by `rating`; movies have `title` and
+`genres`.
 """
 
 from __future__ import annotations
@@ -11,19 +12,29 @@ import polars as pl
 
 from recsys.data.config import PrepareConfig
 from recsys.data.delimited import Layout, text_form
+from recsys.data.described import described_rows
 from recsys.data.opening import Table
 from recsys.data.profile import ITEMS, Role
 from recsys.data.profiling import note_file, note_table
 from recsys.data.raw import RawData, Reading
-from recsys.data.table import Columns, TimedRows, read_interactions, usable_items
+from recsys.data.table import Columns, TimedRows, read_interactions
 from recsys.data.texts import LIST
 from recsys.errors import ConfigError, DataError
 
 _CSV = Columns("userId", "movieId", "timestamp")
 _HINT = "set prepare.kind=table where this is a user-provided table"
-_DAT = ("user", "_1", "item", "_2", "stars", "_3", "time")
+_DAT = ("user", "_1", "item", "_2", "rating", "_3", "time")
 _MOVIE_FIELDS = ("item_id", "title", "genres")
 _ROLES: dict[str, Role] = {"movieId": "item id", "item_id": "item id", "title": "title", "genres": "text"}
+_SETTINGS = (
+    "max_bad_share",
+    "check_times",
+    "where",
+    "dislikes",
+    "weight_column",
+    "event_column",
+    "event_weights",
+)
 
 
 def is_movielens(path: Path) -> bool:
@@ -47,20 +58,21 @@ def read_movielens(path: Path, reading: Reading) -> RawData:
     old = (folder / "ratings.dat").is_file()
     movies = folder / ("movies.dat" if old else "movies.csv")
     # The configuration's other keys are those of user-provided tables.
-    defaults = PrepareConfig(max_bad_share=reading.config.max_bad_share, check_times=reading.config.check_times)
-    reading = reading._replace(config=defaults)
+    kept = {name: getattr(reading.config, name) for name in _SETTINGS}
+    reading = reading._replace(config=PrepareConfig(**kept))
     if old:
         rows = _old_ratings(folder / "ratings.dat", reading)
     else:
         ratings = folder / "ratings.csv"
         rows = read_interactions(ratings, layout=Layout(), columns=_CSV, reading=reading, hint=_HINT)
+    raw = RawData(rows.frame, None, rows.notes, rows.clock, not_selected=rows.not_selected)
     if not movies.is_file():
-        return RawData(rows.frame, None, {}, rows.clock)
+        return raw
     described = _old_movies(movies, reading) if old else _csv_movies(movies, reading)
     reading.check(movies, described.height)
     genres = pl.col("genres").str.replace_all("|", LIST, literal=True)
     items = described.with_columns(genres).unique("item_id", keep="first", maintain_order=True)
-    return RawData(rows.frame, items, {"repeated_items": described.height - items.height}, rows.clock)
+    return raw._replace(items=items, notes=raw.notes | {"repeated_items": described.height - items.height})
 
 
 def _old_ratings(path: Path, reading: Reading) -> TimedRows:
@@ -91,4 +103,4 @@ def _csv_movies(path: Path, reading: Reading) -> pl.DataFrame:
     table = Table(path, Layout(), reading.rejects)
     note_table(reading.profile, ITEMS, table, _ROLES, others="ignored")
     table.require(("movieId", "title", "genres"), "download it again")
-    return usable_items(table, "movieId", reading).frame.select("item_id", "title", "genres")
+    return described_rows(table, "movieId", reading).frame.select("item_id", "title", "genres")

@@ -1,12 +1,12 @@
 """Opens tables, whatever files they are in: parquet or delimited text, packed or not, one file or a folder of parts.
 
 Reads parquet, csv, tsv and other delimited text, each also as .gz, .zst, .bz2 or .zip; folders of part files, as Spark
-writes them, with the columns that their folders name (`day=2023-11-14`); and RecBole's .inter and .item files.
+writes them, with the columns that their folders name (`day=2023-11-14`); and RecBole's .inter, .item and .user files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -20,11 +20,11 @@ from recsys.errors import DataError
 ROW, PART = "__row__", "__part__"
 _FIRST_ROWS = 20
 PARQUET = (".parquet", ".pq")
-TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".inter", ".item")
+TEXT = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data", ".inter", ".item", ".user")
 _UNMISTAKABLE = (*PARQUET, ".csv", ".tsv")  # suffixes that nothing but a table has
 PACKED = (".gz", ".zst", ".bz2", ".zip")
 KINDS = "parquet, csv or tsv (also .gz, .zst, .bz2, .zip, or a folder of part files)"
-ATOMIC = {"interactions": ".inter", "items": ".item"}  # RecBole's suffixes
+ATOMIC = {"interactions": ".inter", "items": ".item", "users": ".user"}  # RecBole's suffixes
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 _UNREADABLE = (pl.exceptions.PolarsError, OSError)
 
@@ -70,10 +70,10 @@ def find_table(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def only_table(folder: Path, *, but: Path | None) -> Path | None:
-    """The only parquet, csv or tsv file of a folder besides another one, or None."""
+def only_table(folder: Path, *, but: Collection[Path | None]) -> Path | None:
+    """The only parquet, csv or tsv file of a folder besides others, or None."""
     found = [entry for entry in folder.iterdir() if suffix_of(entry) in _UNMISTAKABLE and entry.name[0] not in "._"]
-    others = [entry for entry in found if entry != but]
+    others = [entry for entry in found if entry not in but]
     return others[0] if len(others) == 1 else None
 
 

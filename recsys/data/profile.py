@@ -12,8 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import TypeAdapter
 
-Role = Literal["user id", "item id", "time", "title", "text", "ignored"]
-INTERACTIONS, ITEMS, UNKNOWN = "interactions", "items", "unknown"  # kinds of tables
+Role = Literal["user id", "item id", "time", "condition", "weight", "event type", "title", "text", "ignored"]
+INTERACTIONS, ITEMS, USERS, UNKNOWN = "interactions", "items", "users", "unknown"  # kinds of tables
 Basis = Literal["dates", "numbers", "positions", "order of rows"]
 Period = Literal["", "day", "month", "year"]
 

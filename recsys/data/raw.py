@@ -22,6 +22,7 @@ from recsys.tracking import Tracker
 EMPTY_ROW = "empty row"  # reported, but no bad row
 MAX_CONTENT = 300  # characters of a rejected row that are kept
 SHOWN = 100  # of these, in a message
+MARKS = {"disliked": pl.Boolean, "weight": pl.Float32}  # columns that interactions have where they are asked for
 RAW_SCHEMA = pl.Schema({"user_id": pl.Categorical(), "item_id": pl.Categorical(), "timestamp": pl.Int64()})
 
 
@@ -98,11 +99,16 @@ class Reading(NamedTuple):
 class RawData(NamedTuple):
     """A source as read, before cleaning.
 
-    `interactions` has `RAW_SCHEMA`, no nulls, file order; `items` has a unique item_id and text columns (String), or
-    is None where the source has no items table; `notes` go to the data card; `clock` says what the times mean.
+    `interactions` has `RAW_SCHEMA`, no nulls, file order, and, where the configuration asks for them, `disliked`
+    (Boolean: the row says what its user does not want) and `weight` (Float32). `items` has a unique item_id and text
+    columns (String), or is None where the source has no items table, as has `users` a unique user_id. `notes` go to the
+    data card; `clock` says what the times mean. `not_selected` counts the rows that `prepare.where` leaves out, None
+    where a reader does not look at it.
     """
 
     interactions: pl.DataFrame
     items: pl.DataFrame | None
     notes: dict[str, Any]
     clock: Clock = Clock()
+    users: pl.DataFrame | None = None
+    not_selected: int | None = None

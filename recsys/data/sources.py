@@ -17,6 +17,7 @@ from recsys.data.amazon import RELEASES, detect_release, read_amazon
 from recsys.data.config import AUTO, SYNTHETIC, PrepareConfig
 from recsys.data.delimited import Layout
 from recsys.data.download import download
+from recsys.data.events import Events
 from recsys.data.jsonlines import SUFFIXES as JSON_SUFFIXES
 from recsys.data.movielens import is_movielens, read_movielens
 from recsys.data.opening import KINDS, Table, find_table, is_table_file, is_table_folder, only_table
@@ -58,7 +59,7 @@ def read_source(
     profile.kind_is_set = config.kind != AUTO
     if SYNTHETIC in (config.source, config.kind):
         profile.kind = SYNTHETIC
-        return generate(config.synthetic, seed=seed)
+        return _judged(generate(config.synthetic, seed=seed), config, SYNTHETIC)
     path = _locate(config, work, tracker)
     kind = profile.kind = config.kind if config.kind != AUTO else _detect(path, config, profile)
     try:
@@ -70,7 +71,17 @@ def read_source(
             f"{error} (prepare.kind={kind} is a guess from the files; set prepare.kind={TABLE} where they are a "
             "user-provided table)"
         ) from error
-    return raw._replace(notes={"kind": kind, **raw.notes})
+    return _judged(raw._replace(notes={"kind": kind, **raw.notes}), config, kind)
+
+
+def _judged(raw: RawData, config: PrepareConfig, kind: str) -> RawData:
+    """The data, unless their reader ignores what the configuration says about events."""
+    if raw.not_selected is None and Events.of(config).columns:
+        raise ConfigError(
+            f"prepare.where, dislikes, weight_column and event_column cannot be used with prepare.kind={kind}, which "
+            "reads no columns but users, items and times"
+        )
+    return raw
 
 
 def _locate(config: PrepareConfig, work: Path, tracker: Tracker) -> Path:
@@ -133,7 +144,9 @@ def _is_table(path: Path) -> bool:
 
 
 def _interactions(folder: Path) -> Path | None:
-    return find_table(folder, "interactions") or only_table(folder, but=find_table(folder, "items"))
+    return find_table(folder, "interactions") or only_table(
+        folder, but=[find_table(folder, "items"), find_table(folder, "users")]
+    )
 
 
 def _read_table(path: Path, reading: Reading) -> RawData:
@@ -144,8 +157,8 @@ def _read_table(path: Path, reading: Reading) -> RawData:
     items = reading.config.items
     if items is not None and not items.expanduser().exists():
         raise DataError(f"prepare.items={items} does not exist; name a table of items: {KINDS}")
-    found = None if whole else find_table(path, "items")
-    return read_table(interactions, items.expanduser() if items else found, reading)
+    found, users = (None if whole else find_table(path, name) for name in ("items", "users"))
+    return read_table(interactions, items.expanduser() if items else found, users, reading)
 
 
 def _is_amazon(release: str, path: Path) -> bool:

@@ -6,43 +6,42 @@ the kinds of files, and `docs/data.md` for the rules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from recsys.data.config import PrepareConfig
 from recsys.data.delimited import Layout
+from recsys.data.described import UNUSABLE_ID, IdReasons, read_items, read_users
+from recsys.data.events import BAD_WEIGHT, NO_EVENT, NOT_SELECTED, Events
 from recsys.data.joining import join_ids
 from recsys.data.opening import PART, ROW, Table
-from recsys.data.profile import INTERACTIONS, ITEMS, Role
+from recsys.data.profile import INTERACTIONS, Role
 from recsys.data.profiling import note_table, note_time_examples
-from recsys.data.raw import EMPTY_ROW, RAW_SCHEMA, RawData, Reading
-from recsys.data.texts import TextTable, text_table
+from recsys.data.raw import EMPTY_ROW, MARKS, RAW_SCHEMA, RawData, Reading
 from recsys.data.times import ACCEPTED, Clock, Times, calendar_times, implausible, magnitudes, read_times
 from recsys.errors import DataError
-from recsys.tables import LONGEST_ID, identifier
+from recsys.tables import identifier
 
+_USER, _ITEM = IdReasons.of("user"), IdReasons.of("item")
 REASONS = (
     EMPTY_ROW,
-    "missing user id",
-    "missing item id",
-    "user id is no whole number",
-    "item id is no whole number",
-    f"user id of more than {LONGEST_ID} characters, or with a line break",
-    f"item id of more than {LONGEST_ID} characters, or with a line break",
+    *_USER,
+    *_ITEM,
     "missing time",
     "unparsable time",
     "implausible time",
+    BAD_WEIGHT,
+    NO_EVENT,
+    NOT_SELECTED,
 )
 _REASON = pl.Enum(REASONS)
-_UNUSABLE_ID = r"^(?s:.{" + str(LONGEST_ID + 1) + r",})$|[\r\n]"
+_RAW = "__raw__"  # prefix of columns as the file has them
 _COLUMNS_HINT = (
     "rename it, or set prepare.user_column, prepare.item_column, prepare.time_column; prepare.columns names those of a "
     "file without header"
 )
-_ITEM_HINT = "rename it, or set prepare.items_item_column; prepare.items_columns names those of a file without header"
 
 
 class Columns(NamedTuple):
@@ -58,10 +57,12 @@ class Columns(NamedTuple):
 
 
 class TimedRows(NamedTuple):
-    """Usable interactions in `RAW_SCHEMA`, in the file's order, and what their times mean."""
+    """Usable interactions in the file's order (see `RawData`), what their times mean, and notes for the data card."""
 
     frame: pl.DataFrame
     clock: Clock
+    not_selected: int = 0
+    notes: dict[str, Any] = {}  # noqa: RUF012
 
 
 def columns_of(config: PrepareConfig) -> Columns:
@@ -69,7 +70,7 @@ def columns_of(config: PrepareConfig) -> Columns:
     return Columns(config.user_column, config.item_column, None if config.row_order_is_time else config.time_column)
 
 
-def read_table(interactions: Path, items: Path | None, reading: Reading) -> RawData:
+def read_table(interactions: Path, items: Path | None, users: Path | None, reading: Reading) -> RawData:
     """Read user-provided data; see the module's docstring.
 
     Raises:
@@ -80,12 +81,24 @@ def read_table(interactions: Path, items: Path | None, reading: Reading) -> RawD
     config = reading.config
     layout = Layout(config.separator, config.columns, tuple(columns_of(config).names))
     rows = read_interactions(interactions, layout=layout, columns=columns_of(config), reading=reading)
-    if items is None:
-        return RawData(rows.frame, None, {}, rows.clock)
-    table = _read_items(items, reading)
-    notes = {"ignored_item_columns": table.ignored, "repeated_items": table.repeated}
-    joined = join_ids(rows.frame, table.frame, interactions, items, max_share=config.max_bad_share)
-    return RawData(joined.interactions, joined.items, notes | joined.notes, rows.clock)
+    raw = RawData(rows.frame, None, rows.notes, rows.clock, not_selected=rows.not_selected)
+    if items is not None:
+        table = read_items(items, reading)
+        notes = {"ignored_item_columns": table.ignored, "repeated_items": table.repeated}
+        joined = join_ids(raw.interactions, table.frame, interactions, items, max_share=config.max_bad_share)
+        raw = raw._replace(
+            interactions=joined.interactions, items=joined.described, notes=raw.notes | notes | joined.notes
+        )
+    if users is not None:
+        table = read_users(users, reading)
+        notes = {"ignored_user_columns": table.ignored, "repeated_users": table.repeated}
+        joined = join_ids(
+            raw.interactions, table.frame, interactions, users, max_share=config.max_bad_share, noun="user"
+        )
+        raw = raw._replace(
+            interactions=joined.interactions, users=joined.described, notes=raw.notes | notes | joined.notes
+        )
+    return raw
 
 
 def read_interactions(
@@ -97,7 +110,7 @@ def read_interactions(
         DataError: a column is missing, there are no usable rows, too many are bad, or the file cannot be read.
     """
     table = Table(path, layout, reading.rejects)
-    roles: dict[str, Role] = {columns.user: "user id", columns.item: "item id"}
+    roles: dict[str, Role] = {**Events.of(reading.config).roles, columns.user: "user id", columns.item: "item id"}
     if columns.time is not None:
         roles[columns.time] = "time"
     note_table(reading.profile, INTERACTIONS, table, roles, others="ignored")
@@ -111,16 +124,27 @@ def usable_rows(table: Table, *, columns: Columns, reading: Reading) -> TimedRow
     Raises:
         DataError: there are none, too many are bad, or times are of two units.
     """
-    frame = table.select(lambda schema: _codes(schema, columns))
+    events = Events.of(reading.config)
+    for schema in table.schemas:
+        events.require((name for name in schema if name != ROW), table.path)
+    frame = table.select(
+        lambda schema: [*_codes(schema, columns), *(pl.col(n).alias(_RAW + n) for n in events.columns)]
+    )
     if frame.is_empty():
         raise DataError(f"{table.path} holds no rows; interactions are needed, one a row: {', '.join(columns.names)}")
+    notes: dict[str, Any] = {}
+    if events.columns:
+        frame, notes = _judged(frame, events, table.path)
     frame = frame.with_columns(_id_reasons(frame))
     clock = Clock()
     if columns.time is not None:
         frame, clock = _timed(table, frame, columns.time, reading)
-    bad = frame.filter(pl.col("reason").is_not_null()).select(ROW, PART, "reason")
-    if len(bad):
-        table.reject(bad, bad["reason"].cast(pl.String), shown=columns.names)
+    not_selected = len((frame["reason"] == NOT_SELECTED).arg_true())
+    if not_selected and clock.unit is None and _are_positions(frame):
+        clock = clock._replace(unit="positions")  # the selected rows alone have gaps
+    bad = frame.filter(pl.col("reason").is_not_null() & (pl.col("reason") != NOT_SELECTED)).select(ROW, PART, "reason")
+    if len(bad) or not_selected:
+        table.reject(bad, bad["reason"].cast(pl.String), shown=[*dict.fromkeys([*columns.names, *events.columns])])
         frame = frame.filter(pl.col("reason").is_null())
     reading.check(table.path, frame.height)
     if frame.is_empty():
@@ -130,7 +154,27 @@ def usable_rows(table: Table, *, columns: Columns, reading: Reading) -> TimedRow
     else:
         position = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
         frame = frame.with_columns(timestamp=position)
-    return TimedRows(frame.select(*RAW_SCHEMA), clock)
+    marks = [name for name in MARKS if name in frame.columns]
+    return TimedRows(frame.select(*RAW_SCHEMA, *marks), clock, not_selected, notes)
+
+
+def _are_positions(frame: pl.DataFrame) -> bool:
+    """Whether the times of every user are 0, 1, 2, ..."""
+    users = frame.drop_nulls(["user_id", "timestamp"]).group_by("user_id")
+    found = users.agg(
+        first=pl.col("timestamp").min(), last=pl.col("timestamp").max(), count=pl.col("timestamp").n_unique()
+    )
+    complete = (pl.col("first") <= 1) & (pl.col("last") - pl.col("first") + 1 == pl.col("count"))
+    return found.height > 0 and bool(found.select(complete.all()).item())
+
+
+def _judged(frame: pl.DataFrame, events: Events, path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """With the columns that the settings ask for, and the reasons of rows that they leave out or cannot use."""
+    judged = events.judge(frame.select(pl.col(_RAW + name).alias(name) for name in events.columns), path)
+    found = pl.coalesce(pl.when(~judged.selected).then(pl.lit(NOT_SELECTED)), judged.reasons).cast(_REASON)
+    reason = pl.when(pl.col("reason") == EMPTY_ROW).then("reason").otherwise(pl.coalesce(found, "reason"))
+    frame = frame.with_columns(reason.alias("reason"), *judged.marks(events))
+    return frame.drop(_RAW + name for name in events.columns), judged.notes()
 
 
 def _codes(schema: pl.Schema, columns: Columns) -> list[pl.Expr]:
@@ -139,10 +183,10 @@ def _codes(schema: pl.Schema, columns: Columns) -> list[pl.Expr]:
     empty = pl.all_horizontal(pl.col(name).is_null() for name in schema if name != ROW)
     tests = [
         (EMPTY_ROW, empty),
-        ("user id is no whole number", user.inexact),
-        ("item id is no whole number", item.inexact),
-        ("missing user id", user.text.is_null()),
-        ("missing item id", item.text.is_null()),
+        (_USER.inexact, user.inexact),
+        (_ITEM.inexact, item.inexact),
+        (_USER.missing, user.text.is_null()),
+        (_ITEM.missing, item.text.is_null()),
     ]
     whole = pl.lit(None, pl.Int64)
     if columns.time is not None:
@@ -164,14 +208,13 @@ def _codes(schema: pl.Schema, columns: Columns) -> list[pl.Expr]:
 def _id_reasons(frame: pl.DataFrame) -> pl.Expr:
     """`reason`, also for ids that the endpoint would refuse."""
     reason = pl.col("reason")
-    for name, title in (("user_id", "user"), ("item_id", "item")):
+    for name, reasons in (("user_id", _USER), ("item_id", _ITEM)):
         known = frame[name].drop_nulls().unique()
-        unusable = known.filter(known.cast(pl.String).str.contains(_UNUSABLE_ID))
+        unusable = known.filter(known.cast(pl.String).str.contains(UNUSABLE_ID))
         if len(unusable):
-            named = next(text for text in REASONS if text.startswith(f"{title} id of more"))
             reason = (
                 pl.when(reason.is_null() & pl.col(name).is_in(unusable.implode()))
-                .then(pl.lit(named, _REASON))
+                .then(pl.lit(reasons.unusable, _REASON))
                 .otherwise(reason)
             )
     return reason.alias("reason")
@@ -242,44 +285,3 @@ def _two_units(table: Table, frame: pl.DataFrame, odd: pl.Series, column: str, c
         f"{row}); "
         "convert them to one unit, or set prepare.check_times=false if they are right"
     )
-
-
-def _read_items(path: Path, reading: Reading) -> TextTable:
-    config = reading.config
-    column = config.items_item_column or config.item_column
-    layout = Layout(config.separator, config.items_columns, (column, config.title_column))
-    table = Table(path, layout, reading.rejects)
-    note_table(reading.profile, ITEMS, table, {column: "item id", config.title_column: "title"}, others="text")
-    table.require([column], _ITEM_HINT)
-    if config.title_column != PrepareConfig.model_fields["title_column"].default:
-        table.require([config.title_column], "rename it, or set prepare.title_column")
-    return usable_items(table, column, reading, title_column=config.title_column)
-
-
-def usable_items(table: Table, column: str, reading: Reading, *, title_column: str = "title") -> TextTable:
-    """The items of a table with an id in `column`, the first row of each.
-
-    Raises:
-        DataError: there are no rows, or too many are bad.
-    """
-
-    def columns(schema: pl.Schema) -> Sequence[pl.Expr]:
-        item = identifier(column, schema[column])
-        tests = [
-            (EMPTY_ROW, pl.all_horizontal(pl.col(name).is_null() for name in schema if name != ROW)),
-            (REASONS[4], item.inexact),
-            (REASONS[2], item.text.is_null()),
-            (REASONS[6], item.text.str.contains(_UNUSABLE_ID)),
-        ]
-        reason = pl.coalesce(pl.when(bad).then(pl.lit(name, _REASON)) for name, bad in tests)
-        others = [pl.col(name) for name in schema if name not in (ROW, column)]
-        return [item.text.alias(column), *others, reason.alias(PART + "reason")]
-
-    frame = table.select(columns)
-    bad = frame.filter(pl.col(PART + "reason").is_not_null())
-    table.reject(bad, bad[PART + "reason"].cast(pl.String), shown=frame.columns)
-    usable = frame.filter(pl.col(PART + "reason").is_null()).drop(ROW, PART, PART + "reason")
-    reading.check(table.path, usable.height)
-    if usable.is_empty():
-        raise DataError(f"{table.path} holds no items; write one a row, or remove the file to use ids alone")
-    return text_table(usable, column, title_column=title_column)

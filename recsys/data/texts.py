@@ -40,27 +40,33 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,
 
 
 class TextTable(NamedTuple):
-    """Items with text columns, one row an item_id; names of the ignored columns; number of repeated rows dropped."""
+    """Items or users with text columns, one row an id; names of ignored columns; number of repeated rows dropped."""
 
     frame: pl.DataFrame
     ignored: list[str]
     repeated: int
 
 
-def text_table(frame: pl.DataFrame, item_column: str, *, title_column: str = TITLE) -> TextTable:
+def text_table(
+    frame: pl.DataFrame, id_column: str, *, id_name: str = "item_id", title_column: str = TITLE
+) -> TextTable:
     """Convert a table to catalogue columns: ids and texts as strings, the first row of each id.
 
     Numbers and dates become text, HTML in texts is decoded (`strip_markup`); structs, vectors and binary columns are
-    ignored. `item_column` (String) has an id in every row and becomes `item_id`, `title_column` becomes `title`.
+    ignored. `id_column` (String) has an id in every row and becomes `id_name`, `title_column` becomes `title`.
     """
-    others = [name for name in frame.columns if name != item_column]
+    others = [name for name in frame.columns if name != id_column]
     kept = [name for name in others if is_text(frame.schema[name])]
     # Text columns of these names, where others are the id and the title.
-    names = {"item_id": "item_id_text", **({TITLE: "title_text"} if title_column != TITLE else {}), title_column: TITLE}
-    columns = [pl.col(item_column).alias("item_id")]
+    names = {
+        id_name: f"{id_name}_text",
+        **({TITLE: "title_text"} if title_column != TITLE else {}),
+        title_column: TITLE,
+    }
+    columns = [pl.col(id_column).alias(id_name)]
     columns += [_text(name, frame.schema[name]).alias(names.get(name, name)) for name in kept]
     table = frame.select(columns)
-    unique = table.unique("item_id", keep="first", maintain_order=True)
+    unique = table.unique(id_name, keep="first", maintain_order=True)
     return TextTable(unique, [name for name in others if name not in kept], table.height - unique.height)
 
 

@@ -14,12 +14,11 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.denoiser import layer_norm, two_layers
-from recsys.diffusion.loss import Losses
+from recsys.diffusion.loss import Losses, mean_square
 from recsys.diffusion.training import fit, training_rows
 from recsys.tables import FloatArray, IntArray
 from recsys.training.devices import default_device
@@ -62,7 +61,7 @@ class QueryMlp(nn.Module):
 
 
 class RegressionLoss(nn.Module):
-    """Squared error of the query to the target's latent."""
+    """Squared error of the query to the target's latent; weights [B] are factors of the errors."""
 
     latents: Tensor
 
@@ -71,18 +70,18 @@ class RegressionLoss(nn.Module):
         self.model = model
         self.register_buffer("latents", latents, persistent=False)
 
-    def forward(self, conditions: Tensor, targets: Tensor) -> Losses:
-        error = F.mse_loss(self.model(conditions).float(), self.latents[targets])
+    def forward(self, conditions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Losses:
+        error = mean_square(self.model(conditions).float(), self.latents[targets], weights)
         return Losses(error, error.new_zeros(()))
 
 
 class CrossEntropyLoss(RegressionLoss):
     """Softmax over all items of inner products with their latents, over sqrt(D) (SETRec-like, arXiv 2502.10833)."""
 
-    def forward(self, conditions: Tensor, targets: Tensor) -> Losses:
+    def forward(self, conditions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Losses:
         queries = self.model(conditions).float() / self.latents.shape[1] ** 0.5
         with torch.autocast(queries.device.type, enabled=False):
-            loss: Tensor = SoftmaxLoss.apply(queries, self.latents, targets)  # type: ignore[no-untyped-call]
+            loss: Tensor = SoftmaxLoss.apply(queries, self.latents, targets, weights)  # type: ignore[no-untyped-call]
         return Losses(loss, loss.new_zeros(()))
 
 
@@ -145,6 +144,7 @@ def fit_head(
     config: DiffuseConfig,
     *,
     run: Run,
+    weights: FloatArray | None = None,
     validate: Callable[[QueryHead], float] | None = None,
 ) -> QueryHead:
     """Train a plain head on the same conditions; other arguments and errors as in `fit_preference`.
@@ -153,7 +153,7 @@ def fit_head(
         kind: `regression` predicts the mean of the next item's latent, `cross_entropy` is a softmax over item latents.
         run: the name of its metrics, the seed, and where checkpoints and metrics go.
     """
-    rows = training_rows(conditions, targets, latents)
+    rows = training_rows(conditions, targets, latents, weights)
     with seeded(run.seed, 0):
         model = QueryMlp(*rows.widths, hidden_size=config.hidden_size, num_layers=config.num_layers)
     module = LOSSES[kind](model, torch.from_numpy(rows.latents)).to(default_device())

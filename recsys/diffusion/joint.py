@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from recsys.diffusion.loss import PreferenceLoss
 from recsys.diffusion.preference import PreferenceModel
 from recsys.errors import ArtifactError
 from recsys.files import fingerprint, read_json, write_json
-from recsys.llm.conditions import Conditions, DiscreteConditions, query_conditions, training_conditions
+from recsys.llm.conditions import Conditions, DiscreteConditions, next_items, query_conditions, training_conditions
 from recsys.llm.config import TrainingConfig
 from recsys.llm.connector import Connector
 from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts
@@ -73,11 +72,11 @@ class JointPreference:
             return training_conditions(
                 self.language_model, self.semantic_ids, histories, window=window, tracker=tracker
             )
-        sequences = list(windows(histories, window))
-        prefixes = [items[:position] for items in sequences for position in range(len(items))]
+        sequences = windows(histories, window)
+        prefixes = [items[:position] for items, _ in sequences for position in range(len(items))]
         queries = Histories.from_lists([""] * len(prefixes), prefixes)
         states = self.query_conditions(queries, window=window, tracker=tracker)
-        return Conditions(states, torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *sequences])))
+        return Conditions(states, *next_items(sequences))
 
     def with_catalog(self, semantic_ids: SemanticIds, latents: FloatArray, titles: Sequence[str]) -> JointPreference:
         """The same model, sharing its weights, for a catalogue with items appended to those it was loaded with."""
@@ -230,7 +229,8 @@ def _plan(config: DiffuseConfig, adapted: LanguageModel) -> Plan:
 def _contents(data: JointData) -> list[Any]:
     """What decides the weights besides the language model; see `Fingerprint.of`."""
     arrays = [data.histories.indptr, data.histories.items, data.semantic_ids.codes, data.latents]
-    return [*arrays, data.texts, data.window, data.num_latents]
+    weights = [] if data.histories.weights is None else [data.histories.weights]
+    return [*arrays, *weights, data.texts, data.window, data.num_latents]
 
 
 def _save(done: JointPreference, adapted: LanguageModel, out: Path, *, params: dict[str, Any]) -> None:

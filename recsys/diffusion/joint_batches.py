@@ -8,8 +8,14 @@ from typing import NamedTuple
 from torch import Tensor
 
 from recsys.data.histories import windows
-from recsys.llm.conditions import discrete_batches, sequential_rows
-from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts, continuous_batches
+from recsys.llm.conditions import SequentialRow, discrete_batches, sequential_rows
+from recsys.llm.continuous import (
+    ContinuousLayout,
+    ContinuousPrompts,
+    ContinuousRow,
+    ContinuousTexts,
+    continuous_batches,
+)
 from recsys.llm.storage import LanguageModel
 from recsys.tables import FloatArray, Histories, SemanticIds
 
@@ -41,12 +47,20 @@ class JointData(NamedTuple):
 
 def joint_batches(
     language_model: LanguageModel, data: JointData, *, continuous: bool, batch_tokens: int, seed: int
-) -> Callable[[int], Sequence[tuple[Tensor, ...]]]:
+) -> Callable[[int], Sequence[tuple[Tensor | None, ...]]]:
     """epoch -> batches of `DiscreteConditions`, or of `ContinuousConditions` where `continuous` holds."""
-    sequences = list(windows(data.histories, data.window))
+    sequences = windows(data.histories, data.window)
     codes = sequential_rows(language_model, data.semantic_ids, sequences)
     if not continuous:
+        codes = [row for row in codes if _has_targets(row)]
         return lambda epoch: discrete_batches(codes, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
     prompts = data.prompts(language_model)
-    rows = [prompts.row(items) for items in sequences]
+    rows = [prompts.row(*sequence) for sequence in sequences]
+    kept = [n for n, row in enumerate(rows) if _has_targets(row) and _has_targets(codes[n])]
+    rows, codes = [rows[n] for n in kept], [codes[n] for n in kept]
     return lambda epoch: continuous_batches(rows, codes, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
+
+
+def _has_targets(row: SequentialRow | ContinuousRow) -> bool:
+    """False for an over-long row that lost all items of a weight above 0."""
+    return row.weights is None or bool(row.weights.any())

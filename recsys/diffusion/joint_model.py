@@ -17,11 +17,11 @@ class JointModel(nn.Module):
         super().__init__()
         self.conditions, self.head, self.config = conditions, head, config
 
-    def forward(self, *batch: Tensor) -> Loss:
+    def forward(self, *batch: Tensor | None) -> Loss:
         """Losses of a batch, whose tensors `conditions` takes; the weighted sum of ContRec, section 3.3."""
         conditioned: ConditionedBatch = self.conditions(*batch)
         language = conditioned.language_model.mean()
-        head = self.head(conditioned.states.float(), conditioned.targets)
+        head = self.head(conditioned.states.float(), conditioned.targets, conditioned.weights)
         total = self.config.language_model_weight * language + head.total(self.config.dispersive_weight)
         parts = {"language_model": language, "diffusion": head.diffusion, "dispersive": head.dispersive}
         return Loss(total, {"loss": total, **parts}, 1)

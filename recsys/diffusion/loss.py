@@ -27,6 +27,14 @@ class Losses(NamedTuple):
         return self.diffusion + dispersive_weight * self.dispersive
 
 
+def mean_square(predicted: Tensor, wanted: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean squared error of [B, ...], that of each row times its weight [B]."""
+    if weights is None:
+        return F.mse_loss(predicted, wanted)
+    errors = F.mse_loss(predicted, wanted, reduction="none")
+    return (errors * weights.reshape(-1, *[1] * (errors.ndim - 1))).mean()
+
+
 def dispersive_loss(hidden: Tensor, temperature: float) -> Tensor:
     """log mean_ij exp(-||H_i - H_j||^2 / (w tau)) of activations [n, w]; zero for fewer than `MIN_ROWS` rows.
 
@@ -59,8 +67,8 @@ class PreferenceLoss(nn.Module):
         self.schedule = Schedule(config.timesteps)
         self.register_buffer("latents", latents, persistent=False)
 
-    def forward(self, conditions: Tensor, targets: Tensor) -> Losses:
-        """Losses of conditions [B, d_h] whose next items are targets [B]."""
+    def forward(self, conditions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Losses:
+        """Losses of conditions [B, d_h] whose next items are targets [B]; `weights` [B] are factors of the errors."""
         config = self.config
         rate = config.condition_dropout if self.training else 0
         dropped = torch.rand(len(targets), device=targets.device) < rate
@@ -70,7 +78,7 @@ class PreferenceLoss(nn.Module):
         noisy = self.schedule.add_noise(x0, eps, timesteps)
         modulation = self.denoiser.modulation(self.denoiser.embed(conditions, dropped)[:, None], timesteps)
         predicted = self.denoiser(noisy, modulation)
-        error = F.mse_loss(predicted.output.float(), self.schedule.velocity(x0, eps, timesteps))
+        error = mean_square(predicted.output.float(), self.schedule.velocity(x0, eps, timesteps), weights)
         if not config.dispersive_weight:
             return Losses(error, error.new_zeros(()))
         return Losses(error, dispersive_loss(predicted.hidden[:, 0][~dropped], config.dispersive_temperature))

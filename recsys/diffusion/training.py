@@ -26,11 +26,15 @@ from recsys.training.trainer import Trainer
 
 
 class Rows(NamedTuple):
-    """Training data: conditions [P, d_h], the item index that follows each [P], and the items' latents [N, D]."""
+    """Training data: conditions [P, d_h], the item index that follows each [P], and the items' latents [N, D].
+
+    `weights` [P] are factors of the rows' losses, with a mean of 1; None where all weigh the same.
+    """
 
     conditions: FloatArray
     targets: IntArray
     latents: FloatArray
+    weights: FloatArray | None = None
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -45,6 +49,7 @@ def fit_preference(
     config: DiffuseConfig,
     *,
     seed: int,
+    weights: FloatArray | None = None,
     validate: Callable[[PreferenceModel], float] | None = None,
     work: Path | None = None,
     tracker: Tracker | None = None,
@@ -56,15 +61,16 @@ def fit_preference(
         targets: int64 [P], the index of the item that follows.
         latents: float32 [N, D], normalised item latents.
         seed: decides everything random.
+        weights: float32 [P], how much each target counts, in any scale; 0 for what is none. None: all alike.
         validate: the score (higher is better) that chooses among epochs; without it the last one is kept.
         work: folder for checkpoints; a killed run given the same folder continues and ends bit-equal.
         tracker: receives `preference/...` metrics once an epoch.
 
     Raises:
-        DataError: there are no rows, or the arrays do not fit each other.
+        DataError: there are no rows, or none of a weight above 0, or the arrays do not fit each other.
         ArtifactError: the checkpoint in `work` cannot be read.
     """
-    rows = training_rows(conditions, targets, latents)
+    rows = training_rows(conditions, targets, latents, weights)
     with seeded(seed, 0):
         denoiser = Denoiser(*rows.widths, hidden_size=config.hidden_size, num_layers=config.num_layers)
     module = PreferenceLoss(denoiser, torch.from_numpy(latents), config).to(default_device())
@@ -76,19 +82,28 @@ def fit_preference(
     return model
 
 
-def training_rows(conditions: FloatArray, targets: IntArray, latents: FloatArray) -> Rows:
-    """The rows, if they can be trained on.
+def training_rows(
+    conditions: FloatArray, targets: IntArray, latents: FloatArray, weights: FloatArray | None = None
+) -> Rows:
+    """The rows, if they can be trained on, without those of weight 0.
 
     Raises:
         DataError: there are none, lengths differ, a target is no item, or a condition is not finite.
     """
+    if weights is not None:
+        if len(weights) != len(targets):
+            raise DataError(f"a head needs one weight a target; got {len(weights)}, {len(targets)}")
+        kept = weights > 0
+        conditions, targets, weights = conditions[kept], targets[kept], weights[kept]
     if not len(targets) or len(conditions) != len(targets):
         raise DataError(f"a head needs one condition a target and at least one; got {len(conditions)}, {len(targets)}")
     if targets.min() < 0 or targets.max() >= len(latents):
         raise DataError(f"targets must be item indices in 0..{len(latents) - 1}; got {targets.min()}..{targets.max()}")
     if not np.isfinite(conditions).all() or not np.isfinite(latents).all():
         raise DataError("conditions or latents hold NaN or infinite values; train the model they come from again")
-    return Rows(conditions, targets, latents)
+    if weights is not None:
+        weights = (weights / weights.mean(dtype=np.float64)).astype(np.float32)
+    return Rows(conditions, targets, latents, weights)
 
 
 def fit(
@@ -101,7 +116,7 @@ def fit(
     validate: Callable[[], float] | None = None,
     to_plateau: bool = False,
 ) -> Progress:
-    """Train a module (conditions [B, d_h], targets [B] -> `Losses`) on rows, and leave the kept weights in `average`.
+    """Train a module (conditions [B, d_h], targets [B], weights -> `Losses`) on rows; `average` has the kept weights.
 
     Args:
         validate: scores the averaged weights every `config.validate_every` epochs and after the last.
@@ -137,7 +152,7 @@ def fit(
         batches,
         plan,
         run=run,
-        fingerprint=Fingerprint.of(run.name, run.seed, config, *rows, plan.bf16),
+        fingerprint=Fingerprint.of(run.name, run.seed, config, *(part for part in rows if part is not None), plan.bf16),
         validate=validate,
         average=average,
     ).train()
@@ -151,9 +166,11 @@ class _HeadLoss(nn.Module):
         self.module, self._weight = module, dispersive_weight
         self._conditions = torch.from_numpy(rows.conditions).to(device)
         self._targets = torch.from_numpy(rows.targets).to(device)
+        self._factors = None if rows.weights is None else torch.from_numpy(rows.weights).to(device)
 
     def forward(self, positions: Tensor) -> Loss:
-        losses: Losses = self.module(self._conditions[positions], self._targets[positions])
+        factors = None if self._factors is None else self._factors[positions]
+        losses: Losses = self.module(self._conditions[positions], self._targets[positions], factors)
         values = {"loss": losses.diffusion}
         if losses.dispersive.requires_grad:
             values["dispersive"] = losses.dispersive

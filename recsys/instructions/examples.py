@@ -24,12 +24,16 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """One example: `history` and `item` are item indices; a field that its task does not use is empty."""
+    """One example: `history` and `item` are item indices; a field that its task does not use is empty.
+
+    `weights` say how much each item of the history counts as a target (`TrainingSequence`); empty where all are alike.
+    """
 
     task: str
     history: tuple[int, ...] = ()
     item: int | None = None
     text: str = ""
+    weights: tuple[float, ...] = ()
 
 
 def save_examples(examples: Sequence[Example], catalog: Catalog, path: Path) -> None:
@@ -43,6 +47,8 @@ def save_examples(examples: Sequence[Example], catalog: Catalog, path: Path) -> 
         },
         schema=_SCHEMA,
     )
+    if any(e.weights for e in examples):
+        frame = frame.with_columns(weights=pl.Series([e.weights for e in examples], dtype=pl.List(pl.Float32)))
     frame.write_parquet(path)
 
 
@@ -55,6 +61,7 @@ def load_examples(path: Path, catalog: Catalog) -> list[Example]:
             history=tuple(positions[i] for i in row["history"]),
             item=None if row["item"] is None else positions[row["item"]],
             text=row["text"],
+            weights=tuple(row.get("weights") or ()),
         )
         for row in pl.read_parquet(path).iter_rows(named=True)
     ]

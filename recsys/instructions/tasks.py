@@ -29,7 +29,12 @@ class TaskSource:
 def sequential(source: TaskSource) -> Iterator[Example]:
     """Every history, cut into windows from its newest end; each window predicts all of its items."""
     return (
-        Example("sequential", history=tuple(items.tolist())) for items in windows(source.histories, source.max_history)
+        Example(
+            "sequential",
+            history=tuple(items.tolist()),
+            weights=() if weights is None else tuple(weights.tolist()),
+        )
+        for items, weights in windows(source.histories, source.max_history)
     )
 
 

@@ -24,15 +24,20 @@ _BUCKETS_AHEAD = 50  # batches that are sorted together: enough to pad little, f
 
 
 class Row(NamedTuple):
-    """One rendered example: token_ids, of which those from `answer` on are to be predicted."""
+    """One rendered example: token_ids, of which those from `answer` on are to be predicted.
+
+    `weights` say how much each of these counts, 0 for not at all; None where all count alike.
+    """
 
     tokens: list[int]
     answer: int
+    weights: list[float] | None = None
 
 
 class Batch(NamedTuple):
     tokens: Tensor  # [B, T] token_ids
     targets: Tensor  # [B, T] next token_id, IGNORED where nothing is predicted
+    weights: Tensor | None = None  # float32 [B, T] of the targets
 
 
 class Renderer:
@@ -78,7 +83,10 @@ class Renderer:
                 break
             history = history[min(-(-over // self._levels), len(history) - 1) :]
         ends_in_text = ("field", "text") in template.response
-        return Row(prompt + answer + (self._end if ends_in_text else []), len(prompt))
+        weights = None
+        if example.weights:  # of the sequential task, whose response is the history
+            weights = np.repeat(example.weights[-len(history) :], self._levels).tolist()
+        return Row(prompt + answer + (self._end if ends_in_text else []), len(prompt), weights)
 
     def _parts(self, parts: tuple[Part, ...], example: Example, history: list[int]) -> list[int]:
         tokens: list[int] = []
@@ -126,6 +134,7 @@ def epoch_batches(
         chosen = np.concatenate(passes)[:count] if passes else np.zeros(0, np.int64)
         templates = generator.integers(0, 1 << 30, size=len(chosen))
         rows += [renderer.render(members[i], int(t)) for i, t in zip(chosen, templates, strict=True)]
+    rows = [row for row in rows if row.weights is None or any(row.weights)]  # others lost all of their targets
     groups = random_buckets([len(r.tokens) for r in rows], batch_tokens, generator)
     return [pad([rows[i] for i in group]) for group in groups]
 
@@ -165,7 +174,14 @@ def pad(rows: Sequence[Row]) -> Batch:
     """Right-padded tokens and shifted targets; the last token of a row predicts nothing and is left out."""
     starts = [max(row.answer, 1) for row in rows]
     targets = [[IGNORED] * (start - 1) + row.tokens[start:] for start, row in zip(starts, rows, strict=True)]
-    return Batch(padded([row.tokens[:-1] for row in rows]), padded(targets, IGNORED))
+    tokens = padded([row.tokens[:-1] for row in rows])
+    if all(row.weights is None for row in rows):
+        return Batch(tokens, padded(targets, IGNORED))
+    weights = torch.zeros(tokens.shape)
+    for number, (start, row) in enumerate(zip(starts, rows, strict=True)):
+        own = [1.0] * (len(row.tokens) - start) if row.weights is None else row.weights[start - row.answer :]
+        weights[number, start - 1 : start - 1 + len(own)] = torch.tensor(own)
+    return Batch(tokens, padded(targets, IGNORED).where(weights > 0, IGNORED), weights)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:

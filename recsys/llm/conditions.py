@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.data.histories import windows
+from recsys.data.histories import TrainingSequence, windows
 from recsys.errors import ModelError
 from recsys.instructions.examples import Example
 from recsys.llm.collation import Row, buckets, pad, padded, random_buckets
 from recsys.llm.heads import LanguageModelLoss, Losses
 from recsys.llm.storage import LanguageModel
 from recsys.llm.vocabulary import TokenLayout
-from recsys.tables import Histories, IntArray, SemanticIds
+from recsys.tables import FloatArray, Histories, IntArray, SemanticIds
 from recsys.tracking import NullTracker, Tracker
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32_768}  # of one forward pass; on a CPU what its caches hold
@@ -32,6 +32,7 @@ class Conditions(NamedTuple):
 
     states: Tensor  # float32 [P, d_h]
     targets: Tensor  # int64 [P] item indices
+    weights: Tensor | None = None  # float32 [P] of the targets, 0 for what is none; None where all weigh the same
 
 
 class ConditionedBatch(NamedTuple):
@@ -40,6 +41,7 @@ class ConditionedBatch(NamedTuple):
     states: Tensor  # [P, d_h], with gradients
     targets: Tensor  # int64 [P] item indices
     language_model: Losses
+    weights: Tensor | None = None  # float32 [P] of the targets
 
 
 class SequentialRow(NamedTuple):
@@ -48,26 +50,41 @@ class SequentialRow(NamedTuple):
     row: Row
     columns: IntArray  # [n] of the row's tokens, the last one before each item
     items: IntArray  # [n] the next item of each
+    weights: FloatArray | None = None  # [n] of these items, 0 for what is no target
+
+
+class Positions(NamedTuple):
+    """Where the conditions of a batch are, and the next item of each."""
+
+    rows: Tensor  # [P]
+    columns: Tensor  # [P]
+    items: Tensor  # [P]
+    weights: Tensor | None  # float32 [P], above 0
 
 
 class DiscreteBatch(NamedTuple):
-    tokens: Tensor  # [B, T] token_ids
-    targets: Tensor  # [B, T] next token_id, IGNORED where there is none to predict
-    rows: Tensor  # [P] of the conditions
-    columns: Tensor  # [P] of the conditions
-    items: Tensor  # [P] the next item of each
+    """The fields of `recsys.llm.collation.Batch`, then those of `Positions`."""
+
+    tokens: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    rows: Tensor
+    columns: Tensor
+    items: Tensor
+    item_weights: Tensor | None
 
 
 def sequential_rows(
-    language_model: LanguageModel, semantic_ids: SemanticIds, sequences: Sequence[IntArray]
+    language_model: LanguageModel, semantic_ids: SemanticIds, sequences: Sequence[TrainingSequence]
 ) -> list[SequentialRow]:
     """Each sequence in the generative ranker's prompt, that of template 0; over-long ones lose their oldest items."""
     renderer, levels = language_model.renderer(semantic_ids), semantic_ids.num_levels
     rows = []
-    for items in sequences:
-        row = renderer.render(Example("sequential", history=tuple(items.tolist())), 0)
+    for sequence in sequences:
+        weights = () if sequence.weights is None else tuple(sequence.weights.tolist())
+        row = renderer.render(Example("sequential", history=tuple(sequence.items.tolist()), weights=weights), 0)
         kept = (len(row.tokens) - row.answer) // levels
-        rows.append(SequentialRow(row, row.answer - 1 + levels * np.arange(kept), items[-kept:]))
+        rows.append(SequentialRow(row, row.answer - 1 + levels * np.arange(kept), *sequence.last(kept)))
     return rows
 
 
@@ -88,13 +105,19 @@ def training_conditions(
     Raises:
         ModelError: the model is in training mode.
     """
-    rows = sequential_rows(language_model, semantic_ids, list(windows(histories, window)))
+    rows = sequential_rows(language_model, semantic_ids, windows(histories, window))
     # Cut behind the last condition: the last item is not even an input.
     prompts = [r.row.tokens[: int(r.columns[-1]) + 1] for r in rows]
     columns = [r.columns for r in rows]
     states = states_at(language_model.model, prompts, columns, forward=_hidden(language_model), tracker=tracker)
-    items = np.concatenate([r.items for r in rows]) if rows else np.zeros(0, np.int64)
-    return Conditions(states, torch.from_numpy(items))
+    return Conditions(states, *next_items([TrainingSequence(r.items, r.weights) for r in rows]))
+
+
+def next_items(sequences: Sequence[TrainingSequence]) -> tuple[Tensor, Tensor | None]:
+    """All items [P] of sequences, and their weights [P], if they have any."""
+    items = np.concatenate([np.zeros(0, np.int64), *(s.items for s in sequences)])
+    weights = [s.weights for s in sequences if s.weights is not None]
+    return torch.from_numpy(items), torch.from_numpy(np.concatenate(weights)) if weights else None
 
 
 def query_conditions(
@@ -148,7 +171,7 @@ def states_at(
     groups = buckets(lengths, range(len(prompts)), BATCH_TOKENS[model.device.type])[::-1]
     for group in (tracker or NullTracker()).track(groups, "hidden states", len(groups)):
         hidden = forward(padded([prompts[i] for i in group]).to(model.device))
-        rows, at, _ = concatenate_positions([columns[i] for i in group], [columns[i] for i in group])
+        rows, at, *_ = concatenate_positions([columns[i] for i in group], [columns[i] for i in group])
         outputs = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in group])
         states[torch.from_numpy(outputs)] = hidden[rows, at].float().cpu()
     return states
@@ -162,14 +185,22 @@ def discrete_batches(rows: Sequence[SequentialRow], *, batch_tokens: int, seed: 
 
 
 def _collate(rows: Sequence[SequentialRow]) -> DiscreteBatch:
-    positions = concatenate_positions([r.columns for r in rows], [r.items for r in rows])
-    return DiscreteBatch(*pad([r.row for r in rows]), *positions)
+    found = concatenate_positions([r.columns for r in rows], [r.items for r in rows], [r.weights for r in rows])
+    return DiscreteBatch(*pad([r.row for r in rows]), found.rows, found.columns, found.items, found.weights)
 
 
-def concatenate_positions(columns: Sequence[IntArray], items: Sequence[IntArray]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and items [P] of a batch's conditions, given the columns and items of every row."""
-    rows = np.repeat(np.arange(len(columns)), [len(c) for c in columns])
-    return torch.from_numpy(rows), torch.from_numpy(np.concatenate(columns)), torch.from_numpy(np.concatenate(items))
+def concatenate_positions(
+    columns: Sequence[IntArray], items: Sequence[IntArray], weights: Sequence[FloatArray | None] = ()
+) -> Positions:
+    """A batch's conditions, given the columns, items and weights of every row; items of weight 0 are left out."""
+    rows = torch.from_numpy(np.repeat(np.arange(len(columns)), [len(c) for c in columns]))
+    at, following = torch.from_numpy(np.concatenate(columns)), torch.from_numpy(np.concatenate(items))
+    weighted = [w for w in weights if w is not None]
+    if not weighted:
+        return Positions(rows, at, following, None)
+    factors = torch.from_numpy(np.concatenate(weighted))
+    kept = factors > 0
+    return Positions(rows[kept], at[kept], following[kept], factors[kept])
 
 
 class DiscreteConditions(nn.Module):
@@ -179,9 +210,9 @@ class DiscreteConditions(nn.Module):
         super().__init__()
         self.loss = LanguageModelLoss(model, layout)
 
-    def forward(
-        self, tokens: Tensor, targets: Tensor, rows: Tensor, columns: Tensor, items: Tensor
-    ) -> ConditionedBatch:
+    def forward(self, *tensors: Any) -> ConditionedBatch:
         """See `DiscreteBatch`."""
-        hidden = self.loss.decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-        return ConditionedBatch(hidden[rows, columns], items, self.loss.losses(hidden, targets))
+        batch = DiscreteBatch(*tensors)
+        hidden = self.loss.decoder()(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        losses = self.loss.losses(hidden, batch.targets, batch.weights)
+        return ConditionedBatch(hidden[batch.rows, batch.columns], batch.items, losses, batch.item_weights)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from recsys.instructions.templates import load_templates
@@ -24,7 +25,7 @@ from recsys.llm.backbone import encode_text
 from recsys.llm.collation import IGNORED, pad, padded, random_buckets
 from recsys.llm.conditions import SequentialRow, concatenate_positions
 from recsys.llm.storage import LanguageModel
-from recsys.tables import IntArray
+from recsys.tables import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class ContinuousRow(NamedTuple):
     targets: list[int]
     columns: IntArray  # [n] of the `<pref>`s
     items: IntArray  # [n] the item after each prefix
+    weights: FloatArray | None = None  # [n] of these items, 0 for what is no target; the last one's is the text's too
 
 
 class ContinuousBatch(NamedTuple):
@@ -85,11 +87,14 @@ class ContinuousBatch(NamedTuple):
     reach: Tensor
     branch: Tensor
     targets: Tensor  # [B, T] next token_id, IGNORED where there is none to predict
-    rows: Tensor  # [P] of the conditions
-    columns: Tensor  # [P] of the conditions
-    items: Tensor  # [P] the next item of each
-    code_tokens: Tensor  # [B, C] the same histories under the sequential task
-    code_targets: Tensor  # [B, C]
+    weights: Tensor | None  # float32 [B, 1] of the targets
+    rows: Tensor  # [P] of the conditions, see `Positions`, as the next three
+    columns: Tensor
+    items: Tensor
+    item_weights: Tensor | None
+    code_tokens: Tensor  # [B, C] the same histories under the sequential task, see `recsys.llm.collation.Batch`
+    code_targets: Tensor
+    code_weights: Tensor | None
 
 
 class ContinuousPrompts:
@@ -109,9 +114,12 @@ class ContinuousPrompts:
         """The prompt of a history, which ends in `<pref>`."""
         return [*self._trunk(history)[0], self.layout.preference]
 
-    def row(self, items: IntArray) -> ContinuousRow:
-        """The training row of a sequence [n]: a condition before every item, and the text about the last one."""
-        answer = self.answer(int(items[-1]))
+    def row(self, items: IntArray, weights: FloatArray | None = None) -> ContinuousRow:
+        """The training row of a sequence [n]: a condition before every item, and the text about the last one.
+
+        A last item of weight 0 is no target, and has no text.
+        """
+        answer = [] if weights is not None and weights[-1] == 0 else self.answer(int(items[-1]))
         trunk, ends = self._trunk(items[:-1])
         inputs, size = answer[:-1], len(trunk)
         last = size + len(ends) - 1  # column of the last <pref>
@@ -123,6 +131,7 @@ class ContinuousPrompts:
             targets=[IGNORED] * last + (answer or [IGNORED]),
             columns=np.arange(size, last + 1),
             items=items[-len(ends) :],
+            weights=None if weights is None else weights[-len(ends) :],
         )
 
     def answer(self, item: int) -> list[int]:
@@ -165,12 +174,14 @@ def continuous_batches(
 
 def collate(rows: Sequence[ContinuousRow], codes: Sequence[SequentialRow]) -> ContinuousBatch:
     """Right-padded rows."""
+    weighted = [r.weights for r in rows if r.weights is not None]
     return ContinuousBatch(
         padded([r.tokens for r in rows]),
         padded([r.positions for r in rows]),
         padded([r.reach for r in rows]),
         padded([r.branch for r in rows], PADDING),
         padded([r.targets for r in rows], IGNORED),
-        *concatenate_positions([r.columns for r in rows], [r.items for r in rows]),
+        torch.tensor([[weights[-1]] for weights in weighted]) if weighted else None,
+        *concatenate_positions([r.columns for r in rows], [r.items for r in rows], weighted),
         *pad([c.row for c in codes]),
     )

@@ -6,6 +6,8 @@ nothing. The state is behind the model's final norm.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -40,12 +42,14 @@ class ContinuousConditions(nn.Module):
         states: Tensor = decoder(inputs_embeds=embedded, use_cache=False, **tree).last_hidden_state
         return states
 
-    def forward(self, *tensors: Tensor) -> ConditionedBatch:
+    def forward(self, *tensors: Any) -> ConditionedBatch:
         """See `ContinuousBatch`."""
         batch = ContinuousBatch(*tensors)
         hidden = self.hidden(batch.tokens, Branches(batch.positions, batch.reach, batch.branch))
-        losses = self.loss.losses(hidden, batch.targets).plus(self.loss(batch.code_tokens, batch.code_targets))
-        return ConditionedBatch(hidden[batch.rows, batch.columns], batch.items, losses)
+        weights = None if batch.weights is None else batch.weights.expand(batch.targets.shape)
+        texts = self.loss.losses(hidden, batch.targets, weights)
+        losses = texts.plus(self.loss(batch.code_tokens, batch.code_targets, batch.code_weights))
+        return ConditionedBatch(hidden[batch.rows, batch.columns], batch.items, losses, batch.item_weights)
 
 
 def continuous_query_conditions(

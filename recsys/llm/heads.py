@@ -64,6 +64,13 @@ def head_rows(model: Any, layout: TokenLayout) -> HeadRows:
     return HeadRows(base.weight[: layout.base], adapter.trainable_tokens_delta["default"])
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor, factors: Tensor | None) -> Tensor:
+    """The sum of the cross-entropies of logits [n, V], each times its factor."""
+    if factors is None:
+        return F.cross_entropy(logits.float(), labels, reduction="sum")
+    return (F.cross_entropy(logits.float(), labels, reduction="none") * factors).sum()
+
+
 class LanguageModelLoss(nn.Module):
     """Hidden states and loss in one module, so that DistributedDataParallel sees every gradient."""
 
@@ -76,34 +83,36 @@ class LanguageModelLoss(nn.Module):
         """The stack of blocks below the head."""
         return self.unwrapped().base_model
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Losses:
+    def forward(self, tokens: Tensor, targets: Tensor, weights: Tensor | None = None) -> Losses:
         """Losses of right-padded rows.
 
         Args:
             tokens: token_ids [B, T]; padded on the right only, where no real position of a causal model looks.
             targets: [B, T], the token_id to predict at each position, -100 where nothing is predicted.
+            weights: [B, T], the factor of each position's cross-entropy; None for 1.
         """
-        return self.losses(self.decoder()(input_ids=tokens, use_cache=False).last_hidden_state, targets)
+        return self.losses(self.decoder()(input_ids=tokens, use_cache=False).last_hidden_state, targets, weights)
 
-    def losses(self, hidden: Tensor, targets: Tensor) -> Losses:
-        """Losses of hidden states [B, T, d] against targets [B, T]."""
+    def losses(self, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Losses:
+        """Losses of hidden states [B, T, d] against targets [B, T]; `weights` as in `forward`."""
         supervised = targets >= 0
         states, labels = hidden[supervised], targets[supervised]
+        factors = None if weights is None else weights[supervised]
         rows = head_rows(self.unwrapped(), self.layout)
-        code, num_code = self._code_loss(states, labels, rows)
+        code, num_code = self._code_loss(states, labels, factors, rows)
         is_text = labels < self.layout.base
         num_text = int(is_text.sum())
         text = states.new_zeros((), dtype=torch.float32)
         if num_text:
             logits = states[is_text] @ torch.cat([rows.text, rows.codes]).T.to(states.dtype)
-            text = F.cross_entropy(logits.float(), labels[is_text], reduction="sum")
+            text = _cross_entropy(logits, labels[is_text], None if factors is None else factors[is_text])
         return Losses(code, num_code, text, num_text)
 
     def unwrapped(self) -> Any:
         """The causal LM without peft's wrapper."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def _code_loss(self, states: Tensor, labels: Tensor, rows: HeadRows) -> tuple[Tensor, int]:
+    def _code_loss(self, states: Tensor, labels: Tensor, factors: Tensor | None, rows: HeadRows) -> tuple[Tensor, int]:
         size = self.layout.num_codes
         level = torch.div(labels - self.layout.base, size, rounding_mode="floor")
         total, count = states.new_zeros((), dtype=torch.float32), 0
@@ -113,6 +122,6 @@ class LanguageModelLoss(nn.Module):
                 continue
             logits = states[here] @ rows.codes[index * size : (index + 1) * size].T.to(states.dtype)
             target = labels[here] - self.layout.base - index * size
-            total = total + F.cross_entropy(logits.float(), target, reduction="sum")
+            total = total + _cross_entropy(logits, target, None if factors is None else factors[here])
             count += len(target)
         return total, count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,8 @@ import numpy as np
 
 from recsys.baselines.sasrec import Sasrec
 from recsys.data.categories import CategoryCodes, item_categories
-from recsys.data.dataset import Dataset
-from recsys.data.histories import interaction_counts, training_histories
+from recsys.data.dataset import Dataset, load_dislikes
+from recsys.data.histories import interaction_counts, training_histories, weight_sums
 from recsys.diffusion.heads import Kind, QueryHead
 from recsys.diffusion.joint import JointPreference, is_joint
 from recsys.diffusion.preference import PreferenceModel
@@ -46,6 +46,12 @@ class Items:
     semantic_ids: SemanticIds | None
     latents: FloatArray | None  # [N, D]
     item_index: ItemIndex | None
+    weights: FloatArray | None = None  # [N] sum of the weights of its training interactions, where they have any
+
+    @property
+    def popularity(self) -> FloatArray | IntArray:
+        """[N], what the most popular items have most of: interactions, or their weights."""
+        return self.counts if self.weights is None else self.weights
 
     @cached_property
     def categories(self) -> CategoryCodes | None:
@@ -72,6 +78,7 @@ class Items:
             SemanticIds.load(discrete / "semantic_ids.parquet") if discrete else None,
             ItemVectors.load(continuous / "latents.parquet").vectors if continuous else None,
             ItemIndex.load(folders["index"]) if "index" in folders else None,
+            weight_sums(training, len(dataset.catalog)),
         )
 
 
@@ -165,6 +172,14 @@ class RankingContext:
         """Those of the run; a bundle has none."""
         dataset = Dataset.load(self.folders["prepare"])
         return training_histories(dataset.interactions, dataset.catalog)
+
+    def disliked(self, user_ids: Sequence[str], *, split: int) -> list[IntArray] | None:
+        """Item indices that each user of a run disliked before the target in `split`; None where there are none."""
+        dislikes = load_dislikes(self.folders["prepare"])
+        if dislikes is None:
+            return None
+        interactions = Dataset.load(self.folders["prepare"]).interactions
+        return dislikes.before_targets(user_ids, interactions, self.items.catalog, split=split)
 
     @cached_property
     def conditions(self) -> Conditions | None:

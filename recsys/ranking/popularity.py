@@ -10,5 +10,5 @@ from recsys.ranking.loading import RankingContext
 
 
 def build(context: RankingContext) -> Ranker:
-    """From the training interactions of every item."""
-    return ScoreRanker(Popularity(context.items.counts.astype(np.float32)))
+    """From the training interactions of every item, or their weights."""
+    return ScoreRanker(Popularity(context.items.popularity.astype(np.float32)))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
-from recsys.tables import POLICIES, CandidateFilter, Histories, Policy, TopItems, policy_of
+from recsys.tables import POLICIES, CandidateFilter, Histories, IntArray, Policy, TopItems, policy_of
 from recsys.tracking import NullTracker, Tracker
 
 T = TypeVar("T")
@@ -55,10 +55,17 @@ class RankingBatch:
         *,
         max_history: int,
         policies: Sequence[Policy] = POLICIES,
+        excluded: Sequence[IntArray] | None = None,
         tracker: Tracker | None = None,
     ) -> dict[Policy, Self]:
-        """The same requests under each policy; what does not depend on it is computed once for all of them."""
+        """The same requests under each policy; what does not depend on it is computed once for all of them.
+
+        Args:
+            excluded: item indices [U] that are left out under every policy, such as dislikes.
+        """
         filters = {policy: CandidateFilter.under(policy, histories) for policy in policies}
+        if excluded is not None:
+            filters = {policy: candidates.without(excluded) for policy, candidates in filters.items()}
         first = cls(histories.last(max_history), filters, policies[0], max_history, tracker=tracker or NullTracker())
         return {policy: first.under(policy) for policy in policies}
 

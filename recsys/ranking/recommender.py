@@ -21,7 +21,8 @@ class Request:
     """One request for recommendations.
 
     `user` names the noise of the diffusion samples, so that one user always gets the same list; the history does where
-    no user is named. `exclude_seen` None means the recommender's own policy; each policy has its own fusion.
+    no user is named. It also says whose dislikes are left out, where the recommender knows any. `exclude_seen` None
+    means the recommender's own policy; each policy has its own fusion.
     """
 
     history: tuple[str, ...] = ()
@@ -74,6 +75,7 @@ class FittedRecommender:
         exclude_seen: whether a history's items are left out, where a request does not say.
         tokens: item index -> the tokens of its semantic id, for the answers.
         num_withdrawn: items of the catalogue that `allowed` always leaves out.
+        dislikes: user -> item ids that are never recommended to this user.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class FittedRecommender:
         exclude_seen: bool,
         tokens: Callable[[int], tuple[str, ...]] | None = None,
         num_withdrawn: int = 0,
+        dislikes: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.catalog, self.ensemble, self._titles = catalog, ensemble, catalog.titles()
         self._max_history, self._exclude_seen = max_history, exclude_seen
         self._tokens, self._num_withdrawn = tokens or (lambda _: ()), num_withdrawn
+        self._dislikes = dislikes or {}
 
     def recommend(
         self, requests: Sequence[Request], *, allowed: BoolArray | None = None, ensemble: Ensemble | None = None
@@ -156,11 +160,12 @@ class FittedRecommender:
         return Candidates.count(allowed, catalogue=count, withdrawn=self._num_withdrawn, seen=seen, excluded=excluded)
 
     def _left_out(self, request: Request, exclude_seen: bool) -> tuple[IntArray, IntArray]:
-        """The items left out because they are in the history, and because the request excludes them."""
+        """The items left out because they are in the history, and because the request or a dislike excludes them."""
         positions = self.catalog.positions
+        unwanted = (*request.exclude, *self._dislikes.get(request.user or "", ()))
         seen, excluded = (
             np.array([positions[item] for item in items if item in positions], dtype=np.int64)
-            for items in (request.history if exclude_seen else (), request.exclude)
+            for items in (request.history if exclude_seen else (), unwanted)
         )
         return seen, excluded
 

@@ -43,7 +43,7 @@ class TermsRanker:
     """Re-orders the list that the ranker `base` has made of the same batch.
 
     Args:
-        counts: [N] training interactions.
+        counts: [N] training interactions, or their weights.
         categories: of the items; None leaves the agreement out.
         weights: chosen by `tune`.
     """
@@ -51,7 +51,7 @@ class TermsRanker:
     def __init__(
         self,
         base: str,
-        counts: IntArray,
+        counts: FloatArray | IntArray,
         categories: CategoryCodes | None,
         *,
         weights: TermWeights | None = None,
@@ -127,8 +127,8 @@ def _combined(inputs: _Inputs, weights: TermWeights) -> Floats:
     return scores
 
 
-def log_popularity(counts: IntArray) -> FloatArray:
-    """log(1 + interactions) of each item [N], standardized over the catalogue."""
+def log_popularity(counts: FloatArray | IntArray) -> FloatArray:
+    """log(1 + interactions, or their weights) of each item [N], standardized over the catalogue."""
     logs = np.log1p(counts.astype(np.float64))
     spread = logs.std()
     scaled: FloatArray = ((logs - logs.mean()) / (spread if spread > 0 else 1.0)).astype(np.float32)
@@ -164,4 +164,4 @@ def build(context: RankingContext, *, base: str) -> Ranker | None:
     config, items = context.config, context.items
     if base not in config.terms and with_terms(base) not in config.fusion.sources:
         return None
-    return TermsRanker(base, items.counts, items.categories)
+    return TermsRanker(base, items.popularity, items.categories)

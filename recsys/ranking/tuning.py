@@ -6,7 +6,7 @@ Writes and reads `fusion.json`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -86,9 +86,18 @@ class TuningUsers(NamedTuple):
     targets: IntArray
 
     @classmethod
-    def of(cls, queries: Queries, *, max_history: int, tracker: Tracker | None = None) -> Self:
-        """Of whole histories: rankers see the newest `max_history` items."""
-        requests = RankingBatch.under_policies(queries.histories, max_history=max_history, tracker=tracker)
+    def of(
+        cls,
+        queries: Queries,
+        *,
+        max_history: int,
+        excluded: Sequence[IntArray] | None = None,
+        tracker: Tracker | None = None,
+    ) -> Self:
+        """Of whole histories: rankers see the newest `max_history` items; `excluded` as for `RankingBatch`."""
+        requests = RankingBatch.under_policies(
+            queries.histories, max_history=max_history, excluded=excluded, tracker=tracker
+        )
         return cls(requests, queries.targets)
 
 

@@ -5,9 +5,20 @@ Identifiers are the user's own strings. Inside the program an item is its row in
 """
 
 from recsys.tables.candidates import POLICIES, SEEN_KEPT, SEEN_LEFT_OUT, CandidateFilter, Policy, policy_of
+from recsys.tables.dislikes import Dislikes
 from recsys.tables.histories import Histories, Queries
 from recsys.tables.identifiers import LONGEST_ID, Identifier, identifier
-from recsys.tables.interactions import INTERACTION_SCHEMA, TEST, TRAIN, UNUSED, VALIDATION, Catalog, Interactions
+from recsys.tables.interactions import (
+    INTERACTION_SCHEMA,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VALIDATION,
+    WEIGHT,
+    Catalog,
+    Interactions,
+    Users,
+)
 from recsys.tables.items import ItemVectors, SemanticIds, unit_rows
 from recsys.tables.rankings import POLICY_TYPE, RANKING_SCHEMA, Rankings, TopItems, concatenate, top_k
 from recsys.tables.types import BoolArray, FloatArray, IntArray, slices
@@ -24,9 +35,11 @@ __all__ = [
     "TRAIN",
     "UNUSED",
     "VALIDATION",
+    "WEIGHT",
     "BoolArray",
     "CandidateFilter",
     "Catalog",
+    "Dislikes",
     "FloatArray",
     "Histories",
     "Identifier",
@@ -38,6 +51,7 @@ __all__ = [
     "Rankings",
     "SemanticIds",
     "TopItems",
+    "Users",
     "concatenate",
     "identifier",
     "policy_of",

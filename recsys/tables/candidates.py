@@ -45,6 +45,13 @@ class CandidateFilter:
         """What a policy allows for these whole histories."""
         return cls.unseen(histories) if policy == SEEN_LEFT_OUT else cls()
 
+    def without(self, excluded: Sequence[IntArray]) -> CandidateFilter:
+        """The same, with more items excluded from each request [U]."""
+        if self.excluded is None:
+            return CandidateFilter(excluded, self.allowed)
+        both = [np.union1d(*items) for items in zip(self.excluded, excluded, strict=True)]
+        return CandidateFilter(both, self.allowed)
+
     def take(self, rows: IntArray) -> CandidateFilter:
         """The filter of some of the requests, in that order."""
         excluded = None if self.excluded is None else [self.excluded[int(row)] for row in rows]

@@ -9,23 +9,27 @@ from typing import Self
 import numpy as np
 
 from recsys.errors import DataError
-from recsys.tables.types import IntArray
+from recsys.tables.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True, repr=False)
 class Histories:
     """One sequence of item indices a user, oldest first, in compressed rows.
 
-    User u is `items[indptr[u]:indptr[u+1]]`.
+    User u is `items[indptr[u]:indptr[u+1]]`. `weights`, of training histories alone, say how much each interaction
+    counts; None where all count alike.
     """
 
     user_ids: list[str]
     indptr: IntArray  # [U + 1]
     items: IntArray  # [indptr[-1]]
+    weights: FloatArray | None = None  # [indptr[-1]], 0 or more
 
     def __post_init__(self) -> None:
         if len(self.indptr) != len(self.user_ids) + 1 or self.indptr[-1] != len(self.items):
             raise DataError("histories: indptr does not fit user_ids and items")
+        if self.weights is not None and len(self.weights) != len(self.items):
+            raise DataError(f"histories: {len(self.weights)} weights for {len(self.items)} items")
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -48,11 +52,11 @@ class Histories:
         return cls(list(user_ids), indptr, np.concatenate(parts) if parts else np.zeros(0, np.int64))
 
     def last(self, count: int) -> Histories:
-        """The same users with at most their `count` newest items."""
+        """The same users with at most their `count` newest items, without weights."""
         return Histories.from_lists(self.user_ids, [self[u][-count:] for u in range(len(self))])
 
     def take(self, users: IntArray) -> Histories:
-        """The given users (positions), in that order."""
+        """The given users (positions), in that order, without weights."""
         return Histories.from_lists([self.user_ids[u] for u in users], [self[int(u)] for u in users])
 
 

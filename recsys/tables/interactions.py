@@ -12,11 +12,12 @@ import numpy as np
 import polars as pl
 
 from recsys.errors import DataError
-from recsys.tables.types import IntArray, check_schema
+from recsys.tables.types import FloatArray, IntArray, check_schema
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 UNUSED = 3  # later interactions of a window whose first one is the target
 
+WEIGHT = "weight"
 INTERACTION_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "split": pl.Int8}
 
 
@@ -24,13 +25,19 @@ INTERACTION_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": p
 class Interactions:
     """User-item interactions with their time and split (`TRAIN`, `VALIDATION`, `TEST`, `UNUSED`).
 
-    `frame` is sorted: users in their first-seen order, each user's rows oldest first.
+    `frame` is sorted: users in their first-seen order, each user's rows oldest first. A column `weight` (Float32, 0
+    or more) says how much an interaction counts in training, where they do not all count alike.
     """
 
     frame: pl.DataFrame
 
     def __post_init__(self) -> None:
         check_schema(self.frame, INTERACTION_SCHEMA, "interactions")
+        if WEIGHT in self.frame.columns:
+            check_schema(self.frame, {WEIGHT: pl.Float32}, "interactions")
+            weights = self.frame[WEIGHT]
+            if not (weights.is_finite() & (weights >= 0)).fill_null(value=False).all():
+                raise DataError("interactions: every weight must be a finite number from 0 on")
 
     def __len__(self) -> int:
         return self.frame.height
@@ -38,6 +45,37 @@ class Interactions:
     def __repr__(self) -> str:
         users, items = self.frame["user_id"].n_unique(), self.frame["item_id"].n_unique()
         return f"<Interactions ({users} users x {items} items x {len(self)} interactions)>"
+
+    @property
+    def weights(self) -> FloatArray | None:
+        """[R], how much each interaction counts; None where all count alike."""
+        return self.frame[WEIGHT].to_numpy() if WEIGHT in self.frame.columns else None
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls(pl.read_parquet(path))
+
+
+@dataclass(frozen=True, repr=False)
+class Users:
+    """What is known of users: a unique `user_id`, and any number of text columns (String, nulls allowed)."""
+
+    frame: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        check_schema(self.frame, {"user_id": pl.String}, "users")
+        if self.frame["user_id"].n_unique() != self.frame.height:
+            raise DataError("users: column 'user_id' has repeated values; keep one row a user")
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def __repr__(self) -> str:
+        return f"<Users ({len(self)} users; {', '.join(self.text_columns) or 'no texts'})>"
+
+    @property
+    def text_columns(self) -> list[str]:
+        return [c for c, t in self.frame.schema.items() if t == pl.String and c != "user_id"]
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -31,14 +31,14 @@ from recsys.training.seeding import seeded
 
 logger = logging.getLogger(__name__)
 
-Batches = Callable[[int], Sequence[tuple[Tensor, ...]]]
+Batches = Callable[[int], Sequence[tuple[Tensor | None, ...]]]
 
 
 class Trainer:
     """Trains the parameters of `module` that require gradients, and leaves the best ones in it.
 
     Args:
-        module: takes a batch's tensors and returns a `StepLoss`.
+        module: takes a batch's tensors (None for what a batch lacks) and returns a `StepLoss`.
         batches: epoch -> its batches, the same list at every call; moved to the module's device.
         fingerprint: of the configuration and data; only its own checkpoint is continued.
         validate: the score to keep the best weights by (higher is better); None keeps the last weights.
@@ -139,12 +139,12 @@ class Trainer:
             self._keep_if_best()
         self._checkpoint(force=due or last)
 
-    def _step(self, batch: tuple[Tensor, ...]) -> StepLoss:
+    def _step(self, batch: tuple[Tensor | None, ...]) -> StepLoss:
         progress, device = self._progress, next(iter(self._named.values())).device
         seed = self._run.seed + 7919 * self._rank  # every process drops other units
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._plan.bf16)
         with seeded(seed, progress.total_steps + 1), autocast:
-            loss: StepLoss = self._prepared(*(tensor.to(device) for tensor in batch))
+            loss: StepLoss = self._prepared(*(tensor if tensor is None else tensor.to(device) for tensor in batch))
         self._optimizer.zero_grad(set_to_none=True)
         if self._accelerator is not None:
             self._accelerator.backward(loss.mean())

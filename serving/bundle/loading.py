@@ -79,7 +79,8 @@ def _items(bundle: Bundle, discrete: RqVaeTokenizer, *, both: bool) -> Items:
         latents = discrete.quantized(ids.codes)
         index = ItemIndex.build(latents)
     interactions = counts["interactions"].to_numpy().astype(np.int64)
-    return Items(catalog, interactions, np.arange(len(catalog)), ids, latents, index)
+    weights = counts["weight"].to_numpy() if "weight" in counts.columns else None
+    return Items(catalog, interactions, np.arange(len(catalog)), ids, latents, index, weights)
 
 
 def _info(bundle: Bundle, state: CatalogState) -> EngineInfo:

@@ -144,6 +144,7 @@ class CatalogState:
             ),
             np.concatenate([self.latents, latents]),
             before.item_index,
+            None if before.weights is None else np.concatenate([before.weights, np.zeros(len(rows), np.float32)]),
         )
         visible = np.concatenate([self.visible, np.ones(len(rows), np.bool_)])
         return replace(self, context=self.context.over(items), visible=visible, filters=self.filter_index.columns)

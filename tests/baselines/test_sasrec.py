@@ -67,9 +67,11 @@ def test_the_oldest_item_within_max_length_still_counts() -> None:
 def test_windows_cover_every_step_once() -> None:
     histories = Histories.from_lists(["a", "b", "c", "d"], [list(range(12)), [1], [], [3, 4]])
     windows = training_windows(histories, 5)
-    steps = [pair for window in windows for pair in zip(window[:-1].tolist(), window[1:].tolist(), strict=True)]
+    steps = [
+        pair for window in windows for pair in zip(window.items[:-1].tolist(), window.items[1:].tolist(), strict=True)
+    ]
     assert sorted(steps) == sorted([*zip(range(11), range(1, 12), strict=True), (3, 4)])
-    assert max(len(window) for window in windows) == 6
+    assert max(len(window.items) for window in windows) == 6
 
 
 def test_batches_hold_each_window_once_within_the_budget() -> None:
@@ -80,7 +82,7 @@ def test_batches_hold_each_window_once_within_the_budget() -> None:
         assert batch.items.numel() <= 40
         assert int(batch.mask.sum()) == len(batch.targets)
         seen += batch.items[:, 0].tolist()
-    assert sorted(seen) == sorted(int(window[0]) for window in windows)
+    assert sorted(seen) == sorted(int(window.items[0]) for window in windows)
 
 
 def test_padding_changes_nothing_before_it() -> None:

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.data.histories import TrainingSequence
 from recsys.decoding.tree import Tree
 from recsys.errors import ModelError
 from recsys.instructions.tasks import TaskSource, sequential
@@ -36,7 +37,7 @@ def _histories(*lists: list[int]) -> Histories:
 def test_windows_are_those_of_the_sequential_task(lists: list[list[int]], window: int) -> None:
     source = TaskSource(catalog=None, histories=_histories(*lists), max_history=window)  # type: ignore[arg-type]
     wanted = [e.history for e in sequential(source)]
-    assert [tuple(w.tolist()) for w in windows(source.histories, window)] == wanted
+    assert [tuple(w.items.tolist()) for w in windows(source.histories, window)] == wanted
 
 
 @settings(max_examples=10, deadline=None)
@@ -70,7 +71,7 @@ def test_no_condition_sees_its_target(position: int) -> None:
 
 def test_over_long_histories_lose_their_oldest_items() -> None:
     short = MADE._replace(config=MADE.config.model_copy(update={"max_tokens": 16}))
-    (row,) = sequential_rows(short, IDS, [np.array(HISTORY)])
+    (row,) = sequential_rows(short, IDS, [TrainingSequence(np.array(HISTORY))])
     assert len(row.row.tokens) <= 16
     assert row.items.tolist() == HISTORY[-len(row.items) :]
     made = training_conditions(short, IDS, _histories(HISTORY), window=50)
@@ -80,7 +81,7 @@ def test_over_long_histories_lose_their_oldest_items() -> None:
 def test_the_joint_batches_hold_the_same_conditions_and_the_sequential_loss() -> None:
     lists = [[0, 1, 2, 3], [4, 5], [3, 2, 1, 0, 5, 4]]
     histories = _histories(*lists)
-    rows = sequential_rows(MADE, IDS, list(windows(histories, 50)))
+    rows = sequential_rows(MADE, IDS, windows(histories, 50))
     frozen = training_conditions(MADE, IDS, histories, window=50)
     (batch,) = discrete_batches(rows, batch_tokens=4096, seed=0, epoch=0)
     found = DiscreteConditions(MADE.model, MADE.layout)(*batch)
@@ -94,7 +95,7 @@ def test_the_joint_batches_hold_the_same_conditions_and_the_sequential_loss() ->
 
 def test_an_epochs_batches_depend_on_seed_and_epoch_alone() -> None:
     histories = _histories(*([i % 6, (i + 1) % 6, (i + 2) % 6][: 2 + i % 2] for i in range(20)))
-    rows = sequential_rows(MADE, IDS, list(windows(histories, 50)))
+    rows = sequential_rows(MADE, IDS, windows(histories, 50))
 
     def items(seed: int, epoch: int) -> list[list[int]]:
         return [b.items.tolist() for b in discrete_batches(rows, batch_tokens=40, seed=seed, epoch=epoch)]

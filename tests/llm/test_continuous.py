@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.data.histories import TrainingSequence
 from recsys.errors import ArtifactError
 from recsys.llm.attention import PADDING, Branches, branch_masks
 from recsys.llm.backbone import encode_text
@@ -48,7 +49,9 @@ def _histories(*lists: list[int]) -> Histories:
 
 def _trained(prompts: ContinuousPrompts, *lists: list[int]) -> ConditionedBatch:
     sequences = [np.array(items) for items in lists]
-    batch = collate([prompts.row(items) for items in sequences], sequential_rows(MADE, IDS, sequences))
+    batch = collate(
+        [prompts.row(items) for items in sequences], sequential_rows(MADE, IDS, list(map(TrainingSequence, sequences)))
+    )
     with torch.no_grad():
         found: ConditionedBatch = _module()(*batch)
     return found
@@ -93,7 +96,7 @@ def test_the_texts_loss_is_that_of_a_plain_sequence(titles: bool) -> None:
     assert answer == [*encode_text(MADE.tokenizer, "xe"), MADE.tokenizer.eos_token_id]
     prompt = prompts.prompt(np.array(items[:-1]))
     targets = torch.tensor([[-100] * (len(prompt) - 1) + answer])
-    codes = sequential_rows(MADE, IDS, [np.array(items)])
+    codes = sequential_rows(MADE, IDS, [TrainingSequence(np.array(items))])
     with torch.no_grad():
         text = module.loss.losses(module.hidden(torch.tensor([prompt + answer[:-1]])), targets)
         row = torch.tensor([codes[0].row.tokens])
@@ -176,7 +179,7 @@ def test_a_branch_is_read_like_a_sequence_by_every_supported_backbone(name: str)
 
 def test_an_epochs_batches_depend_on_seed_and_epoch_alone() -> None:
     sequences = [np.array([i % 6, (i + 1) % 6, (i + 2) % 6]) for i in range(20)]
-    prompts, codes = _prompts(), sequential_rows(MADE, IDS, sequences)
+    prompts, codes = _prompts(), sequential_rows(MADE, IDS, list(map(TrainingSequence, sequences)))
     rows = [prompts.row(items) for items in sequences]
 
     def tokens(epoch: int) -> list[list[list[int]]]:
