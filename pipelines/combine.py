@@ -17,7 +17,7 @@ from recsys.artifacts import RunDirectory, StageKey, package_versions
 from recsys.data.dataset import Dataset
 from recsys.data.policy import ServedPolicy
 from recsys.files import write_json, write_text
-from recsys.tables import Rankings
+from recsys.tables import SEEN_KEPT, Rankings
 from recsys.tracking import Tracker
 
 SEED = "seed "  # before the number, in the key of the report
@@ -53,27 +53,29 @@ def combine(config: RunConfig, directory: RunDirectory, runs: Mapping[int, RunDi
     Raises:
         RecsysError: a run's rankings are missing, damaged, or of other systems than the first one's.
     """
+    from recsys.evaluation.published import compared, published_on
     from recsys.evaluation.seeds import evaluate_seeds  # not at the top: plots take a second to import
     from recsys.evaluation.seeds_report import SeedReport, render_seed_report
 
     logger.info("%s: %s", COMBINE.name, COMBINE.help)
     with directory.stage(COMBINE.name, _key(config, directory, runs), ()) as run:
-        evaluation = evaluate_seeds(
-            ((seed, _rankings(own)) for seed, own in runs.items()),
-            Dataset.load(directory.verified(DATA)),
-            config.evaluate,
-            seed=config.seed,
-        )
+        dataset = Dataset.load(directory.verified(DATA))
+        rankings = ((seed, _rankings(own)) for seed, own in runs.items())
+        evaluation = evaluate_seeds(rankings, dataset, config.evaluate, seed=config.seed)
+        published = published_on(dataset)
+        systems = {name: system.metrics for name, system in evaluation.policies[SEEN_KEPT].systems.items()}
         served = ServedPolicy.load(next(iter(runs.values())).verified("recommend"))
         report = SeedReport(
             title=f"Recommendations of {run_name(directory)} under {len(runs)} seeds",
             evaluation=evaluation,
             served=served,
+            published=compared(published, systems) if published else None,
             links={seed: f"../{SEEDS}/{seed}/{FOLDERS['evaluate']}/report.html" for seed in runs},
             configuration=dump_yaml(config),
             versions=package_versions(),
         )
-        write_json(run.out / "metrics.json", {**evaluation.to_json(), "served": served.to_json()})
+        known = {"served": served.to_json(), "published": published and published.model_dump()}
+        write_json(run.out / "metrics.json", {**evaluation.to_json(), **known})
         write_text(run.out / "report.html", render_seed_report(report))
         for policy, measured in evaluation.policies.items():
             for name, system in measured.systems.items():

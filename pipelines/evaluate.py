@@ -47,7 +47,10 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
     published = published_on(dataset)
     report = replace(_report(config, run, folders, evaluation), examples=examples, served=served)
     if published:
-        report = replace(report, published=compared(published, evaluation.policies[SEEN_KEPT].systems))
+        systems = evaluation.policies[SEEN_KEPT].systems
+        metrics = {name: system.metrics for name, system in systems.items()}
+        seen = {name: system.beyond.seen for name, system in systems.items()}
+        report = replace(report, published=compared(published, metrics, seen))
     models = {"tokens": report.token_quality or {}, "latents": report.latent_quality, "fusion": report.fusion}
     known = {"served": served.to_json(), "published": published and published.model_dump()}
     write_json(run.out / "metrics.json", {**evaluation.to_json(), **known, **models})

@@ -12,11 +12,13 @@ from importlib.resources import files
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import polars as pl
+from markupsafe import Markup
 from pydantic import Field, TypeAdapter
 
 from recsys.config import Config
 from recsys.data.dataset import Dataset
-from recsys.evaluation.evaluation import System
+from recsys.evaluation.estimates import Estimate
+from recsys.evaluation.pages import fragment
 from recsys.files import text_sha256
 from recsys.tables import Interactions
 
@@ -97,15 +99,28 @@ def fingerprint(interactions: Interactions) -> str:
     return text_sha256("\n".join(users["steps"].sort()))
 
 
-def compared(published: PublishedDataset, systems: Mapping[str, System]) -> PublishedComparison:
+def compared(
+    published: PublishedDataset,
+    systems: Mapping[str, Mapping[str, Estimate]],
+    seen: Mapping[str, float | None] | None = None,
+) -> PublishedComparison:
     """Published rows and a run's own, strongest first by HR@10.
 
     Args:
-        systems: the run's, ranked with seen items kept as published rows are; those without HR@10 are left out.
+        systems: metrics of the run's, ranked with seen items kept as published rows are; those without HR@10 are left
+            out.
+        seen: share of each one's listed items that are in the history, where it is known.
     """
     rows = [_published_row(row) for row in published.rows]
-    rows += [_own_row(name, system) for name, system in systems.items() if STRENGTH in system.metrics]
+    rows += [
+        _own_row(name, metrics, (seen or {}).get(name)) for name, metrics in systems.items() if STRENGTH in metrics
+    ]
     return PublishedComparison(published, sorted(rows, key=lambda row: -(row.metrics[STRENGTH] or 0.0)))
+
+
+def published_section(comparison: PublishedComparison | None) -> Markup:
+    """The section of a report; empty where nothing was published on its dataset."""
+    return Markup("") if comparison is None else fragment("published.html", published=comparison)
 
 
 def _published_row(row: PublishedRow) -> ComparedRow:
@@ -114,10 +129,9 @@ def _published_row(row: PublishedRow) -> ComparedRow:
     return ComparedRow(row.name, False, metrics, row.parameters, row.policy, source)
 
 
-def _own_row(name: str, system: System) -> ComparedRow:
+def _own_row(name: str, estimates: Mapping[str, Estimate], seen: float | None) -> ComparedRow:
     """The policy tells how often seen items are recommended: a model that learned not to repeat gains by it."""
-    found = (system.metrics.get(metric) for metric in METRICS)
+    found = (estimates.get(metric) for metric in METRICS)
     metrics = {metric: estimate.value if estimate else None for metric, estimate in zip(METRICS, found, strict=True)}
-    seen = system.beyond.seen
     policy = SEEN_KEPT if seen is None else f"{SEEN_KEPT}, {seen:.1%} of the listed items are seen"
     return ComparedRow(name, True, metrics, None, policy, "this run")

@@ -18,7 +18,7 @@ from recsys.evaluation.metrics import METRICS, metric_names
 from recsys.evaluation.pages import render, words
 from recsys.evaluation.plots import Curve
 from recsys.evaluation.policies import MEANINGS, TITLES
-from recsys.evaluation.published import PublishedComparison
+from recsys.evaluation.published import PublishedComparison, published_section
 from recsys.tables import Policy, SemanticIds
 
 SIGNIFICANT = 0.05
@@ -84,6 +84,7 @@ def render_report(report: Report) -> str:
         validation=_validation(report.curves),
         token_tables=tables,
         token_summary={name: value for name, value in quality.items() if name not in tables},
+        published=published_section(report.published),
         data=data_section(report.data_card or {}),
         data_counts={name: value for name, value in (report.data_card or {}).items() if name != "profile"},
         slowest=max(report.seconds.values(), default=0) or 1,

@@ -14,6 +14,7 @@ from recsys.evaluation import plots
 from recsys.evaluation.metrics import metric_names
 from recsys.evaluation.pages import render
 from recsys.evaluation.policies import MEANINGS, TITLES
+from recsys.evaluation.published import PublishedComparison, published_section
 from recsys.evaluation.report import METRIC_NAMES, SIGNIFICANT
 from recsys.evaluation.seeds import SeedEvaluation, SeedPolicyEvaluation
 from recsys.tables import Policy
@@ -29,6 +30,7 @@ class SeedReport:
     title: str
     evaluation: SeedEvaluation
     served: ServedPolicy | None = None
+    published: PublishedComparison | None = None
     links: Mapping[int, str] = field(default_factory=dict)
     configuration: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +59,7 @@ def render_seed_report(report: SeedReport) -> str:
         styles=plots.style_of(list(first)),
         metric_names=METRIC_NAMES,
         significant=SIGNIFICANT,
+        published=published_section(report.published),
         leader=max(first, key=lambda name: first[name].metrics[metric].value),
     )
 

@@ -13,7 +13,8 @@ import pytest
 from recsys.data.dataset import Dataset
 from recsys.evaluation import published
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.evaluation import System, evaluate
+from recsys.evaluation.estimates import Estimate
+from recsys.evaluation.evaluation import evaluate
 from recsys.evaluation.published import (
     PublishedDataset,
     PublishedRow,
@@ -23,6 +24,8 @@ from recsys.evaluation.published import (
     published_on,
 )
 from recsys.evaluation.report import Report, render_report
+from recsys.evaluation.seeds import evaluate_seeds
+from recsys.evaluation.seeds_report import SeedReport, render_seed_report
 from recsys.tables import INTERACTION_SCHEMA, TEST, TRAIN, VALIDATION, Catalog, Interactions
 from tests.evaluation import fakes
 
@@ -68,10 +71,11 @@ def known(monkeypatch: pytest.MonkeyPatch) -> PublishedDataset:
     return found
 
 
-def systems() -> dict[str, System]:
-    """`good` has an HR@10 of .75, `popular` of .5, `wild` of .25."""
+def own_rows() -> tuple[dict[str, dict[str, Estimate]], dict[str, float | None]]:
+    """`good` has an HR@10 of .75, `popular` of .5, `wild` of .25; with the share of their items that are seen."""
     data = dataset({"u1": "acb", "u2": "abd", "u3": "bcf", "u4": "cda"})
-    return evaluate(fakes.rankings(), data, EvaluateConfig(cutoffs=(5, 10), num_resamples=100)).headline.systems
+    found = evaluate(fakes.rankings(), data, EvaluateConfig(cutoffs=(5, 10), num_resamples=100)).headline.systems
+    return {name: s.metrics for name, s in found.items()}, {name: s.beyond.seen for name, s in found.items()}
 
 
 def test_the_same_interactions_are_recognised_whatever_users_are_called(known: PublishedDataset) -> None:
@@ -97,7 +101,7 @@ def test_other_data_or_another_split_is_not(known: PublishedDataset, other: Data
 
 
 def test_rows_are_ordered_by_strength_and_ours_are_marked(known: PublishedDataset) -> None:
-    rows = compared(known, systems()).rows
+    rows = compared(known, *own_rows()).rows
     assert [(row.name, row.ours) for row in rows] == [
         *(("Strong", False), ("good", True), ("popular", True), ("wild", True), ("Weak", False)),
     ]
@@ -109,11 +113,14 @@ def test_rows_are_ordered_by_strength_and_ours_are_marked(known: PublishedDatase
 
 
 def test_a_system_without_the_metric_is_left_out(known: PublishedDataset) -> None:
-    assert [row.name for row in compared(known, fakes.evaluation().headline.systems).rows] == ["Strong", "Weak"]
+    assert [
+        row.name
+        for row in compared(known, {name: s.metrics for name, s in fakes.evaluation().headline.systems.items()}).rows
+    ] == ["Strong", "Weak"]
 
 
 def test_the_report_shows_both_and_how_they_differ(known: PublishedDataset) -> None:
-    report = Report("Compared", fakes.evaluation(), published=compared(known, systems()))
+    report = Report("Compared", fakes.evaluation(), published=compared(known, *own_rows()))
     page = render_report(report)
     section = page.partition('<section id="published">')[2].partition("</section>")[0]
     assert re.findall(r"<tr(?: class=\"(best)\")?><th>([^<]*)</th><td>", section) == [
@@ -124,6 +131,24 @@ def test_the_report_shows_both_and_how_they_differ(known: PublishedDataset) -> N
     assert "<td>0.8000</td><td>–</td><td>0.4000</td><td>5,000</td><td>unknown</td><td>not recorded</td>" in section
     assert "no row of it is comparable" in render_report(replace(report, published=compared(known, {})))
     assert "Published" not in render_report(replace(report, published=None))
+
+
+def test_the_report_of_several_seeds_shows_them_too(known: PublishedDataset) -> None:
+    lists = fakes.rankings()
+    data = dataset({"u1": "acb", "u2": "abd", "u3": "bcf", "u4": "cda"})
+    found = evaluate_seeds([(0, lists), (1, lists)], data, EvaluateConfig(cutoffs=(5, 10), num_resamples=100), seed=0)
+    means = {name: system.metrics for name, system in found.policies["seen-kept"].systems.items()}
+    page = render_seed_report(SeedReport("Seeds", found, published=compared(known, means)))
+    section = page.partition('<section id="published">')[2].partition("</section>")[0]
+    assert re.findall(r"<th>([^<]*)</th><td>", section) == [
+        "Strong",
+        "good (ours)",
+        "popular (ours)",
+        "wild (ours)",
+        "Weak",
+    ]
+    assert "<td>0.7500</td>" in section
+    assert "Published" not in render_seed_report(SeedReport("Seeds", found))
 
 
 def test_every_published_row_has_what_rows_are_ordered_by() -> None:
