@@ -40,7 +40,7 @@ from recsys.ranking.recommender import FittedRecommender
 from recsys.ranking.registry import build_rankers, fit_rankers, rankers
 from recsys.ranking.stopwatch import Stopwatch
 from recsys.ranking.tuning import FUSION_FILE, FusionParams, TuningUsers, assemble, tune
-from recsys.tables import POLICIES, POLICY_TYPE, RANKING_SCHEMA, TEST, VALIDATION, Policy, Rankings
+from recsys.tables import POLICIES, POLICY_TYPE, RANKING_SCHEMA, TEST, VALIDATION, Policy, Queries, Rankings
 from recsys.tracking import Tracker
 
 # Ranked as one unit of work. It decides which prompts are padded together, so that another number gives scores that
@@ -207,16 +207,13 @@ def _tune(
         logger.warning("no validation users: rankers keep their defaults, and all sources weigh the same")
         return
     if not path.exists():
-        requests = [
-            TuningUsers.of(
-                chosen,
-                max_history=max_history,
-                excluded=context.disliked(chosen.user_ids, split=VALIDATION),
-                tracker=tracker,
-            )
-            for chosen in (scoring, fusing)
-        ]
-        tune(build_rankers(context), *requests, config.recommend.fusion, served=served).save(path)
+
+        def asked(chosen: Queries) -> TuningUsers:
+            disliked = context.disliked(chosen.user_ids, split=VALIDATION)
+            return TuningUsers.of(chosen, max_history=max_history, excluded=disliked, tracker=tracker)
+
+        rankers, settings = build_rankers(context), config.recommend.fusion
+        tune(rankers, asked(scoring), asked(fusing), settings, served=served).save(path)
     fusion = FusionParams.load(path)
     fusion.save(run.out / FUSION_FILE)
     run.note(**{f"validation_{name.replace('-', '_')}": ndcg for name, ndcg in fusion.validation[served].items()})
