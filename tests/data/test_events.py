@@ -155,6 +155,11 @@ def test_an_event_type_without_a_weight_is_refused_unless_it_is_left_out(folder:
         load(source, event_column="event", event_weights={"view": 1})
     assert len(load(source, event_column="event", event_weights={"view": 1}, where="event = 'view'").interactions) == 4
     assert len(load(source, event_column="event", event_weights={"view": 1}, dislikes="event <> 'view'").interactions)
+    everything = "rating > 0 OR rating IS NULL"
+    disliked = load(
+        source, event_column="event", event_weights={"view": 1}, dislikes="event <> 'view'", where=everything
+    )
+    assert disliked.card["disliked_rows"] == 3
     with pytest.raises(ConfigError, match="go together"):
         load(source, event_column="event")
 
