@@ -51,7 +51,7 @@ def test_cold_start_items_have_the_collaborative_vector_of_their_proxies(tmp_pat
     unseen = CandidateFilter.unseen(history)
     ranked = Sasrec.load(embeddings / SASREC_FOLDER).rank(history, k=6, candidates=unseen)
     assert set(ranked.items[0].tolist()) == {0, 1, 4, 5, -1}
-    assert len(set(ranked.scores[0, :4].tolist())) == 2
+    assert len(set(ranked.scores[0, :4].round(6).tolist())) == 2, "but for the last bits"
     assert directory.existing_record("embed").notes["num_cold_items"] == 2
     neighbours = TextNeighbours.load(embeddings / TEXT_NEIGHBOURS)
     assert [collaborative.item_ids[item] for item in neighbours.items] == ["i0", "i1", "i2", "i3"]
