@@ -72,8 +72,9 @@ def test_commands_are_those_of_the_command_line(page: str, root: Path) -> None:
 
 
 def commands(text: str) -> list[str]:
-    """The lines of code blocks that call the command line."""
-    found = re.findall(r"^(?:    |[A-Z_]+=\S+ )*((?:\.venv/bin/)?recsys .*)$", text, flags=re.MULTILINE)
+    """The lines of code blocks that call the command line, continued ones as one."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"^(?:    |[A-Z_]+=\S+ )*((?:\.venv/bin/)?recsys .*)$", joined, flags=re.MULTILINE)
     return [line for line in found if "..." not in line]
 
 
