@@ -234,6 +234,7 @@ def test_keys_are_made_listed_and_revoked(recsys: Command, tmp_path: Path) -> No
     assert "shop" not in recsys("keys", "list", "--keys", path)[1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_served_until_sigterm(run: RunDirectory, root: Path, tmp_path: Path) -> None:
     served = subprocess.Popen(
         [sys.executable, "-c", "from pipelines.cli import main; main()", "serve", str(run.path), "--port", "0"],

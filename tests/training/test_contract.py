@@ -83,12 +83,14 @@ def test_a_checkpoint_of_another_training_is_kept_and_not_continued(
     kill(train, job, round(0.7 * first.events))
     files = {path: path.read_bytes() for path in (tmp_path / "work").rglob("*.safetensors")}
     assert files
-    for reason, change in CHANGES.items():
+    for number, (reason, change) in enumerate(CHANGES.items()):
         caplog.clear()
-        expected = uninterrupted(train, **change).weights
-        changed = train(replace(job, out=tmp_path / reason, tracker=Killer(), **change))
+        changed = replace(job, out=tmp_path / str(number), **change)
+        kill(train, changed, 1)
         assert any("starts anew" in message and reason in message for message in caplog.messages)
-        assert_equal(changed, expected)
-        assert any(not torch.equal(changed[name], first.weights[name]) for name in changed), "the change matters"
+    seeded = replace(job, out=tmp_path / "seeded", tracker=Killer(), seed=1)
+    expected, found = uninterrupted(train, seed=1).weights, train(seeded)
+    assert_equal(found, expected)
+    assert any(not torch.equal(found[name], first.weights[name]) for name in found), "the change matters"
     assert {path: path.read_bytes() for path in files} == files, "nothing of the first training is lost"
     assert_equal(train(job), first.weights)

@@ -59,6 +59,7 @@ def check(response: Any) -> None:
         assert "retry-after" in response.headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "routes"), [("positive", 16), ("negative", 11)])
 def test_the_schema_can_be_fuzzed(url: str, mode: str, routes: int) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
