@@ -62,7 +62,7 @@ def run(config: RunConfig, run: StageRun, tracker: Tracker, *, executor: Executo
     )
     logger.info("      served policy: %s", served)
     params = _params(config, run)
-    _reuse_fitted(run, params["reused"])
+    _reuse_fitted(run)
     _tune(config, run, params, dataset, served.policy, tracker)
     if executor.distributed:
         _ensemble.cache_clear()  # workers have their own
@@ -181,12 +181,14 @@ def _others(reused: Sequence[str]) -> list[str]:
     return [name for name, spec in specs if {name, *spec.needs, *spec.reads}.isdisjoint(reused)]
 
 
-def _reuse_fitted(run: StageRun, reused: Sequence[str]) -> None:
+def _reuse_fitted(run: StageRun) -> None:
+    """Take what rankers that no seed changes have fitted themselves from another seed's run."""
     if run.sibling is None:
         return
-    for name in reused:
+    for name in (name for name, spec in rankers().items() if not spec.seeded):
         fitted, own = run.sibling / RANKERS_FOLDER / name, run.work / RANKERS_FOLDER / name
         if fitted.exists() and not own.exists():
+            logger.info("      %s is fitted: that of %s", name, fitted)
             shutil.copytree(fitted, own)
 
 
