@@ -124,9 +124,6 @@ def fit_sasrec(
         assert queries is not None
         return _ndcg(Sasrec(config, model, counts, counts), queries, exclude_seen)
 
-    data = [histories.indptr, histories.items, num_items, exclude_seen]
-    data += [] if histories.weights is None else [histories.weights]
-    data += [] if queries is None else [queries.histories.indptr, queries.histories.items, queries.targets]
     trainer = Trainer(
         module,
         lambda epoch: [
@@ -143,12 +140,19 @@ def fit_sasrec(
             fixed_epochs=config.vector_epochs,
         ),
         run=Run("sasrec", seed, work, tracker),
-        fingerprint=Fingerprint.of("sasrec", seed, config, *data),
+        fingerprint=Fingerprint.of("sasrec", seed, config, *_data(histories, queries), num_items, exclude_seen),
         validate=None if queries is None else validate,
     )
     progress = trainer.train()
     vectors: FloatArray = trainer.fixed["model.items.weight"].cpu().numpy()
     return Sasrec(config, model.cpu().eval(), vectors, counts, progress)
+
+
+def _data(histories: Histories, queries: Queries | None) -> list[IntArray | FloatArray]:
+    """The arrays that decide a training."""
+    found: list[IntArray | FloatArray] = [histories.indptr, histories.items]
+    found += [] if histories.weights is None else [histories.weights]
+    return found + ([] if queries is None else [queries.histories.indptr, queries.histories.items, queries.targets])
 
 
 class _NextItemLoss(nn.Module):

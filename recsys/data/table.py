@@ -13,13 +13,14 @@ import polars as pl
 
 from recsys.data.config import PrepareConfig
 from recsys.data.delimited import Layout
-from recsys.data.described import UNUSABLE_ID, IdReasons, read_items, read_users
+from recsys.data.described import UNUSABLE_ID, IdReasons, Noun, read_items, read_users
 from recsys.data.events import BAD_WEIGHT, NO_EVENT, NOT_SELECTED, Events
 from recsys.data.joining import join_ids
 from recsys.data.opening import PART, ROW, Table
 from recsys.data.profile import INTERACTIONS, Role
 from recsys.data.profiling import note_table, note_time_examples
 from recsys.data.raw import EMPTY_ROW, MARKS, RAW_SCHEMA, RawData, Reading
+from recsys.data.texts import TextTable
 from recsys.data.times import ACCEPTED, Clock, Times, calendar_times, implausible, magnitudes, read_times
 from recsys.errors import DataError
 from recsys.tables import identifier
@@ -83,22 +84,20 @@ def read_table(interactions: Path, items: Path | None, users: Path | None, readi
     rows = read_interactions(interactions, layout=layout, columns=columns_of(config), reading=reading)
     raw = RawData(rows.frame, None, rows.notes, rows.clock, not_selected=rows.not_selected)
     if items is not None:
-        table = read_items(items, reading)
-        notes = {"ignored_item_columns": table.ignored, "repeated_items": table.repeated}
-        joined = join_ids(raw.interactions, table.frame, interactions, items, max_share=config.max_bad_share)
-        raw = raw._replace(
-            interactions=joined.interactions, items=joined.described, notes=raw.notes | notes | joined.notes
-        )
+        raw = _with_described(raw, read_items(items, reading), "item", interactions, items, config)
     if users is not None:
-        table = read_users(users, reading)
-        notes = {"ignored_user_columns": table.ignored, "repeated_users": table.repeated}
-        joined = join_ids(
-            raw.interactions, table.frame, interactions, users, max_share=config.max_bad_share, noun="user"
-        )
-        raw = raw._replace(
-            interactions=joined.interactions, users=joined.described, notes=raw.notes | notes | joined.notes
-        )
+        raw = _with_described(raw, read_users(users, reading), "user", interactions, users, config)
     return raw
+
+
+def _with_described(
+    raw: RawData, table: TextTable, noun: Noun, interactions: Path, path: Path, config: PrepareConfig
+) -> RawData:
+    """With a table of items or users, whose ids are matched with those of the interactions."""
+    joined = join_ids(raw.interactions, table.frame, interactions, path, max_share=config.max_bad_share, noun=noun)
+    notes = {f"ignored_{noun}_columns": table.ignored, f"repeated_{noun}s": table.repeated, **joined.notes}
+    raw = raw._replace(interactions=joined.interactions, notes=raw.notes | notes)
+    return raw._replace(items=joined.described) if noun == "item" else raw._replace(users=joined.described)
 
 
 def read_interactions(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,24 @@ class Comparison:
     p_at_floor: bool
     p_holm: float
     p_holm_at_floor: bool
+
+
+@dataclass(frozen=True)
+class EvaluationBase:
+    """What was evaluated and how. `num_resamples` is that of every interval and p-value."""
+
+    format: ClassVar[int]  # of the JSON
+
+    users: int
+    items: int
+    cutoffs: tuple[int, ...]
+    slice_cutoff: int
+    confidence: float
+    num_resamples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: `["policies"]["seen-kept"]["systems"][name]["metrics"]["ndcg@10"]["value"]` and so on."""
+        return {"format": self.format, **asdict(self)}
 
 
 class Estimates(NamedTuple):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from recsys.data.histories import interaction_counts, queries, training_historie
 from recsys.errors import DataError
 from recsys.evaluation.beyond import Beyond, beyond_accuracy
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.estimates import Comparison, Estimate, estimate
+from recsys.evaluation.estimates import Comparison, Estimate, EvaluationBase, estimate
 from recsys.evaluation.metrics import METRICS, RankedItems, metric_names, ranked_sources, source_scores
 from recsys.evaluation.notices import data_notices, list_notices, shortened_notices
 from recsys.evaluation.policies import by_policy
@@ -29,8 +29,6 @@ from recsys.evaluation.slices import (
 )
 from recsys.metrics import FloatArray, IntArray
 from recsys.tables import POLICIES, SEEN_KEPT, SEEN_LEFT_OUT, TEST, Catalog, Policy, Queries, Rankings
-
-FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -69,18 +67,11 @@ class PolicyEvaluation:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All systems on all users under each policy, seen items kept first. `notices` are sentences about the data.
+class Evaluation(EvaluationBase):
+    """All systems on all users under each policy, seen items kept first. `notices` are sentences about the data."""
 
-    `num_resamples` is that of every interval and p-value.
-    """
+    format = 2
 
-    users: int
-    items: int
-    cutoffs: tuple[int, ...]
-    slice_cutoff: int
-    confidence: float
-    num_resamples: int
     policies: dict[Policy, PolicyEvaluation]
     notices: list[str]
 
@@ -88,10 +79,6 @@ class Evaluation:
     def headline(self) -> PolicyEvaluation:
         """With seen items kept; under the only policy where there is one alone."""
         return next(iter(self.policies.values()))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: `["policies"]["seen-kept"]["systems"][name]["metrics"]["ndcg@10"]["value"]` and so on."""
-        return {"format": FORMAT, **asdict(self)}
 
 
 def evaluate(

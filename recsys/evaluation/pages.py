@@ -23,11 +23,14 @@ def render(template: str, **values: Any) -> str:
 def fragment(template: str, **values: Any) -> Markup:
     """What a template gives. Texts from the data are escaped."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("recsys.evaluation", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"plain": plain, "words": words, "p_value": _p_value}
-    source = (files("recsys.evaluation") / template).read_text(encoding="utf-8")
-    return Markup(environment.from_string(source).render(**values))
+    return Markup(environment.get_template(template).render(**values))
 
 
 def words(name: str) -> str:

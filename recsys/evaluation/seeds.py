@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,13 +12,11 @@ from recsys.data.dataset import Dataset
 from recsys.data.histories import queries
 from recsys.errors import DataError
 from recsys.evaluation.config import EvaluateConfig
-from recsys.evaluation.estimates import Comparison, Estimate, Estimates, estimate
+from recsys.evaluation.estimates import Comparison, Estimate, Estimates, EvaluationBase, estimate
 from recsys.evaluation.metrics import metric_names, ranked_sources, source_scores
 from recsys.evaluation.policies import by_policy
 from recsys.metrics import FloatArray
 from recsys.tables import POLICIES, TEST, Policy, Rankings
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, order=True)
@@ -49,21 +46,13 @@ class SeedPolicyEvaluation:
 
 
 @dataclass(frozen=True)
-class SeedEvaluation:
-    """All systems on all users and seeds under each policy. `num_resamples` is that of every interval and p-value."""
+class SeedEvaluation(EvaluationBase):
+    """All systems on all users and seeds under each policy; an estimate also has its `deviation` and `by_seed`."""
+
+    format = 1
 
     seeds: tuple[int, ...]
-    users: int
-    items: int
-    cutoffs: tuple[int, ...]
-    slice_cutoff: int
-    confidence: float
-    num_resamples: int
     policies: dict[Policy, SeedPolicyEvaluation]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values: `["policies"]["seen-kept"]["systems"][name]["metrics"]["ndcg@10"]["deviation"]` and so on."""
-        return {"format": FORMAT, **asdict(self)}
 
 
 def evaluate_seeds(
