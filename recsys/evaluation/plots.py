@@ -136,7 +136,7 @@ def popularity_lift(systems: Mapping[str, System]) -> str | None:
         axes.set_yticks(range(len(shown)), list(shown), parse_math=False)
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_xlabel("popularity of the lists over the histories’")
+        axes.set_xlabel("lists’ popularity over the histories’")
         axes.grid(axis="x")
         axes.tick_params(length=0)
         return _data_url(figure)
