@@ -95,6 +95,7 @@ def test_an_items_own_latent_is_nearest_to_it(problem: Problem) -> None:
     assert nearest(problem.latents, problem.latents).tolist() == list(range(NUM_USERS * NUM_MODES))
 
 
+@pytest.mark.slow
 def test_a_trained_head_draws_every_users_modes_in_their_shares(trained: PreferenceModel, problem: Problem) -> None:
     own = variation(trained, problem, problem.users)
     assert own < 0.06

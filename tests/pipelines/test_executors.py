@@ -125,7 +125,9 @@ def test_all_executors_give_the_same_bytes(executor: Executor, work: Work, tmp_p
         assert (mine / "squares.npy").read_bytes() == (theirs / "squares.npy").read_bytes()
 
 
-@pytest.mark.parametrize(("order", "error"), [("fail", DataError), ("mistake", KeyError)])
+@pytest.mark.parametrize(
+    ("order", "error"), [("fail", DataError), pytest.param("mistake", KeyError, marks=pytest.mark.slow)]
+)
 def test_an_error_names_its_partition_and_keeps_committed_ones(
     executor: Executor, work: Work, order: str, error: type[Exception]
 ) -> None:
@@ -159,6 +161,7 @@ def test_a_worker_that_is_killed_is_replaced(executor: Executor, work: Work) -> 
     assert work.runs()[6] >= 2
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_stop_the_run(executor: Executor, work: Work) -> None:
     if not executor.distributed:
         pytest.skip("one local worker is the driver itself")
@@ -183,6 +186,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXECUTORS)
 def test_a_killed_driver_loses_and_duplicates_nothing(kind: tuple[str, int], work: Work, tmp_path: Path) -> None:
     """The third partition waits for a sign that never comes, and the driver dies while it waits."""

@@ -135,14 +135,10 @@ def test_a_run_that_was_not_evaluated_is_bundled_without_figures(copy: RunDirect
     assert "evaluate" not in made.manifest.parents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [
-        (ONE_ROUTE,),
-        pytest.param(("diffuse.joint=true", "diffuse.condition=continuous"), marks=pytest.mark.slow),
-        pytest.param((), marks=pytest.mark.slow),
-        pytest.param(("diffuse.joint=true",), marks=pytest.mark.slow),
-    ],
+    [(ONE_ROUTE,), ("diffuse.joint=true", "diffuse.condition=continuous"), (), ("diffuse.joint=true",)],
 )
 def test_a_pretrained_backbone_comes_along_whole(tmp_path: Path, settings: tuple[str, ...]) -> None:
     tokenizer = train_text_tokenizer(TITLES, 300)
@@ -210,6 +206,7 @@ def swap(folder: Path, name: str, value: object) -> None:
     write_json(folder / "manifest.json", manifest)
 
 
+@pytest.mark.slow
 def test_a_run_is_bundled_published_checked_and_rolled_back(recsys: Command, run: RunDirectory, tmp_path: Path) -> None:
     registry = ("--registry", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert recsys("bundle", run.path, "--out", tmp_path / "b")[0] == 0

@@ -105,7 +105,8 @@ def test_an_item_is_shown_with_its_title_and_tokens(recommender: FittedRecommend
     assert answer(named, "item 1", k=1).items[0].tokens == ("<a_2>",)
 
 
-@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tied", [True, False])
 def test_a_pretrained_checkpoint_is_trained_and_ranked_alike(tied: bool, tmp_path: Path) -> None:
     dataset = cycle()
     tokenizer = train_text_tokenizer(item_texts(dataset.catalog), 300)

@@ -12,9 +12,18 @@ import torch
 from recsys.errors import ArtifactError
 from tests.training.trainings import TRAININGS, Job, KilledError, Killer, Weights
 
-pytestmark = pytest.mark.parametrize("train", TRAININGS.values(), ids=list(TRAININGS))
-
 Train = Callable[[Job], Weights]
+
+
+def slow(value: Any) -> Any:
+    """A parameter of the slow tests alone."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+def every(is_fast: Callable[[str], bool]) -> Any:
+    """A test of every training; among the fast tests only of some."""
+    trainings = [train if is_fast(name) else slow(train) for name, train in TRAININGS.items()]
+    return pytest.mark.parametrize("train", trainings, ids=list(TRAININGS))
 
 
 def assert_equal(found: Weights, expected: Weights) -> None:
@@ -46,7 +55,8 @@ def kill(train: Train, job: Job, at: int) -> None:
         train(replace(job, tracker=Killer(at)))
 
 
-@pytest.mark.parametrize("share", [0.2, 0.55, 0.9])
+@every(lambda name: name != "joint discrete")
+@pytest.mark.parametrize("share", [slow(0.2), 0.55, slow(0.9)])
 def test_killed_and_resumed_is_bit_equal(
     train: Train, share: float, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path
 ) -> None:
@@ -57,6 +67,7 @@ def test_killed_and_resumed_is_bit_equal(
         assert job.tracker.events < expected.events, "the checkpoint is really continued"
 
 
+@every(lambda name: name != "joint discrete")
 def test_a_finished_training_is_not_repeated_and_a_damaged_checkpoint_is_refused(
     train: Train, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path
 ) -> None:
@@ -76,6 +87,8 @@ def test_a_finished_training_is_not_repeated_and_a_damaged_checkpoint_is_refused
 CHANGES: dict[str, dict[str, Any]] = {"seed is 0, not 1": {"seed": 1}, "_rate": {"rate": 2.0}, "data": {"shift": 1}}
 
 
+# Every training asks its trainer the same question, so that the fast tests ask one of them.
+@every(lambda name: name == "sasrec")
 def test_a_checkpoint_of_another_training_is_kept_and_not_continued(
     train: Train, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -207,6 +207,7 @@ def test_an_interrupted_bundle_leaves_nothing_and_is_made_anew(tmp_path: Path, w
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_bundle(tmp_path: Path) -> None:
     code = (
         "import sys, signal\nfrom pathlib import Path\nfrom serving.bundle.bundle import write_bundle\n"

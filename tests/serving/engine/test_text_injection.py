@@ -45,30 +45,48 @@ def lists(engine: BundleEngine) -> list[list[str]]:
     return [[item.item_id for item in answer.items] for answer in engine.recommend(REQUESTS, "full")]
 
 
-def exposure(engine: BundleEngine, item_id: str) -> float:
+def exposure(answers: list[list[str]], item_id: str) -> float:
     """The share of answers that list an item."""
-    found = lists(engine)
-    return sum(item_id in answer for answer in found) / len(found)
+    return sum(item_id in answer for answer in answers) / len(answers)
+
+
+def with_new_item(parts: LoadedBundle, title: str) -> list[list[str]]:
+    """The answers once an item of this title is added."""
+    engine = fresh(parts)
+    engine.add([NewItem("new", {"title": title, "category": "odd"})])
+    return lists(engine)
+
+
+@pytest.fixture(scope="module")
+def unchanged(parts: LoadedBundle) -> list[list[str]]:
+    return lists(fresh(parts))
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
-def test_a_trigger_in_the_title_of_a_known_item_changes_no_ranking(parts: LoadedBundle, trigger: str) -> None:
+def test_a_trigger_in_the_title_of_a_known_item_changes_no_ranking(
+    parts: LoadedBundle, unchanged: list[list[str]], trigger: str
+) -> None:
     frame = parts.state.items.catalog.frame
     titles = pl.when(pl.col("item_id") == "item 7").then(pl.lit(f"Thing 7 {trigger}")).otherwise(pl.col("title"))
     changed = fresh(parts, Catalog(frame.with_columns(titles.alias("title"))))
     assert changed.item("item 7").title.startswith("Thing 7 ")
-    assert lists(changed) == lists(fresh(parts))
+    assert lists(changed) == unchanged
+
+
+@pytest.fixture(scope="module")
+def plain(parts: LoadedBundle) -> list[list[str]]:
+    return with_new_item(parts, "Thing 7")
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
-def test_a_trigger_gives_a_new_item_no_more_exposure_than_a_plain_title_may(parts: LoadedBundle, trigger: str) -> None:
-    plain, pushed = fresh(parts), fresh(parts)
-    plain.add([NewItem("new", {"title": "Thing 7", "category": "odd"})])
-    pushed.add([NewItem("new", {"title": f"Thing 7 {trigger}", "category": "odd"})])
+def test_a_trigger_gives_a_new_item_no_more_exposure_than_a_plain_title_may(
+    parts: LoadedBundle, plain: list[list[str]], trigger: str
+) -> None:
+    pushed = with_new_item(parts, f"Thing 7 {trigger}")
     most = max(exposure(plain, f"item {i}") for i in range(NUM_ITEMS))
     assert exposure(pushed, "new") <= max(exposure(plain, "new") + 0.1, most)
-    others = [[i for i in found if i != "new"] for found in lists(pushed)]
-    kept = [[i for i in found if i != "new"] for found in lists(plain)]
+    others = [[i for i in found if i != "new"] for found in pushed]
+    kept = [[i for i in found if i != "new"] for found in plain]
     assert sum(a[0] == b[0] for a, b in zip(others, kept, strict=True)) >= 0.9 * len(kept)
 
 
