@@ -192,10 +192,14 @@ def test_a_failing_tier_falls_to_the_next(broken: int, caplog: pytest.LogCapture
 def test_a_tier_that_fails_again_and_again_rests_and_is_tried_again() -> None:
     async def main() -> None:
         case.engine.failures = {"full": RuntimeError()}
-        for _ in range(6):
+        for number in range(100):
             assert (await case.ask()).degraded == "failure: RuntimeError"
+            if len(case.engine.calls) < 2 * (number + 1):
+                break
         tried: list[Tier] = [call.tier for call in case.engine.calls]
-        assert tried == ["full", "narrow"] * 3 + ["narrow"] * 3
+        # On a busy machine the first pause may be over before the next request.
+        assert number >= 3
+        assert tried == ["full", "narrow"] * number + ["narrow"]
         case.engine.failures = {}
         while (served := await case.ask()).degraded is not None:
             await asyncio.sleep(0.01)
