@@ -14,7 +14,7 @@ demo: $(READY) ## train, evaluate and compare all systems on the embedded datase
 	$(BIN)/recsys run --config demo --out runs/demo
 
 test: $(READY) ## fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup -m "not slow and not gpu and not browser"
 
 test-slow: $(READY) ## runs killed and resumed, endpoints under load, Ray, the wheel
 	$(BIN)/python -m pytest -m slow

@@ -10,6 +10,18 @@ from recsys.artifacts import RunDirectory, StageKey
 ROOT = Path(__file__).parent.parent
 
 
+# Of a folder, all tests with one of these fixtures run in one process, which then trains its models once.
+SHARED = ("parts", "run", "trained")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Say which tests `pytest --dist loadgroup` keeps together: those of a file, or of a shared fixture."""
+    for item in items:
+        shared = [name for name in SHARED if name in item.fixturenames]
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent} {(*shared, item.path.name)[0]}"))
+
+
 @pytest.fixture
 def root() -> Path:
     """The repository."""

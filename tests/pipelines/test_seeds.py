@@ -205,7 +205,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Flow:
     return made
 
 
-@pytest.mark.parametrize("where", [("prepare", 0), ("finetune", 0), ("evaluate", 1)])
+@pytest.mark.parametrize(
+    "where", [pytest.param(("prepare", 0), marks=pytest.mark.slow), ("finetune", 0), ("evaluate", 1)]
+)
 def test_an_interrupted_run_continues_and_ends_with_the_same_files(
     flow: Flow, whole: Flow, where: tuple[str, int]
 ) -> None:

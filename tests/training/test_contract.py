@@ -1,5 +1,6 @@
 """Every training: a killed one resumes bit-equal, a checkpoint is continued only by the training that wrote it."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -34,6 +35,8 @@ def assert_equal(found: Weights, expected: Weights) -> None:
 class Uninterrupted(NamedTuple):
     weights: Weights
     events: int
+    work: Path  # its checkpoints
+    left_alone: bool  # whether the global generator is as it was before
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +45,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Uni
 
     @cache
     def run(train: Train, **change: Any) -> Uninterrupted:
-        tracker = Killer()
-        return Uninterrupted(
-            train(Job(tmp_path_factory.mktemp("out") / "out", tracker=tracker, **change)), tracker.events
-        )
+        folder, tracker = tmp_path_factory.mktemp("uninterrupted"), Killer()
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        weights = train(Job(folder / "out", folder / "work", tracker=tracker, **change))
+        left_alone = torch.equal(torch.get_rng_state(), before)
+        return Uninterrupted(weights, tracker.events, folder / "work", left_alone)
 
     return run
 
@@ -71,17 +76,15 @@ def test_killed_and_resumed_is_bit_equal(
 def test_a_finished_training_is_not_repeated_and_a_damaged_checkpoint_is_refused(
     train: Train, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path
 ) -> None:
-    torch.manual_seed(3)
-    before, job = torch.get_rng_state(), Job(tmp_path / "out", tmp_path / "work")
-    train(job)
-    assert torch.equal(torch.get_rng_state(), before), "the global generator is left alone"
-    again = replace(job, out=tmp_path / "again", tracker=Killer())
-    assert_equal(train(again), uninterrupted(train).weights)
-    assert again.tracker.events == 0
+    finished, job = uninterrupted(train), Job(tmp_path / "out", tmp_path / "work", tracker=Killer())
+    shutil.copytree(finished.work, tmp_path / "work")
+    assert_equal(train(job), finished.weights)
+    assert job.tracker.events == 0
+    assert finished.left_alone
     for path in (tmp_path / "work").rglob("*.safetensors"):
         path.write_bytes(b"half")
     with pytest.raises(ArtifactError, match="delete it to train from the start"):
-        train(job)
+        train(replace(job, out=tmp_path / "again"))
 
 
 CHANGES: dict[str, dict[str, Any]] = {"seed is 0, not 1": {"seed": 1}, "_rate": {"rate": 2.0}, "data": {"shift": 1}}

@@ -122,7 +122,7 @@ def until(url: str, path: str, words: str) -> httpx.Response:
         return response
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_loses_no_admitted_request(tmp_path: Path, sent: signal.Signals) -> None:
     with process(tmp_path) as (running, url), ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(httpx.post, f"{url}/v1/recommend", json=BODY, timeout=PATIENCE) for _ in range(8)]

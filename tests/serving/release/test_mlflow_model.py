@@ -19,6 +19,8 @@ from serving.engine.engine import BundleEngine
 from serving.release.registry import publish, resolve
 from tests.pipelines.finished import configured, finished
 
+pytestmark = pytest.mark.slow
+
 ONE_ROUTE = "tokenize.kind=discrete"
 PREDICT = """
 import json, sys, warnings
@@ -44,7 +46,6 @@ def bundle(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     return bundle_run(run, configured(ONE_ROUTE), tmp_path_factory.mktemp("bundle") / "b")
 
 
-@pytest.mark.slow
 def test_a_published_model_answers_in_another_process(bundle: Bundle, root: Path, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     publish(bundle.folder, name="recsys", alias="champion", uri=uri)
