@@ -19,7 +19,7 @@ from recsys.ranking.recommender import Request
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import Histories
-from recsys.training.softmax import SoftmaxLoss
+from recsys.training.softmax import softmax_loss
 from tests.decoding.backbones import BASE, SUPPORTED, backbone, pad, random_ids, random_prompts
 from tests.diffusion.conftest import Problem, small_config
 from tests.diffusion.conftest import problem as problem
@@ -88,7 +88,7 @@ def test_the_softmax_loss_is_cross_entropy() -> None:
     hidden = torch.randn(300, 16, generator=generator).cuda().requires_grad_()
     weight = torch.randn(50, 16, generator=generator).cuda().requires_grad_()
     targets = torch.randint(50, (300,), generator=generator).cuda()
-    SoftmaxLoss.apply(hidden, weight, targets).backward()  # type: ignore[no-untyped-call]
+    softmax_loss(hidden, weight, targets).backward()
     found = [hidden.grad, weight.grad]
     hidden.grad = weight.grad = None
     torch.nn.functional.cross_entropy(hidden @ weight.T, targets).backward()

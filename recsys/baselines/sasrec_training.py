@@ -26,7 +26,7 @@ from recsys.training.checkpoints import Fingerprint
 from recsys.training.devices import default_device
 from recsys.training.plan import Loss, Plan, Run
 from recsys.training.seeding import seeded
-from recsys.training.softmax import SoftmaxLoss
+from recsys.training.softmax import softmax_loss
 from recsys.training.trainer import Trainer
 
 
@@ -168,7 +168,7 @@ class _NextItemLoss(nn.Module):
         hidden = self.model(batch.items.to(device))[batch.mask.to(device)]
         weight, targets = self.model.items.weight, batch.targets.to(device)
         weights = None if batch.weights is None else batch.weights.to(device)
-        loss: Tensor = SoftmaxLoss.apply(hidden, weight, targets, weights)  # type: ignore[no-untyped-call]
+        loss: Tensor = softmax_loss(hidden, weight, targets, weights=weights)
         return Loss(loss, {"loss": loss}, len(targets))
 
 

@@ -27,7 +27,7 @@ from recsys.training.modules import Kind as ModuleKind
 from recsys.training.modules import Saved, load_module, save_module
 from recsys.training.plan import Progress, Run
 from recsys.training.seeding import seeded
-from recsys.training.softmax import SoftmaxLoss
+from recsys.training.softmax import softmax_loss
 
 Kind = Literal["regression", "cross_entropy"]
 KINDS: tuple[Kind, ...] = ("regression", "cross_entropy")
@@ -81,7 +81,7 @@ class CrossEntropyLoss(RegressionLoss):
     def forward(self, conditions: Tensor, targets: Tensor, weights: Tensor | None = None) -> Losses:
         queries = self.model(conditions).float() / self.latents.shape[1] ** 0.5
         with torch.autocast(queries.device.type, enabled=False):
-            loss: Tensor = SoftmaxLoss.apply(queries, self.latents, targets, weights)  # type: ignore[no-untyped-call]
+            loss: Tensor = softmax_loss(queries, self.latents, targets, weights=weights)
         return Losses(loss, loss.new_zeros(()))
 
 

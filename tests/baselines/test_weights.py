@@ -15,7 +15,7 @@ from recsys.baselines.popularity import fit_popularity
 from recsys.baselines.sasrec_training import collate, fit_sasrec, training_windows
 from recsys.errors import DataError
 from recsys.tables import Histories
-from recsys.training.softmax import CHUNK_ROWS, SoftmaxLoss
+from recsys.training.softmax import CHUNK_ROWS, softmax_loss
 
 NUM_ITEMS = 6
 SMALL = SasrecConfig(hidden_size=16, num_heads=1, num_layers=1, dropout=0.2, max_length=4, epochs=4, batch_tokens=60)
@@ -87,7 +87,7 @@ def test_the_weighted_softmax_is_a_weighted_sum_of_cross_entropies() -> None:
     hidden, items = (torch.randn(n, 5, generator=generator, requires_grad=True) for n in (rows, 7))
     targets, weights = torch.randint(0, 7, (rows,), generator=generator), torch.rand(rows, generator=generator)
     weights[::5] = 0
-    loss = SoftmaxLoss.apply(hidden, items, targets, weights)  # type: ignore[no-untyped-call]
+    loss = softmax_loss(hidden, items, targets, weights=weights)
     naive = sum(w * F.cross_entropy(h @ items.T, t) for h, t, w in zip(hidden, targets, weights, strict=True)) / rows
     torch.testing.assert_close(loss, naive)
     ours, theirs = (torch.autograd.grad(value, (hidden, items), retain_graph=True) for value in (loss, naive))

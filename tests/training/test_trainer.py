@@ -13,7 +13,7 @@ from recsys.training import softmax
 from recsys.training.checkpoints import Fingerprint
 from recsys.training.ema import MovingAverage
 from recsys.training.plan import Loss, Plan, Progress, Run
-from recsys.training.softmax import SoftmaxLoss
+from recsys.training.softmax import Terms, softmax_loss
 from recsys.training.trainer import Trainer
 
 
@@ -133,10 +133,36 @@ def test_the_softmax_loss_and_its_gradients_equal_cross_entropy(monkeypatch: pyt
     hidden, weight = (torch.randn(n, 4, generator=generator, dtype=torch.float64) * 5 for n in (8, 11))
     targets = torch.randint(11, (8,), generator=generator)
     results = []
-    for loss in (SoftmaxLoss.apply, lambda h, w, t: torch.nn.functional.cross_entropy(h @ w.T, t)):
+    for loss in (softmax_loss, lambda h, w, t: torch.nn.functional.cross_entropy(h @ w.T, t)):
         leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
         value = loss(*leaves, targets)
         (2 * value).backward()
         results.append([value.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_terms_of_single_logits_and_their_gradients(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> None:
+    monkeypatch.setattr(softmax, "CHUNK_ROWS", 3)
+    generator = torch.Generator().manual_seed(0)
+    hidden, items = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (8, 11))
+    values, targets = torch.tensor([1.5, -2.0, 0.5], dtype=torch.float64), torch.randint(11, (8,), generator=generator)
+    weights = torch.rand(8, generator=generator, dtype=torch.float64) if weighted else None
+    rows, columns = torch.tensor([0, 0, 2, 3, 3, 7]), torch.tensor([1, int(targets[0]), 4, int(targets[3]), 2, 9])
+    groups = torch.tensor([0, 1, 2, 1, 1, 0])
+    results = []
+    for naive in (False, True):
+        leaves = [tensor.clone().requires_grad_() for tensor in (hidden, items, values)]
+        if naive:
+            logits = leaves[0] @ leaves[1].T
+            logits = logits.index_put((rows, columns), leaves[2][groups], accumulate=True)
+            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+            loss = (losses if weights is None else losses * weights).sum() / 8
+        else:
+            terms = Terms(rows, columns, groups, leaves[2])
+            loss = softmax_loss(leaves[0], leaves[1], targets, weights=weights, terms=terms)
+        (3 * loss).backward()
+        results.append([loss.detach(), *(leaf.grad for leaf in leaves)])
     for ours, reference in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference)
