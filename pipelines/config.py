@@ -56,6 +56,15 @@ class RunConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _require_code_tokens_for_joint_training(self) -> Self:
+        if self.diffuse.joint and self.finetune.items != "tokens":
+            raise ValueError(
+                f"diffuse.joint=true trains on prompts of code tokens, got finetune.items={self.finetune.items}; "
+                "set finetune.items=tokens, or leave diffuse.joint out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _require_registered_names(self) -> Self:
         lookup({AUTO: None, SYNTHETIC: None, **SOURCES}, self.prepare.kind, key="prepare.kind")
         lookup(QUANTIZERS, self.tokenize.quantizer, key="tokenize.quantizer")

@@ -6,6 +6,7 @@ attention mask restricts each to the prompt and its own ancestors (SpecInfer, ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,12 +25,15 @@ class Tree:
         model: a transformers causal LM in evaluation mode.
         prompts: token_ids [B, P], padded on the right with any valid id.
         lengths: int64 [B], each from 1 to P.
+        embed: token_ids [B, P] -> what the model reads, [B, P, D]; None where it embeds prompts itself.
 
     Raises:
         ModelError: the model is in training mode.
     """
 
-    def __init__(self, model: Any, prompts: Tensor, lengths: Tensor) -> None:
+    def __init__(
+        self, model: Any, prompts: Tensor, lengths: Tensor, *, embed: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         if model.training:
             raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval()")
         self.model = model
@@ -40,7 +44,8 @@ class Tree:
         self._visible = (positions < lengths[:, None]).unsqueeze(1)  # [B, beams of the last level, keys]
         self._depth = 0
         self._ungrown = self._key_positions, self._visible
-        hidden = self._forward(prompts, positions, None)
+        read = {"input_ids": prompts} if embed is None else {"inputs_embeds": embed(prompts)}
+        hidden = self._forward(read, positions, None)
         rows = torch.arange(len(prompts), device=prompts.device)
         self.root = hidden[rows, lengths - 1].unsqueeze(1)  # hidden state [B, 1, D] after the prompt
 
@@ -75,7 +80,7 @@ class Tree:
         self._key_positions = torch.cat([self._key_positions, positions], dim=1)
         self._depth += 1
         masks = additive_masks(self._visible, positions, self._key_positions, self.model.config, self.model.dtype)
-        return self._forward(token_ids, positions, masks)
+        return self._forward({"input_ids": token_ids}, positions, masks)
 
     def logits(self, hidden: Tensor, first: int, count: int) -> Tensor:
         """Logits [..., count], float32, of the token_ids first..first+count-1; computes only these rows of the head."""
@@ -89,9 +94,9 @@ class Tree:
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
-    def _forward(self, token_ids: Tensor, positions: Tensor, mask: Tensor | dict[str, Tensor] | None) -> Tensor:
+    def _forward(self, read: dict[str, Tensor], positions: Tensor, mask: Tensor | dict[str, Tensor] | None) -> Tensor:
         output = self.model.base_model(
-            input_ids=token_ids,
+            **read,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=self.cache,

@@ -22,7 +22,7 @@ from recsys.diffusion.joint_batches import JointData, joint_batches
 from recsys.diffusion.joint_model import JointModel
 from recsys.diffusion.loss import PreferenceLoss
 from recsys.diffusion.preference import PreferenceModel
-from recsys.errors import ArtifactError
+from recsys.errors import ArtifactError, ModelError
 from recsys.files import fingerprint, read_json, write_json
 from recsys.llm.conditions import Conditions, DiscreteConditions, next_items, query_conditions, training_conditions
 from recsys.llm.config import TrainingConfig
@@ -157,9 +157,11 @@ def fit_joint(
 
     Raises:
         ArtifactError: the finetuned model or a checkpoint cannot be read.
-        ModelError: the pretrained backbone can no longer be loaded.
+        ModelError: the pretrained backbone can no longer be loaded, or the language model reads no code tokens.
     """
     adapted = load_adapted(finetuned, trainable=True)
+    if adapted.items is not None:
+        raise ModelError("joint training needs a language model that was trained with finetune.items=tokens, not sum")
     adapted.model.to(default_device()).eval()
     joint = _untrained(adapted, data, config, seed=seed)
     average = MovingAverage(joint.head.denoiser, config.ema_decay)

@@ -49,14 +49,25 @@ class Renderer:
         semantic_ids: in catalogue order.
         max_text_tokens: a text field keeps its first tokens.
         max_tokens: a longer row loses the oldest items of its history.
+        one_position: an item that is read is one token, `layout.item(i)`, which an `ItemTable` embeds, and not its
+            codes; items of the answer to any task but the sequential one are written as codes.
     """
 
     def __init__(
-        self, tokenizer: Any, layout: TokenLayout, semantic_ids: SemanticIds, *, max_text_tokens: int, max_tokens: int
+        self,
+        tokenizer: Any,
+        layout: TokenLayout,
+        semantic_ids: SemanticIds,
+        *,
+        max_text_tokens: int,
+        max_tokens: int,
+        one_position: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
-        self._items = layout.token_ids(semantic_ids.codes).tolist()
-        self._levels = layout.num_levels
+        self.codes: list[list[int]] = layout.token_ids(semantic_ids.codes).tolist()
+        self._read = [[layout.item(item)] for item in range(len(self.codes))] if one_position else self.codes
+        self.first_item = layout.item(0) if one_position else None
+        self.positions = 1 if one_position else layout.num_levels
         self._max_text = max_text_tokens
         self._max_tokens = max_tokens
         self._texts: dict[str, list[int]] = {}
@@ -76,19 +87,21 @@ class Renderer:
     def _row(self, example: Example, template: Template) -> Row:
         history = list(example.history)
         while True:
-            prompt = self._start + self._parts(template.prompt, example, history)
-            answer = self._parts(template.response, example, history)
+            prompt = self._start + self._parts(template.prompt, example, history, item=self._read)
+            answer = self._parts(template.response, example, history, item=self.codes)
             over = len(prompt) + len(answer) - self._max_tokens
             if over <= 0 or len(history) <= 1:
                 break
-            history = history[min(-(-over // self._levels), len(history) - 1) :]
+            history = history[min(-(-over // self.positions), len(history) - 1) :]
         ends_in_text = ("field", "text") in template.response
         weights = None
         if example.weights:  # of the sequential task, whose response is the history
-            weights = np.repeat(example.weights[-len(history) :], self._levels).tolist()
+            weights = np.repeat(example.weights[-len(history) :], self.positions).tolist()
         return Row(prompt + answer + (self._end if ends_in_text else []), len(prompt), weights)
 
-    def _parts(self, parts: tuple[Part, ...], example: Example, history: list[int]) -> list[int]:
+    def _parts(
+        self, parts: tuple[Part, ...], example: Example, history: list[int], *, item: list[list[int]]
+    ) -> list[int]:
         tokens: list[int] = []
         for kind, value in parts:
             if kind == "text":
@@ -96,10 +109,10 @@ class Renderer:
             elif value == "text":
                 tokens += self._encode(example.text)[: self._max_text]
             elif value == "history":
-                for item in history:
-                    tokens += self._items[item]
+                for read in history:
+                    tokens += self._read[read]
             elif example.item is not None:
-                tokens += self._items[example.item]
+                tokens += item[example.item]
         return tokens
 
     def _encode(self, text: str) -> list[int]:
@@ -125,6 +138,18 @@ def epoch_batches(
         batch_tokens: rows x longest row of a batch stay at or below this (one row may exceed it alone).
     """
     generator = np.random.default_rng([seed, epoch])
+    rows = epoch_rows(examples, renderer, weights, generator)
+    groups = random_buckets([len(r.tokens) for r in rows], batch_tokens, generator)
+    return [pad([rows[i] for i in group]) for group in groups]
+
+
+def epoch_rows(
+    examples: Mapping[str, Sequence[Example]],
+    renderer: Renderer,
+    weights: Mapping[str, float],
+    generator: np.random.Generator,
+) -> list[Row]:
+    """The rows of one epoch, task by task, each under a template of its own; see `epoch_batches`."""
     rows: list[Row] = []
     for task, members in examples.items():
         if not members:
@@ -134,9 +159,7 @@ def epoch_batches(
         chosen = np.concatenate(passes)[:count] if passes else np.zeros(0, np.int64)
         templates = generator.integers(0, 1 << 30, size=len(chosen))
         rows += [renderer.render(members[i], int(t)) for i, t in zip(chosen, templates, strict=True)]
-    rows = [row for row in rows if row.weights is None or any(row.weights)]  # others lost all of their targets
-    groups = random_buckets([len(r.tokens) for r in rows], batch_tokens, generator)
-    return [pad([rows[i] for i in group]) for group in groups]
+    return [row for row in rows if row.weights is None or any(row.weights)]  # others lost all of their targets
 
 
 def random_buckets(lengths: Sequence[int], batch_tokens: int, generator: np.random.Generator) -> list[list[int]]:

@@ -78,13 +78,13 @@ def sequential_rows(
     language_model: LanguageModel, semantic_ids: SemanticIds, sequences: Sequence[TrainingSequence]
 ) -> list[SequentialRow]:
     """Each sequence in the generative ranker's prompt, that of template 0; over-long ones lose their oldest items."""
-    renderer, levels = language_model.renderer(semantic_ids), semantic_ids.num_levels
+    renderer = language_model.renderer(semantic_ids)
     rows = []
     for sequence in sequences:
         weights = () if sequence.weights is None else tuple(sequence.weights.tolist())
         row = renderer.render(Example("sequential", history=tuple(sequence.items.tolist()), weights=weights), 0)
-        kept = (len(row.tokens) - row.answer) // levels
-        rows.append(SequentialRow(row, row.answer - 1 + levels * np.arange(kept), *sequence.last(kept)))
+        kept = (len(row.tokens) - row.answer) // renderer.positions
+        rows.append(SequentialRow(row, row.answer - 1 + renderer.positions * np.arange(kept), *sequence.last(kept)))
     return rows
 
 
@@ -133,6 +133,7 @@ def query_conditions(
     Raises:
         ModelError: the model is in training mode.
     """
+    language_model = language_model.over(semantic_ids)
     renderer = language_model.renderer(semantic_ids)
     prompts = [renderer.prompt(histories[user][-window:].tolist()) for user in range(len(histories))]
     ends = [np.array([len(prompt) - 1]) for prompt in prompts]
@@ -140,9 +141,11 @@ def query_conditions(
 
 
 def _hidden(language_model: LanguageModel) -> Callable[[Tensor], Tensor]:
-    """The decoder of a merged model: token_ids [B, T] -> hidden states [B, T, d_h]."""
-    decoder = language_model.model.base_model
-    return lambda token_ids: decoder(input_ids=token_ids, use_cache=False).last_hidden_state
+    """Of a merged model: token_ids [B, T] -> hidden states [B, T, d_h]."""
+    decoder, embed = language_model.model.base_model, language_model.embed
+    if embed is None:
+        return lambda token_ids: decoder(input_ids=token_ids, use_cache=False).last_hidden_state
+    return lambda token_ids: decoder(inputs_embeds=embed(token_ids), use_cache=False).last_hidden_state
 
 
 @torch.no_grad()

@@ -48,6 +48,16 @@ class FinetuneConfig(Config):
     pretrained: str | None = Field(None, description="name or path of a causal LM; none trains one from scratch")
     revision: str | None = Field(None, description="pinned revision of the pretrained model")
     scratch: ScratchConfig = ScratchConfig()
+    items: Literal["tokens", "sum"] = Field(
+        "tokens", description="an item of a history is read as its code tokens, or as their sum with a learned row"
+    )
+    item_loss: float = Field(1.0, ge=0, description="weight of the softmax over the catalogue, with items=sum")
+    distillation: float = Field(
+        0.0, ge=0, lt=1, description="share of the items' own distribution in what codes learn, with items=sum"
+    )
+    item_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of items that a step reads and scores by their codes alone"
+    )
     training: TrainingConfig = TrainingConfig()
     lora: LoraConfig = LoraConfig()
     max_text_tokens: int = Field(32, ge=1, description="a text field is cut to its first tokens")

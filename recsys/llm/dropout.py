@@ -16,8 +16,8 @@ _BLOCK_OUTPUTS = ("o_proj", "down_proj")
 
 
 @contextmanager
-def residual_dropout(model: Any, probability: float) -> Iterator[None]:
-    """Drop entries of the embeddings and of every block's two outputs with `probability`, in training.
+def residual_dropout(model: Any, probability: float, *others: nn.Module) -> Iterator[None]:
+    """Drop entries of the embeddings, of every block's two outputs and of what `others` give, in training.
 
     With a peft model, the hooks are on its wrappers: they see the adapter's branch too, and peft computes embeddings
     without calling the wrapped module.
@@ -27,7 +27,7 @@ def residual_dropout(model: Any, probability: float) -> Iterator[None]:
         return F.dropout(output, probability, training=module.training)
 
     outputs = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in _BLOCK_OUTPUTS]
-    handles = [module.register_forward_hook(drop) for module in (model.get_input_embeddings(), *outputs)]
+    handles = [module.register_forward_hook(drop) for module in (model.get_input_embeddings(), *outputs, *others)]
     try:
         yield
     finally:

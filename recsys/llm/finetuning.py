@@ -21,6 +21,9 @@ from recsys.llm.collation import Batch, Renderer, epoch_batches
 from recsys.llm.config import FinetuneConfig, TrainingConfig
 from recsys.llm.dropout import residual_dropout
 from recsys.llm.heads import LanguageModelLoss
+from recsys.llm.item_loss import ItemLoss, ItemLossWeights
+from recsys.llm.item_rows import ItemBatch, item_batches
+from recsys.llm.items import ItemTable
 from recsys.llm.lora import add_lora, merge
 from recsys.llm.storage import LanguageModel, save_adapter, save_backbone
 from recsys.llm.vocabulary import (
@@ -36,6 +39,8 @@ from recsys.training.devices import uses_bf16
 from recsys.training.plan import Plan, Progress, Run
 from recsys.training.seeding import seeded
 from recsys.training.trainer import Trainer
+
+_REPEATS_RATE = 10.0  # single numbers have far to go, by steps of the learning rate
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +118,11 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
     initialise_code_rows(model, layout, starts)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    return LanguageModel(model.eval(), tokenizer, layout, config)
+    table = None
+    if config.items == "sum":
+        starts = starts_from_codebooks(data.codebooks, model.config.hidden_size, seed=seed)
+        table = ItemTable.from_starts(ids, starts, dropped=config.item_dropout).eval()
+    return LanguageModel(model.eval(), tokenizer, layout, config, table)
 
 
 def training_plan(config: TrainingConfig, *, bf16: bool, checkpoint_steps: int) -> Plan:
@@ -163,19 +172,25 @@ class _Trainings:
     def run(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Progress:
         settings = self._language_model.config
         bf16 = uses_bf16(settings.precision, next(model.parameters()).device)
+        items, layout = self._language_model.items, self._language_model.layout
+        loss = LanguageModelLoss(model, layout)
+        weights = ItemLossWeights(settings.item_loss, settings.distillation)
         trainer = Trainer(
-            LanguageModelLoss(model, self._language_model.layout),
+            loss if items is None else ItemLoss(model, layout, items, weights),
             lambda epoch: self._batches(config, epoch),
-            training_plan(config, bf16=bf16, checkpoint_steps=settings.checkpoint_steps),
+            training_plan(config, bf16=bf16, checkpoint_steps=settings.checkpoint_steps)._replace(
+                rate_factors={"items.repeats": _REPEATS_RATE}
+            ),
             run=Run(name, self._seed, None if self._work is None else self._work / name, self._tracker),
             fingerprint=Fingerprint.of(name, self._seed, settings, self._data_digest, bf16),
             validate=lambda: validate(model),
         )
-        with residual_dropout(model, settings.residual_dropout):
+        with residual_dropout(model, settings.residual_dropout, *([] if items is None else [items.reading])):
             return trainer.train()
 
-    def _batches(self, config: TrainingConfig, epoch: int) -> list[Batch]:
-        return epoch_batches(
+    def _batches(self, config: TrainingConfig, epoch: int) -> Sequence[Batch | ItemBatch]:
+        make = epoch_batches if self._language_model.items is None else item_batches
+        return make(
             self._by_task,
             self._renderer,
             self._data.instruct.weights.model_dump(),

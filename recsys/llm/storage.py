@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from recsys.errors import ArtifactError
 from recsys.llm.backbone import load_plain, load_pretrained
 from recsys.llm.collation import Renderer
 from recsys.llm.config import FinetuneConfig
+from recsys.llm.items import ItemTable
 from recsys.llm.lora import load_lora, merge
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import SemanticIds
@@ -35,6 +37,20 @@ class LanguageModel(NamedTuple):
     tokenizer: Any
     layout: TokenLayout
     config: FinetuneConfig
+    items: ItemTable | None = None  # where an item takes one position of a prompt
+
+    def over(self, semantic_ids: SemanticIds) -> LanguageModel:
+        """For the same items and those that were added behind them."""
+        return self if self.items is None else self._replace(items=self.items.over(semantic_ids))
+
+    @property
+    def embed(self) -> Callable[[Tensor], Tensor] | None:
+        """token_ids [B, T] of a prompt -> what the model reads; None where it embeds them itself."""
+        items, model, layout = self.items, self.model, self.layout
+        if items is None:
+            return None
+        vectors = items.vectors().detach()
+        return lambda token_ids: items.embed(token_ids, model, layout, vectors)
 
     def renderer(self, semantic_ids: SemanticIds) -> Renderer:
         return Renderer(
@@ -43,6 +59,7 @@ class LanguageModel(NamedTuple):
             semantic_ids,
             max_text_tokens=self.config.max_text_tokens,
             max_tokens=self.config.max_tokens,
+            one_position=self.items is not None,
         )
 
 
@@ -59,6 +76,7 @@ def save_adapter(folder: Path, adapted: Any, language_model: LanguageModel) -> N
     config["target_modules"] = sorted(config["target_modules"])  # a set to peft, in another order in every process
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     language_model.tokenizer.save_pretrained(folder / "tokenizer")
+    _save_items(folder, language_model)
     _save_description(folder, language_model)
 
 
@@ -70,8 +88,14 @@ def save_merged(folder: Path, language_model: LanguageModel) -> None:
     tokenizer.init_kwargs.pop("name_or_path", None)
     save_backbone(folder, model)
     tokenizer.save_pretrained(folder / "tokenizer")
+    _save_items(folder, language_model)
     config = language_model.config.model_copy(update={"pretrained": None, "revision": None})
     _save_description(folder, language_model._replace(config=config), merged=True)
+
+
+def _save_items(folder: Path, language_model: LanguageModel) -> None:
+    if language_model.items is not None:
+        language_model.items.save(folder)
 
 
 def _save_description(folder: Path, language_model: LanguageModel, *, merged: bool = False) -> None:
@@ -92,7 +116,9 @@ def load_language_model(folder: Path, *, backbone: Path | None = None) -> Langua
         ModelError: the pretrained backbone cannot be loaded any more.
     """
     merged = load_merged(folder, backbone=backbone)
-    merged.model.to(default_device())
+    for module in (merged.model, merged.items):
+        if module is not None:
+            module.to(default_device())
     return merged
 
 
@@ -137,7 +163,7 @@ def _load(folder: Path, build: Callable[[_Description], Any]) -> LanguageModel:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error
-    return LanguageModel(model, tokenizer, layout, config)
+    return LanguageModel(model, tokenizer, layout, config, ItemTable.load(folder))
 
 
 def _merged(folder: Path, backbone: Path, described: _Description) -> Any:

@@ -32,6 +32,10 @@ class TokenLayout:
         """Rows of the embedding once the code tokens are in."""
         return self.base + self.num_levels * self.num_codes
 
+    def item(self, item: int) -> int:
+        """The id that stands for a whole item in a prompt, behind the vocabulary: one that the model never writes."""
+        return self.size + item
+
     def token_ids(self, codes: IntArray) -> IntArray:
         """Codes [..., L] -> token_ids of the same shape."""
         return codes + self.base + np.arange(self.num_levels) * self.num_codes

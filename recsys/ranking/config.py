@@ -16,7 +16,9 @@ class FusionConfig(Config):
     give them say how much, and 0 leaves one out.
     """
 
-    sources: tuple[str, ...] = Field(default=("generative", "diffusion", "cross-entropy", "sasrec"), min_length=1)
+    sources: tuple[str, ...] = Field(
+        default=("generative", "generative-item-scored", "diffusion", "cross-entropy", "sasrec"), min_length=1
+    )
     method: Method | Literal["auto"] = "auto"
     depth: int = Field(default=50, ge=1, le=1024, description="ranks of each source that take part")
     rank_constant: float = Field(default=60.0, gt=0, description="of reciprocal rank: 1 / (rank_constant + rank)")
@@ -40,6 +42,9 @@ class RecommendConfig(Config):
     repeat_share: float = Field(default=0.05, gt=0, le=1, description="of training interactions; see exclude_seen")
     item_knn_neighbors: int = Field(default=100, ge=1, description="neighbours an item keeps in item-kNN")
     neighbors_per_sample: int = Field(default=100, ge=1, le=2048, description="nearest items of each sampled latent")
-    terms: tuple[str, ...] = ("item-knn", "sasrec", "generative", "regression", "cross-entropy", "diffusion")
+    terms: tuple[str, ...] = (
+        *("item-knn", "sasrec", "generative", "generative-item-scored"),
+        *("regression", "cross-entropy", "diffusion"),
+    )
     tuning_users: int = Field(default=5000, ge=1)
     fusion: FusionConfig = FusionConfig()

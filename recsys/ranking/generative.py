@@ -40,8 +40,9 @@ class GenerativeRanker:
         max_beams: int | None = None,
     ) -> None:
         check_backbone(language_model.model)
-        self._language_model = language_model
-        self._renderer = language_model.renderer(semantic_ids)
+        self._language_model = language_model.over(semantic_ids)
+        self._embed = self._language_model.embed
+        self._renderer = self._language_model.renderer(semantic_ids)
         self._trie = Trie.build(semantic_ids.codes, semantic_ids.num_codes)
         self._num_beams, self._max_beams, self._batch_size = num_beams, max_beams, batch_size
 
@@ -60,6 +61,7 @@ class GenerativeRanker:
             beams=width,
             batch_size=self._batch_size,
             filters=filters,
+            embed=self._embed,
             tracker=batch.tracker,
         )
         batch.share(PROMPT_STATES, found.states)

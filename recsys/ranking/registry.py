@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recsys.ranking.loading import RankingContext
 
 POPULARITY, ITEM_KNN, SASREC, GENERATIVE = "popularity", "item-knn", "sasrec", "generative"
+ITEM_SCORED = "generative-item-scored"
 REGRESSION, CROSS_ENTROPY, ONE_SAMPLE, DIFFUSION = "regression", "cross-entropy", "diffusion-one-sample", "diffusion"
 
 
@@ -50,6 +51,7 @@ RANKERS: dict[str, RankerSpec] = {
     ITEM_KNN: RankerSpec(_imported("item_knn"), _imported("item_knn", "fit"), seeded=False),
     SASREC: RankerSpec(_imported("sequential")),
     GENERATIVE: RankerSpec(_imported("generative")),
+    ITEM_SCORED: RankerSpec(_imported("item_scored")),
     REGRESSION: RankerSpec(_imported("diffusion", "build_regression")),
     CROSS_ENTROPY: RankerSpec(_imported("cross_entropy")),
     ONE_SAMPLE: RankerSpec(_imported("diffusion", num_samples=1)),

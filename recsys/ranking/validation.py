@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -19,6 +20,7 @@ from recsys.metrics import top_k_metrics
 from recsys.ranking.base import Ranker
 from recsys.ranking.diffusion import DiffusionRanker, LatentSearch
 from recsys.ranking.generative import GenerativeRanker
+from recsys.ranking.item_scored import ItemScoredRanker
 from recsys.ranking.query import RankingBatch
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
@@ -48,10 +50,11 @@ class ValidationUsers(NamedTuple):
         longest = int(histories.lengths.max(initial=1))
         return RankingBatch.build(histories, max_history=longest, exclude_seen=self.exclude_seen)
 
-    def ndcg(self, ranker: Ranker) -> float:
-        """NDCG@10."""
-        found = ranker.rank(self.batch(), CUTOFF)
-        return top_k_metrics(found.items, self.queries.targets, k=CUTOFF).ndcg
+    def ndcg(self, *rankers: Ranker) -> float:
+        """NDCG@10, the mean of several rankers' where more than one is given."""
+        batch, targets = self.batch(), self.queries.targets
+        found = [ranker.rank(batch, CUTOFF) for ranker in rankers]
+        return statistics.fmean(top_k_metrics(top.items, targets, k=CUTOFF).ndcg for top in found)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ class LanguageModelValidator:
     semantic_ids: SemanticIds
 
     def __call__(self, language_model: LanguageModel) -> float:
-        return self.users.ndcg(GenerativeRanker(language_model, self.semantic_ids, num_beams=NUM_BEAMS))
+        """The mean of both rankings, where items are scored as a whole too."""
+        rankers: list[Ranker] = [GenerativeRanker(language_model, self.semantic_ids, num_beams=NUM_BEAMS)]
+        if language_model.items is not None:
+            rankers.append(ItemScoredRanker(language_model, self.semantic_ids))
+        return self.users.ndcg(*rankers)
 
 
 class HeadValidator(NamedTuple):

@@ -3,7 +3,7 @@
 import { $, adder, chips, element, figure, isolated, replaceRows, time, title } from "./dom.js";
 
 const TIERS = { narrow: "smaller beam", "no-decoding": "nothing generated", popularity: "popular items only" };
-const SOURCES = ["generative", "diffusion", "cross-entropy", "sasrec"]; // display order; other sources come last
+const SOURCES = ["generative", "generative-item-scored", "diffusion", "cross-entropy", "sasrec"]; // display order; other sources come last
 
 /** Number of items, latency, bundle, notices, and the reason for a degraded answer. */
 export function showSummary(answer) {

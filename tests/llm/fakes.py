@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from recsys.llm.backbone import build_scratch, train_text_tokenizer
 from recsys.llm.collation import Renderer
 from recsys.llm.config import FinetuneConfig, ScratchConfig
+from recsys.llm.items import ItemTable
 from recsys.llm.storage import LanguageModel
 from recsys.llm.vocabulary import add_code_tokens, initialise_code_rows, starts_from_codebooks
 from recsys.tables import SemanticIds
@@ -50,6 +51,16 @@ def language_model(*, tied: bool = True, scratch: bool = True) -> LanguageModel:
     codebooks = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
     initialise_code_rows(model, layout, starts_from_codebooks(codebooks, 32, seed=0))
     return LanguageModel(model.eval(), tokenizer, layout, FinetuneConfig(scratch=SCRATCH, max_text_tokens=8))
+
+
+def item_table(*, dropped: float = 0.0) -> ItemTable:
+    """Of `semantic_ids()`, with values in every part."""
+    generator = torch.Generator().manual_seed(5)
+    table = ItemTable(semantic_ids().codes, torch.randn(12, 32, generator=generator).numpy(), dropped=dropped)
+    with torch.no_grad():
+        table.rows.normal_(generator=generator)
+        table.repeats.normal_(generator=generator)
+    return table.eval()
 
 
 def renderer(language_model: LanguageModel) -> Renderer:

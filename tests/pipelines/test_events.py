@@ -26,6 +26,7 @@ SETTINGS = (
     "prepare.where=event != 'search'",
     "prepare.event_column=event",
     "prepare.event_weights={view: 0.0, cart: 0.5, purchase: 1.0}",
+    "finetune.items=tokens",
     "diffuse.joint=true",
     "diffuse.condition=continuous",
 )

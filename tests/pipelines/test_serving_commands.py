@@ -33,6 +33,7 @@ from tests.llm.fakes import TITLES, llama
 from tests.pipelines.finished import configured, finished
 
 ONE_ROUTE = "tokenize.kind=discrete"
+TOKENS = "finetune.items=tokens"
 BOTH_ROUTES = {
     "catalog.parquet",
     "continuous",
@@ -138,7 +139,7 @@ def test_a_run_that_was_not_evaluated_is_bundled_without_figures(copy: RunDirect
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [(ONE_ROUTE,), ("diffuse.joint=true", "diffuse.condition=continuous"), (), ("diffuse.joint=true",)],
+    [(ONE_ROUTE,), (TOKENS, "diffuse.joint=true", "diffuse.condition=continuous"), (), (TOKENS, "diffuse.joint=true")],
 )
 def test_a_pretrained_backbone_comes_along_whole(tmp_path: Path, settings: tuple[str, ...]) -> None:
     tokenizer = train_text_tokenizer(TITLES, 300)

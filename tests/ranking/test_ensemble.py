@@ -90,9 +90,13 @@ def test_without_collaborative_vectors_the_others_are_fused(trained: Trained, tm
     folders = trained.folders | {"embed": tmp_path}
     rankers = build_rankers(RankingContext.load(folders, RECOMMEND, max_history=20, seed=0), SOURCES)
     params = tuned(rankers, trained, FusionConfig())
-    assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {"generative", "diffusion", "cross-entropy"}
+    assert params.fusions[SEEN_LEFT_OUT].weights.keys() == {
+        *("generative", "generative-item-scored", "diffusion", "cross-entropy"),
+    }
     found = assemble(rankers, FusionConfig(), trained.params).rank(trained.batch(), 5)
-    assert list(found) == ["generative", "cross-entropy", "diffusion", FUSED], "also with the weights of all"
+    assert list(found) == ["generative", "generative-item-scored", "cross-entropy", "diffusion", FUSED], (
+        "also with the weights of all"
+    )
 
 
 def test_a_source_that_is_not_configured_is_not_fused(trained: Trained) -> None:

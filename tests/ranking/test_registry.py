@@ -45,9 +45,9 @@ def test_a_fit_that_was_killed_starts_anew_and_a_finished_one_is_kept(
     [
         ("tokenize/discrete", []),
         ("finetune", []),
-        ("tokenize/continuous", ["generative"]),
-        ("diffuse", ["generative"]),
-        ("index", ["generative", "cross-entropy"]),
+        ("tokenize/continuous", ["generative", "generative-item-scored"]),
+        ("diffuse", ["generative", "generative-item-scored"]),
+        ("index", ["generative", "generative-item-scored", "cross-entropy"]),
     ],
 )
 def test_a_ranker_is_built_only_where_all_that_it_needs_is_there(

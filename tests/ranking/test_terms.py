@@ -201,7 +201,9 @@ def test_only_the_configured_rows_are_built_and_one_that_is_fused(trained: Train
     ]
     fused = FusionConfig(sources=("item-knn-with-terms",))
     assert built(RecommendConfig(terms=(), fusion=fused)) == [*RANKERS, "item-knn-with-terms"]
-    assert built(RecommendConfig(), FusionConfig().sources) == ["sasrec", "generative", "cross-entropy", "diffusion"]
+    assert built(RecommendConfig(), FusionConfig().sources) == [
+        *("sasrec", "generative", "generative-item-scored", "cross-entropy", "diffusion"),
+    ]
     assert built(RecommendConfig(), ("diffusion-with-terms",)) == ["generative", "diffusion", "diffusion-with-terms"]
     assert with_needed(["sasrec-with-terms", "nothing"]) == ["sasrec", "generative", "sasrec-with-terms"]
 

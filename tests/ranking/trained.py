@@ -23,7 +23,7 @@ from recsys.ranking.validation import HeadValidator, ValidationUsers, load_sampl
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import SEEN_LEFT_OUT, VALIDATION, CandidateFilter, Histories, ItemVectors, Queries
 from recsys.training.plan import Run
-from tests.ranking.fakes import NUM_ITEMS, cycle, finetuned, ids, sasrec
+from tests.ranking.fakes import NUM_ITEMS, READING_ITEMS, cycle, finetuned, ids, sasrec
 
 # fp32: bf16 draws other samples of a request in another batch, and some CPUs would take bf16.
 DIFFUSE = DiffuseConfig(
@@ -72,7 +72,9 @@ def train(root: Path) -> Trained:
     ids(dataset).save(folders["tokenize/discrete"] / "semantic_ids.parquet")
     latents = np.random.default_rng(0).standard_normal((NUM_ITEMS, 6)).astype(np.float32)
     ItemVectors(dataset.catalog.item_ids, latents).save(folders["tokenize/continuous"] / "latents.parquet")
-    language_model = load_language_model(finetuned(dataset, ids(dataset), folder=folders["finetune"]))
+    language_model = load_language_model(
+        finetuned(dataset, ids(dataset), folder=folders["finetune"], config=READING_ITEMS)
+    )
     training = training_histories(dataset.interactions, dataset.catalog)
     asked = queries(dataset.interactions, dataset.catalog, split=VALIDATION, max_history=20)
     users = ValidationUsers.sample(asked, users=30, exclude_seen=True, seed=0)

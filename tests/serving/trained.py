@@ -36,7 +36,7 @@ from serving.bundle.loading import LoadedBundle
 from serving.engine.catalog_state import CatalogState
 from serving.engine.interface import EngineInfo
 from serving.engine.new_items import NewItemTokenizer
-from tests.ranking.fakes import cycle, finetuned, sasrec
+from tests.ranking.fakes import READING_ITEMS, cycle, finetuned, sasrec
 from tests.ranking.trained import DIFFUSE, RECOMMEND
 
 TOKENIZE = TokenizeConfig(num_levels=2, codebook_size=6, latent_dim=8, epochs=5, batch_size=12, collaborative_weight=1)
@@ -55,7 +55,7 @@ def train(root: Path) -> LoadedBundle:
     ids = discrete.assign(inputs.vectors, dataset.catalog.item_ids)
     continuous = fit_sigma_vae(text, behaviour, CONTINUOUS, seed=0)
     latents = continuous.latents(text, behaviour).vectors
-    finetuned(dataset, ids, discrete.codebooks, folder=root / "model")
+    finetuned(dataset, ids, discrete.codebooks, folder=root / "model", config=READING_ITEMS)
     training = training_histories(dataset.interactions, dataset.catalog)
     conditions = training_conditions(load_language_model(root / "model"), ids, training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), latents, DIFFUSE
@@ -97,6 +97,7 @@ def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool)
 
     Args:
         root: where `train` put its models.
+        out: for what is trained here, a language model that reads code tokens among it.
     """
     dataset = cycle()
     items = with_own_index(parts.state).items
@@ -107,9 +108,10 @@ def jointly_trained(parts: LoadedBundle, root: Path, out: Path, *, titles: bool)
     data = JointData(items.semantic_ids, training, 50, items.latents, CONTINUOUS.num_tokens, texts)
     changed = {"epochs": 1, "joint": True, "condition": "continuous", "titles": titles}
     config = DIFFUSE.model_copy(update=changed)
-    joint = fit_joint(data, config, finetuned=root / "model", out=out, seed=0)
+    reading_tokens = finetuned(dataset, items.semantic_ids, parts.new_items.discrete.codebooks, folder=out / "tokens")
+    joint = fit_joint(data, config, finetuned=reading_tokens, out=out, seed=0)
     conditions = joint.training_conditions(training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), items.latents, config
     fit_head("cross_entropy", *rows, run=Run("cross_entropy", 0)).save(out)
-    folders = {"finetune": root / "model", "diffuse": out, "embed": root}
+    folders = {"finetune": reading_tokens, "diffuse": out, "embed": root}
     return _parts(dataset, items, folders, parts.new_items)

@@ -19,7 +19,7 @@ from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.training import fit_preference
 from recsys.instructions.config import InstructConfig
 from recsys.instructions.examples import Example
-from recsys.llm.config import FinetuneConfig, LoraConfig, TrainingConfig
+from recsys.llm.config import FinetuneConfig
 from recsys.llm.finetuning import FinetuneData, finetune
 from recsys.llm.storage import LanguageModel
 from recsys.tables import Histories, ItemVectors, Queries
@@ -154,14 +154,14 @@ def _files(folder: Path) -> Weights:
     return {f"{p.relative_to(folder)} {name}": t for p in files for name, t in load_file(p).items()}
 
 
-def language_model(job: Job) -> Weights:
+def language_model(job: Job, items: str = "tokens") -> Weights:
     """In full, then LoRA."""
     examples = [Example("sequential", history=tuple((i + j + job.shift) % 6 for j in range(5))) for i in range(12)]
     codebooks = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
     data = FinetuneData(examples, TITLES, semantic_ids(), codebooks, InstructConfig())
     training = {"epochs": 2, "learning_rate": 5e-3 * job.rate, "batch_tokens": 64}
-    config = FinetuneConfig(
-        scratch=SCRATCH, training=TrainingConfig(**training), lora=LoraConfig(**training), checkpoint_steps=2
+    config = FinetuneConfig.model_validate(
+        {"scratch": SCRATCH, "items": items, "training": training, "lora": training, "checkpoint_steps": 2}
     )
 
     def validate(found: LanguageModel) -> float:
@@ -205,6 +205,7 @@ TRAININGS: dict[str, Callable[[Job], Weights]] = {
     "rqvae": rqvae,
     "sigma_vae": sigma_vae,
     "language_model": language_model,
+    "language_model of items": lambda job: language_model(job, "sum"),
     "preference": preference,
     "regression": lambda job: head("regression", job),
     "cross_entropy": lambda job: head("cross_entropy", job),

@@ -84,7 +84,7 @@ def test_the_next_item_comes_first_with_its_sources_and_tokens(engine: BundleEng
 
 def test_a_bundle_offers_its_tiers(engine: BundleEngine, discrete: BundleEngine) -> None:
     assert engine.tiers == ("full", "narrow", "no-decoding", "popularity")
-    assert discrete.tiers == ("full", "narrow", "popularity")
+    assert discrete.tiers == ("full", "narrow", "no-decoding", "popularity"), "whole items are scored without decoding"
     for tier in discrete.tiers:
         assert len(ids(discrete, Request(walk(0), k=5), tier)) == 5
 
@@ -366,6 +366,7 @@ def test_a_discrete_bundle_takes_new_items_too(discrete: BundleEngine) -> None:
     assert "new" in ids(discrete, Request(k=50), "full")
 
 
+@pytest.mark.slow
 def test_added_items_are_read_by_prompts_of_latents_too(parts: LoadedBundle, models: Path, tmp_path: Path) -> None:
     for titles in (True, False):
         engine = BundleEngine(jointly_trained(parts, models, tmp_path / str(titles), titles=titles))

@@ -1,0 +1,207 @@
+"""Rows whose items take one position: every item is predicted as the decoder will write it, and as a whole."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recsys.decoding.beam import decode_all
+from recsys.decoding.trie import Trie
+from recsys.instructions.examples import Example
+from recsys.llm import item_loss
+from recsys.llm.collation import epoch_batches
+from recsys.llm.item_loss import ItemLoss, ItemLosses, ItemLossWeights, code_distributions
+from recsys.llm.item_rows import branched, collate, item_batches
+from recsys.llm.storage import LanguageModel
+from recsys.tables import Histories
+from recsys.training.softmax import Terms
+from tests.llm.fakes import item_table, language_model, semantic_ids
+
+HISTORIES = [(0, 3, 1), (5,), (2, 4, 2, 2, 0), (1, 1)]
+WEIGHTS = [(0.5, 1.0, 2.0), (), (0.0, 1.0, 0.0, 3.0, 1.0), (0.0, 1.0)]
+ALONE = ItemLossWeights(0.7)
+TEXT = [Example("item_to_id", item=2, text="red pot"), Example("id_to_item", item=4, text="blue lid")]
+
+
+def reading_items(**kind: bool) -> LanguageModel:
+    return language_model(**kind)._replace(items=item_table())
+
+
+def embedded(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
+    """One by one, without the table's own code."""
+    assert model.items is not None
+    vectors, base = model.items.vectors(), model.layout.size
+    rows = model.model.get_input_embeddings().weight
+    return torch.stack([vectors[t - base] if t >= base else rows[t] for t in tokens])
+
+
+def naive_written(model: LanguageModel, prompt: list[int], codes: list[int]) -> torch.Tensor:
+    """Cross-entropy of each code of an item behind a prompt, by plain causal passes; the last state of the prompt."""
+    inputs = embedded(model, [*prompt, *codes[:-1]]).unsqueeze(0)
+    hidden = model.model.base_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
+    losses, layout = [], model.layout
+    for level, (state, code) in enumerate(zip(hidden, codes, strict=True)):
+        first = layout.base + level * layout.num_codes
+        logits = state @ model.model.get_output_embeddings().weight[first : first + layout.num_codes].T
+        losses.append(F.cross_entropy(logits, torch.tensor(code - first)))
+    return torch.stack(losses)
+
+
+def naive_item(model: LanguageModel, prompt: list[int], history: tuple[int, ...], item: int) -> torch.Tensor:
+    assert model.items is not None
+    state = model.model.base_model(inputs_embeds=embedded(model, prompt).unsqueeze(0)).last_hidden_state[:, -1]
+    scores = model.items.scores(state, Histories.from_lists(["u"], [list(history)]))
+    return F.cross_entropy(scores, torch.tensor([item]))
+
+
+def loss_of(model: LanguageModel, examples: list[Example], weights: ItemLossWeights = ALONE) -> tuple[ItemLosses, Any]:
+    renderer = model.renderer(semantic_ids())
+    assert model.items is not None
+    module = ItemLoss(model.model, model.layout, model.items, weights)
+    batch = collate([branched(renderer.render(example, 0), renderer) for example in examples])
+    return module(*batch), module
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scratch", [True, False])
+def test_items_are_predicted_as_by_one_pass_for_each(weighted: bool, scratch: bool) -> None:
+    model = reading_items(scratch=scratch)
+    renderer = model.renderer(semantic_ids())
+    given = WEIGHTS if weighted else [()] * len(HISTORIES)
+    examples = [Example("sequential", history=h, weights=w) for h, w in zip(HISTORIES, given, strict=True)]
+    found, module = loss_of(model, examples)
+    written, items, count = [], [], 0
+    for history, weights in zip(HISTORIES, given, strict=True):
+        for place, item in enumerate(history):
+            weight = weights[place] if weights else 1.0
+            if weight == 0:
+                continue
+            prompt = renderer.prompt(history[:place])
+            written.append(weight * naive_written(model, prompt, renderer.codes[item]).sum())
+            items.append(weight * naive_item(model, prompt, history[:place], item))
+            count += 1
+    torch.testing.assert_close(found.written.code, torch.stack(written).sum())
+    assert found.written.num_code == 3 * count
+    torch.testing.assert_close(found.item, torch.stack(items).sum() / count)
+    torch.testing.assert_close(found.mean(), found.written.mean() + 0.7 * found.item)
+    expected = torch.stack(written).sum() / (3 * count) + 0.7 * torch.stack(items).sum() / count
+    parameters = dict(module.named_parameters())
+    ours = torch.autograd.grad(found.mean(), list(parameters.values()), allow_unused=True)
+    theirs = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
+    for name, mine, naive in zip(parameters, ours, theirs, strict=True):
+        torch.testing.assert_close(mine, naive, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_text_is_read_and_written_beside_items() -> None:
+    model = reading_items()
+    renderer = model.renderer(semantic_ids())
+    history = [Example("sequential", history=HISTORIES[0])]
+    alone, _ = loss_of(model, history)
+    both, _ = loss_of(model, [*history, *TEXT])
+    torch.testing.assert_close(both.item, alone.item)
+    assert both.written.num_code == alone.written.num_code + 3
+    row = renderer.render(TEXT[0], 0)
+    naive = naive_written(model, row.tokens[: row.answer], renderer.codes[2]).sum()
+    torch.testing.assert_close(both.written.code, alone.written.code + naive)
+    assert renderer.first_item is not None
+    assert renderer.first_item + 4 in renderer.render(TEXT[1], 0).tokens, "an item that is read is one token"
+    assert both.written.num_text > 0
+    only, module = loss_of(model, TEXT)
+    assert float(only.item.detach()) == 0
+    only.mean().backward()  # type: ignore[no-untyped-call]
+    missing = [name for name, tensor in module.items.named_parameters() if tensor.grad is None]
+    assert missing == [], "every process of several has a gradient of every parameter"
+
+
+@torch.no_grad()
+def test_the_beam_search_writes_what_was_trained() -> None:
+    model = reading_items()
+    renderer, ids = model.renderer(semantic_ids()), semantic_ids()
+    prompts = [renderer.prompt(history) for history in HISTORIES]
+    trie = Trie.build(ids.codes, ids.num_codes)
+    base = model.layout.base
+    (found,) = decode_all(model.model, prompts, trie=trie, base=base, beams=6, batch_size=3, embed=model.embed).tops
+    for row, prompt in enumerate(prompts):
+        scores = np.array([-float(naive_written(model, prompt, renderer.codes[item]).sum()) for item in range(6)])
+        order = np.argsort(-scores, kind="stable")
+        np.testing.assert_array_equal(found.items[row], order)
+        np.testing.assert_allclose(found.scores[row], scores[order], atol=1e-4)
+
+
+def test_a_prompt_has_one_position_an_item_and_loses_the_oldest() -> None:
+    model = reading_items()
+    renderer = model.renderer(semantic_ids())
+    assert len(renderer.prompt((1, 2, 3))) == len(renderer.prompt(())) + 3
+    short = model._replace(config=model.config.model_copy(update={"max_tokens": len(renderer.prompt(())) + 2}))
+    assert short.renderer(semantic_ids()).prompt((1, 2, 3))[-2:] == renderer.prompt((2, 3))[-2:]
+    assert len(short.renderer(semantic_ids()).prompt((1, 2, 3))) == len(renderer.prompt(())) + 2
+
+
+def test_epochs_have_the_rows_of_the_other_collation() -> None:
+    examples = {"sequential": [Example("sequential", history=h) for h in HISTORIES], "item_to_id": TEXT[:1]}
+    weights = {"sequential": 1.0, "item_to_id": 2.0}
+    model = reading_items()
+    settings: dict[str, Any] = {"batch_tokens": 64, "seed": 1, "epoch": 2}
+    found = item_batches(examples, model.renderer(semantic_ids()), weights, **settings)
+    again = item_batches(examples, model.renderer(semantic_ids()), weights, **settings)
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(found, again, strict=True))
+    assert sorted(item for batch in found for item in batch.items.tolist()) == sorted(sum(HISTORIES, ()))
+    assert max(batch.tokens.numel() for batch in found) <= 64
+    plain = epoch_batches(examples, language_model().renderer(semantic_ids()), weights, **settings)
+    targets, others = (sum(int((b.targets >= 0).sum()) for b in batches) for batches in (found, plain))
+    assert targets == others, "every code and every text token is predicted once, either way"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_codes_learn_the_distribution_of_the_items_behind_the_codes_before(
+    weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(item_loss, "CHUNK_ROWS", 4)
+    model = reading_items()
+    renderer, ids = model.renderer(semantic_ids()), semantic_ids()
+    given = WEIGHTS if weighted else [()] * len(HISTORIES)
+    examples = [Example("sequential", history=h, weights=w) for h, w in zip(HISTORIES, given, strict=True)]
+    found, _ = loss_of(model, examples, ItemLossWeights(0.7, 0.4))
+    total, count, layout = torch.zeros(()), 0, model.layout
+    assert model.items is not None
+    for history, weights in zip(HISTORIES, given, strict=True):
+        for place, item in enumerate(history):
+            weight = weights[place] if weights else 1.0
+            if weight == 0:
+                continue
+            prompt, written = renderer.prompt(history[:place]), renderer.codes[item]
+            inputs = embedded(model, [*prompt, *written[:-1]]).unsqueeze(0)
+            hidden = model.model.base_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
+            scores = model.items.scores(hidden[:1], Histories.from_lists(["u"], [list(history[:place])]))[0]
+            for level, state in enumerate(hidden):
+                agreeing = [i for i in range(6) if (ids.codes[i, :level] == ids.codes[item, :level]).all()]
+                shares = scores[agreeing].detach().softmax(0)
+                expected = torch.zeros(4).index_add_(0, torch.from_numpy(ids.codes[agreeing, level]), shares)
+                first = layout.base + level * 4
+                logits = state @ model.model.get_output_embeddings().weight[first : first + 4].T
+                total = total - weight * (expected * logits.log_softmax(0)).sum()
+                count += 1
+    torch.testing.assert_close(found.distilled, total / count)
+    torch.testing.assert_close(found.mean(), 0.6 * found.written.mean() + 0.4 * found.distilled + 0.7 * found.item)
+
+
+def test_a_distribution_is_one_where_every_item_is_far() -> None:
+    states, vectors = torch.tensor([[300.0]]), torch.tensor([[1.0], [-1.0], [-1.0]])
+    none = torch.zeros(0, dtype=torch.int64)
+    codes = torch.tensor([[0, 3], [1, 2], [1, 3]])
+    found = code_distributions(states, vectors, Terms(none, none, none, torch.zeros(1)), codes, torch.tensor([1]), 2)
+    torch.testing.assert_close(found, [torch.tensor([[1.0, 0.0]])] * 2)
+
+
+def test_under_autocast_sums_over_the_catalogue_stay_in_fp32() -> None:
+    model, weights = reading_items(), ItemLossWeights(1.0, 0.5)
+    examples = [Example("sequential", history=history) for history in HISTORIES]
+    exact, _ = loss_of(model, examples, weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, module = loss_of(model, examples, weights)
+    found.mean().backward()  # type: ignore[no-untyped-call]
+    assert (found.item.dtype, module.items.rows.grad.dtype) == (torch.float32, torch.float32)
+    for ours, reference in ((found.item, exact.item), (found.distilled, exact.distilled)):
+        torch.testing.assert_close(ours, reference, rtol=0.02, atol=0)

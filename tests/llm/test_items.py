@@ -1,0 +1,89 @@
+"""The table of item vectors, against its definition."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import ArtifactError
+from recsys.llm.items import AGES, ItemTable, ages
+from recsys.tables import Histories, SemanticIds
+from tests.llm.fakes import item_table, semantic_ids
+
+SEQUENCES = st.lists(st.lists(st.integers(0, 5), max_size=12), min_size=1, max_size=4)
+
+
+def content(table: ItemTable, codes: list[int]) -> torch.Tensor:
+    size = len(table.tables) // len(codes)
+    return torch.stack([table.tables[level * size + code] for level, code in enumerate(codes)]).sum(0)
+
+
+def grown() -> SemanticIds:
+    """The six items, and one behind them."""
+    known = semantic_ids()
+    return SemanticIds([*known.item_ids, "new"], np.vstack([known.codes, [2, 1, 0]]), known.num_codes)
+
+
+def test_a_vector_is_the_sum_of_its_codes_rows_and_its_own() -> None:
+    table = item_table()
+    for item, codes in enumerate(semantic_ids().codes.tolist()):
+        torch.testing.assert_close(table.vectors()[item], content(table, codes) + table.rows[item])
+
+
+def test_training_leaves_out_some_items_own_rows_and_evaluation_none() -> None:
+    table = item_table(dropped=0.5)
+    whole, contents = table.vectors(), table.vectors() - table.rows
+    table.train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = [table.vectors() for _ in range(200)]
+    own = torch.stack([(vectors == whole).all(1) for vectors in drawn])
+    alone = torch.stack([torch.isclose(vectors, contents).all(1) for vectors in drawn])
+    assert bool((own ^ alone).all())
+    assert 0.4 < float(own.float().mean()) < 0.6
+    assert float(own.all(1).float().mean()) < 0.1, "items are drawn one by one"
+
+
+def test_items_added_later_are_content_alone_and_change_no_other() -> None:
+    table, more = item_table(), item_table().over(grown())
+    torch.testing.assert_close(more.vectors()[:6], table.vectors(), atol=0, rtol=0)
+    torch.testing.assert_close(more.vectors()[6], content(table, [2, 1, 0]))
+    histories, states = Histories.from_lists(["u"], [[3, 1, 3]]), torch.ones(1, 32)
+    torch.testing.assert_close(more.scores(states, histories)[:, :6], table.scores(states, histories))
+    assert table.over(semantic_ids()) is table
+
+
+@settings(deadline=None)
+@given(SEQUENCES)
+def test_scores_are_products_and_items_of_the_history_have_their_term(sequences: list[list[int]]) -> None:
+    table = item_table()
+    states = torch.randn(len(sequences), 32, generator=torch.Generator().manual_seed(1))
+    found = table.scores(states, Histories.from_lists([f"u{n}" for n in range(len(sequences))], sequences))
+    for user, sequence in enumerate(sequences):
+        for item in range(6):
+            expected = states[user] @ table.vectors()[item]
+            if item in sequence:
+                ago = sequence[::-1].index(item) + 1
+                group = next(g for g in range(AGES) if ago <= 2**g or g == AGES - 1)
+                expected = expected + table.repeats[group]
+            torch.testing.assert_close(found[user, item], expected)
+
+
+def test_each_group_of_ages_is_twice_as_wide_as_the_last() -> None:
+    assert ages(torch.tensor([1, 2, 3, 4, 5, 8, 9, 64, 65, 10_000])).tolist() == [0, 1, 2, 2, 3, 3, 4, 6, 7, 7]
+
+
+def test_it_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    table = item_table()
+    table.save(tmp_path)
+    back = ItemTable.load(tmp_path)
+    assert back is not None
+    for name, tensor in table.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor)
+    assert ItemTable.load(tmp_path / "elsewhere") is None
+    (tmp_path / "items.safetensors").write_bytes(b"half")
+    with pytest.raises(ArtifactError, match="run `finetune` again"):
+        ItemTable.load(tmp_path)
