@@ -26,7 +26,7 @@ from recsys.evaluation.config import EvaluateConfig
 from recsys.instructions.config import InstructConfig
 from recsys.llm.config import FinetuneConfig
 from recsys.ranking.config import RecommendConfig
-from recsys.ranking.registry import SASREC, base_rankers, rankers
+from recsys.ranking.registry import ITEM_SCORED, SASREC, base_rankers, rankers
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.kinds import KINDS
 from recsys.tokenization.config import TokenizeConfig
@@ -53,6 +53,15 @@ class RunConfig(Config):
     def _require_a_fused_source(self) -> Self:
         if not self.embed.collaborative and set(self.recommend.fusion.sources) == {SASREC}:
             raise ValueError("recommend.fusion.sources=[sasrec] needs embed.collaborative=true, or another source")
+        return self
+
+    @model_validator(mode="after")
+    def _require_scores_of_items(self) -> Self:
+        if self.finetune.items == "tokens" and set(self.recommend.fusion.sources) == {ITEM_SCORED}:
+            raise ValueError(
+                f"recommend.fusion.sources=[{ITEM_SCORED}] needs finetune.items=sum, got tokens; "
+                "set it, or add a source"
+            )
         return self
 
     @model_validator(mode="after")

@@ -35,6 +35,13 @@ class Example:
     text: str = ""
     weights: tuple[float, ...] = ()
 
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """The items of the history that are to be predicted: those whose weight is not 0."""
+        if not self.weights:
+            return self.history
+        return tuple(item for item, weight in zip(self.history, self.weights, strict=True) if weight > 0)
+
 
 def save_examples(examples: Sequence[Example], catalog: Catalog, path: Path) -> None:
     ids = catalog.item_ids

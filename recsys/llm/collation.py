@@ -64,10 +64,12 @@ class Renderer:
         one_position: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
-        self.codes: list[list[int]] = layout.token_ids(semantic_ids.codes).tolist()
-        self._read = [[layout.item(item)] for item in range(len(self.codes))] if one_position else self.codes
+        self.code_tokens: list[list[int]] = layout.token_ids(semantic_ids.codes).tolist()
+        self._read = (
+            [[layout.item(item)] for item in range(len(self.code_tokens))] if one_position else self.code_tokens
+        )
         self.first_item = layout.item(0) if one_position else None
-        self.positions = 1 if one_position else layout.num_levels
+        self.tokens_per_item = 1 if one_position else layout.num_levels
         self._max_text = max_text_tokens
         self._max_tokens = max_tokens
         self._texts: dict[str, list[int]] = {}
@@ -76,7 +78,7 @@ class Renderer:
         self._end = [int(tokenizer.eos_token_id)]
 
     def prompt(self, history: Sequence[int] | IntArray, template: int = 0) -> list[int]:
-        """The prompt of the sequential task: a prefix, then the codes of the history, and nothing after them."""
+        """The prompt of the sequential task: a prefix, then the items of the history, and nothing after them."""
         chosen = load_templates()["sequential"][template]
         return self._row(Example("sequential", history=tuple(history)), chosen).tokens
 
@@ -88,15 +90,15 @@ class Renderer:
         history = list(example.history)
         while True:
             prompt = self._start + self._parts(template.prompt, example, history, item=self._read)
-            answer = self._parts(template.response, example, history, item=self.codes)
+            answer = self._parts(template.response, example, history, item=self.code_tokens)
             over = len(prompt) + len(answer) - self._max_tokens
             if over <= 0 or len(history) <= 1:
                 break
-            history = history[min(-(-over // self.positions), len(history) - 1) :]
+            history = history[min(-(-over // self.tokens_per_item), len(history) - 1) :]
         ends_in_text = ("field", "text") in template.response
         weights = None
         if example.weights:  # of the sequential task, whose response is the history
-            weights = np.repeat(example.weights[-len(history) :], self.positions).tolist()
+            weights = np.repeat(example.weights[-len(history) :], self.tokens_per_item).tolist()
         return Row(prompt + answer + (self._end if ends_in_text else []), len(prompt), weights)
 
     def _parts(

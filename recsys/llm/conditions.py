@@ -1,7 +1,7 @@
 """What a preference head is conditioned on: hidden states of the language model after histories of semantic ids.
 
 The condition before an item is the last layer's state, behind the final norm, at the end of the prompt's prefix or at
-the last code of the previous item: the state that the generative ranker would decode that item from. Reads a language
+the last token of the previous item: the state that the generative ranker would decode that item from. Reads a language
 model, semantic ids and histories; writes nothing.
 """
 
@@ -83,8 +83,10 @@ def sequential_rows(
     for sequence in sequences:
         weights = () if sequence.weights is None else tuple(sequence.weights.tolist())
         row = renderer.render(Example("sequential", history=tuple(sequence.items.tolist()), weights=weights), 0)
-        kept = (len(row.tokens) - row.answer) // renderer.positions
-        rows.append(SequentialRow(row, row.answer - 1 + renderer.positions * np.arange(kept), *sequence.last(kept)))
+        kept = (len(row.tokens) - row.answer) // renderer.tokens_per_item
+        rows.append(
+            SequentialRow(row, row.answer - 1 + renderer.tokens_per_item * np.arange(kept), *sequence.last(kept))
+        )
     return rows
 
 

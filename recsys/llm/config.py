@@ -32,7 +32,10 @@ class TrainingConfig(Config):
 
 
 class LoraConfig(TrainingConfig):
-    """LoRA on all attention and MLP projections (LC-Rec's setting); only the code tokens' rows train besides."""
+    """LoRA on all attention and MLP projections (LC-Rec's setting).
+
+    The rows of code tokens and the vectors of items train besides, nothing else.
+    """
 
     epochs: int = Field(1, ge=0)
     learning_rate: float = Field(3e-4, gt=0)
@@ -51,17 +54,21 @@ class FinetuneConfig(Config):
     items: Literal["tokens", "sum"] = Field(
         "tokens", description="an item of a history is read as its code tokens, or as their sum with a learned row"
     )
-    item_loss: float = Field(1.0, ge=0, description="weight of the softmax over the catalogue, with items=sum")
+    item_loss: float = Field(1.0, gt=0, description="weight of the softmax over the catalogue, with items=sum")
     distillation: float = Field(
         0.0, ge=0, lt=1, description="share of the items' own distribution in what codes learn, with items=sum"
     )
     item_dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of items that a step reads and scores by their codes alone"
+        0.1, ge=0, lt=1, description="share of items that a step reads and scores by their codes alone, with items=sum"
     )
     training: TrainingConfig = TrainingConfig()
     lora: LoraConfig = LoraConfig()
     max_text_tokens: int = Field(32, ge=1, description="a text field is cut to its first tokens")
-    max_tokens: int = Field(512, ge=16, description="an over-long example loses its oldest items, never the answer")
+    max_tokens: int = Field(
+        512,
+        ge=16,
+        description="an over-long example loses its oldest items, not the answer; with items=sum without its branches",
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     validation_users: int = Field(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from recsys.instructions.config import InstructConfig
@@ -78,7 +79,8 @@ def finetune(
     """Train the language model and write it to `out` (see `recsys.llm.storage`).
 
     Args:
-        validate: validation NDCG@10 of a plain model in evaluation mode, through the real decoder.
+        validate: validation NDCG@10 of a plain model in evaluation mode, through the real decoder; the mean of both
+            rankings of a model that scores whole items.
         work: folder for checkpoints; a killed run given the same folder continues and ends with the same weights.
 
     Raises:
@@ -120,8 +122,9 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
         model.gradient_checkpointing_enable()
     table = None
     if config.items == "sum":
-        starts = starts_from_codebooks(data.codebooks, model.config.hidden_size, seed=seed)
-        table = ItemTable.from_starts(ids, starts, dropped=config.item_dropout).eval()
+        known = np.zeros(len(ids.codes), np.bool_)
+        known[[item for example in data.examples for item in example.targets]] = True
+        table = ItemTable.for_model(model, ids, starts, known, dropped=config.item_dropout).eval()
     return LanguageModel(model.eval(), tokenizer, layout, config, table)
 
 

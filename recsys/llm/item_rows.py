@@ -81,7 +81,7 @@ def branched(row: Row, renderer: Renderer) -> BranchedRow:
         return _plain(row)
     trunk, before = row.tokens[:-1], row.answer - 1  # the last item is no input; the state before the first item
     items = np.array(answer) - first
-    codes = [renderer.codes[item] for item in items]
+    codes = [renderer.code_tokens[item] for item in items]
     size, depth = len(trunk), len(codes[0]) - 1
     ends = range(before + 1, before + 1 + len(items))
     tokens, targets = list(trunk), [IGNORED] * before + [code[0] for code in codes]

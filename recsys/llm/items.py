@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from recsys.errors import ArtifactError
 from recsys.llm.vocabulary import TokenLayout
-from recsys.tables import FloatArray, Histories, IntArray, SemanticIds
+from recsys.tables import BoolArray, FloatArray, Histories, IntArray, SemanticIds
 
 _FILE = "items.safetensors"
-SPREAD = 0.02  # standard deviation of the tables' first values, as that of token embeddings
+_SCALE_TOKENS = 4096  # token_ids whose embeddings give the spread
 AGES = 8  # how long ago an item of the history was chosen: 1, 2, 3-4, 5-8, ..., 65 or more items
 
 
@@ -33,16 +33,20 @@ class ItemTable(nn.Module):
     Args:
         codes: [N, L] of the catalogue.
         tables: [L * K, d], the rows that content starts from.
+        known: bool [N], which items have a row of their own: those that training predicts. Others would learn only
+            that they are never chosen.
         dropped: probability that a training step reads and scores an item by its content alone.
     """
 
     codes: Tensor
+    known: Tensor
 
-    def __init__(self, codes: IntArray, tables: FloatArray, *, dropped: float = 0.0) -> None:
+    def __init__(self, codes: IntArray, tables: FloatArray, known: BoolArray, *, dropped: float = 0.0) -> None:
         super().__init__()
         levels = codes.shape[1]
         offsets = np.arange(levels) * (len(tables) // levels)
         self.register_buffer("codes", torch.from_numpy(codes + offsets).long())
+        self.register_buffer("known", torch.from_numpy(known).float()[:, None])
         self.tables = nn.Parameter(torch.from_numpy(tables).float().clone())
         self.rows = nn.Parameter(torch.zeros(len(codes), tables.shape[1]))
         self.repeats = nn.Parameter(torch.zeros(AGES))
@@ -50,17 +54,24 @@ class ItemTable(nn.Module):
         self._dropped = dropped
 
     @classmethod
-    def from_starts(cls, semantic_ids: SemanticIds, starts: FloatArray, *, dropped: float) -> Self:
-        """Untrained, its tables in proportion to `starts` [L * K, d] and of the spread of token embeddings."""
+    def for_model(
+        cls, model: Any, semantic_ids: SemanticIds, starts: FloatArray, known: BoolArray, *, dropped: float
+    ) -> Self:
+        """Untrained, its tables in proportion to `starts` [L * K, d] and of the spread of what the model reads."""
+        embedding = model.get_input_embeddings()
+        ids = torch.arange(min(len(embedding.weight), _SCALE_TOKENS), device=embedding.weight.device)
+        with torch.no_grad():
+            spread = float(embedding(ids).float().std())  # some models scale what they look up
         centred = starts - starts.mean(0)
-        return cls(semantic_ids.codes, centred / max(float(centred.std()), 1e-8) * SPREAD, dropped=dropped)
+        tables = centred / max(float(centred.std()), 1e-8) * spread
+        return cls(semantic_ids.codes, tables, known, dropped=dropped)
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def vectors(self) -> Tensor:
         """[N, d]; in training some without their own rows, others at every call."""
-        rows: Tensor = self.rows
+        rows: Tensor = self.rows * self.known
         if self.training and self._dropped:
             kept = torch.rand(len(rows), 1, device=rows.device) >= self._dropped
             rows = rows * kept
@@ -101,7 +112,8 @@ class ItemTable(nn.Module):
         codes = semantic_ids.codes
         if len(codes) == len(self):
             return self
-        grown = ItemTable(codes, self.tables.detach().cpu().numpy())
+        known = np.append(self.known[:, 0].cpu().numpy(), np.zeros(len(codes) - len(self))) > 0
+        grown = ItemTable(codes, self.tables.detach().cpu().numpy(), known)
         with torch.no_grad():
             grown.rows[: len(self)] = self.rows
             grown.repeats.copy_(self.repeats)
@@ -126,7 +138,8 @@ class ItemTable(nn.Module):
         try:
             # Copied, because products of tensors that are not aligned in memory are rounded differently.
             tensors = {name: tensor.clone() for name, tensor in load_file(_path(folder)).items()}
-            table = cls(tensors["codes"].numpy() * 0, tensors["tables"].numpy())
+            codes = tensors["codes"].numpy() * 0
+            table = cls(codes, tensors["tables"].numpy(), np.zeros(len(codes), np.bool_))
             table.load_state_dict(tensors)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise ArtifactError(f"{_path(folder)} cannot be read ({error}); run `finetune` again") from error

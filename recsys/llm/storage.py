@@ -1,7 +1,8 @@
 """A trained language model on disk: the backbone (or its name), the adapter, the tokenizer, and the token layout.
 
-Writes and reads a folder of `language_model.json`, `tokenizer/`, `adapter/` (peft, safetensors) and, for a model made
-from scratch, `backbone/`. A merged model has its adapter inside `backbone/` and needs nothing from elsewhere.
+Writes and reads a folder of `language_model.json`, `tokenizer/`, `adapter/` (peft, safetensors), `items.safetensors`
+where an item is one position and, for a model made from scratch, `backbone/`. A merged model has its adapter inside
+`backbone/` and needs nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -163,7 +164,13 @@ def _load(folder: Path, build: Callable[[_Description], Any]) -> LanguageModel:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArtifactError(f"the language model in {folder} cannot be read ({error}); run `finetune` again") from error
-    return LanguageModel(model, tokenizer, layout, config, ItemTable.load(folder))
+    items = ItemTable.load(folder)
+    if (items is None) != (config.items == "tokens"):
+        found = "no items.safetensors" if items is None else "items.safetensors"
+        raise ArtifactError(
+            f"{folder} has {found}, but finetune.items of the model is {config.items}; run `finetune` again"
+        )
+    return LanguageModel(model, tokenizer, layout, config, items)
 
 
 def _merged(folder: Path, backbone: Path, described: _Description) -> Any:

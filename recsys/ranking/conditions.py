@@ -21,6 +21,7 @@ CONTINUOUS_STATES = "continuous_states"
 
 def prompt_states(language_model: LanguageModel, semantic_ids: SemanticIds) -> Conditions:
     """Behind the generative ranker's own prompts; read here only where that ranker has not."""
+    language_model = language_model.over(semantic_ids)
 
     def conditions(batch: RankingBatch) -> FloatArray:
         window = batch.max_history

@@ -17,6 +17,7 @@ from recsys.tables import SemanticIds
 TITLES = [
     f"{c} {n} number {i}" for i, (c, n) in enumerate((c, n) for c in ("red", "blue") for n in ("pan", "lid", "pot"))
 ]
+UNKNOWN = 5  # the item that has no row of its own in `item_table`
 SCRATCH = ScratchConfig(
     hidden_size=32, num_layers=2, num_heads=2, head_dim=16, intermediate_size=48, vocab_size=300, dropout=0.1
 )
@@ -56,7 +57,8 @@ def language_model(*, tied: bool = True, scratch: bool = True) -> LanguageModel:
 def item_table(*, dropped: float = 0.0) -> ItemTable:
     """Of `semantic_ids()`, with values in every part."""
     generator = torch.Generator().manual_seed(5)
-    table = ItemTable(semantic_ids().codes, torch.randn(12, 32, generator=generator).numpy(), dropped=dropped)
+    tables, known = torch.randn(12, 32, generator=generator).numpy(), np.arange(6) != UNKNOWN
+    table = ItemTable(semantic_ids().codes, tables, known, dropped=dropped)
     with torch.no_grad():
         table.rows.normal_(generator=generator)
         table.repeats.normal_(generator=generator)

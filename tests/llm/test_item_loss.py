@@ -79,7 +79,7 @@ def test_items_are_predicted_as_by_one_pass_for_each(weighted: bool, scratch: bo
             if weight == 0:
                 continue
             prompt = renderer.prompt(history[:place])
-            written.append(weight * naive_written(model, prompt, renderer.codes[item]).sum())
+            written.append(weight * naive_written(model, prompt, renderer.code_tokens[item]).sum())
             items.append(weight * naive_item(model, prompt, history[:place], item))
             count += 1
     torch.testing.assert_close(found.written.code, torch.stack(written).sum())
@@ -103,7 +103,7 @@ def test_text_is_read_and_written_beside_items() -> None:
     torch.testing.assert_close(both.item, alone.item)
     assert both.written.num_code == alone.written.num_code + 3
     row = renderer.render(TEXT[0], 0)
-    naive = naive_written(model, row.tokens[: row.answer], renderer.codes[2]).sum()
+    naive = naive_written(model, row.tokens[: row.answer], renderer.code_tokens[2]).sum()
     torch.testing.assert_close(both.written.code, alone.written.code + naive)
     assert renderer.first_item is not None
     assert renderer.first_item + 4 in renderer.render(TEXT[1], 0).tokens, "an item that is read is one token"
@@ -124,7 +124,7 @@ def test_the_beam_search_writes_what_was_trained() -> None:
     base = model.layout.base
     (found,) = decode_all(model.model, prompts, trie=trie, base=base, beams=6, batch_size=3, embed=model.embed).tops
     for row, prompt in enumerate(prompts):
-        scores = np.array([-float(naive_written(model, prompt, renderer.codes[item]).sum()) for item in range(6)])
+        scores = np.array([-float(naive_written(model, prompt, renderer.code_tokens[item]).sum()) for item in range(6)])
         order = np.argsort(-scores, kind="stable")
         np.testing.assert_array_equal(found.items[row], order)
         np.testing.assert_allclose(found.scores[row], scores[order], atol=1e-4)
@@ -171,7 +171,7 @@ def test_codes_learn_the_distribution_of_the_items_behind_the_codes_before(
             weight = weights[place] if weights else 1.0
             if weight == 0:
                 continue
-            prompt, written = renderer.prompt(history[:place]), renderer.codes[item]
+            prompt, written = renderer.prompt(history[:place]), renderer.code_tokens[item]
             inputs = embedded(model, [*prompt, *written[:-1]]).unsqueeze(0)
             hidden = model.model.base_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
             scores = model.items.scores(hidden[:1], Histories.from_lists(["u"], [list(history[:place])]))[0]

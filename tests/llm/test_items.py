@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recsys.errors import ArtifactError
 from recsys.llm.items import AGES, ItemTable, ages
 from recsys.tables import Histories, SemanticIds
-from tests.llm.fakes import item_table, semantic_ids
+from tests.llm.fakes import UNKNOWN, item_table, semantic_ids
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 5), max_size=12), min_size=1, max_size=4)
 
@@ -30,16 +30,25 @@ def grown() -> SemanticIds:
 def test_a_vector_is_the_sum_of_its_codes_rows_and_its_own() -> None:
     table = item_table()
     for item, codes in enumerate(semantic_ids().codes.tolist()):
-        torch.testing.assert_close(table.vectors()[item], content(table, codes) + table.rows[item])
+        own = 0 if item == UNKNOWN else table.rows[item]
+        torch.testing.assert_close(table.vectors()[item], content(table, codes) + own)
+
+
+def test_an_item_that_training_never_predicts_is_its_content_alone() -> None:
+    table = item_table()
+    table.vectors().square().sum().backward()  # type: ignore[no-untyped-call]
+    assert table.rows.grad is not None
+    assert not table.rows.grad[UNKNOWN].any()
+    assert table.rows.grad[:UNKNOWN].any(1).all()
 
 
 def test_training_leaves_out_some_items_own_rows_and_evaluation_none() -> None:
     table = item_table(dropped=0.5)
-    whole, contents = table.vectors(), table.vectors() - table.rows
+    whole, contents = table.vectors()[:UNKNOWN], (table.vectors() - table.rows)[:UNKNOWN]
     table.train()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        drawn = [table.vectors() for _ in range(200)]
+        drawn = [table.vectors()[:UNKNOWN] for _ in range(200)]
     own = torch.stack([(vectors == whole).all(1) for vectors in drawn])
     alone = torch.stack([torch.isclose(vectors, contents).all(1) for vectors in drawn])
     assert bool((own ^ alone).all())
