@@ -9,7 +9,7 @@ from recsys.errors import ArtifactError
 from recsys.llm.config import FinetuneConfig, LoraConfig
 from recsys.llm.lora import add_lora
 from recsys.llm.storage import load_adapted, load_language_model, load_merged, save_adapter, save_backbone, save_merged
-from tests.llm.fakes import language_model
+from tests.llm.fakes import item_table, language_model
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -36,3 +36,15 @@ def test_a_merged_model_is_whole_and_the_same(tied: bool, split: bool, tmp_path:
     assert loaded.tokenizer.encode("red pan") == expected.tokenizer.encode("red pan")
     with pytest.raises(ArtifactError, match="cannot be read"):
         load_adapted(tmp_path / "merged")
+
+
+def test_a_model_of_whole_items_comes_back_with_them_and_not_without(tmp_path: Path) -> None:
+    config = FinetuneConfig(items="sum")
+    made = language_model()._replace(items=item_table(), config=config)
+    save_merged(tmp_path, made)
+    loaded = load_language_model(tmp_path)
+    assert loaded.items is not None
+    assert torch.equal(loaded.items.vectors(), item_table().vectors())
+    (tmp_path / "items.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"no items\.safetensors, but finetune\.items of the model is sum"):
+        load_language_model(tmp_path)

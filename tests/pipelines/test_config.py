@@ -54,6 +54,19 @@ def test_sasrec_alone_is_refused_without_collaborative_vectors() -> None:
         load_config("demo", ["embed.collaborative=false", "recommend.fusion.sources=[sasrec]"])
 
 
+def test_scores_of_whole_items_alone_need_a_model_that_has_them() -> None:
+    alone = "recommend.fusion.sources=[generative-item-scored]"
+    load_config("demo", [alone, "finetune.items=sum"])
+    with pytest.raises(ConfigError, match=r"needs finetune\.items=sum, got tokens"):
+        load_config("demo", [alone, "finetune.items=tokens"])
+
+
+def test_joint_training_needs_prompts_of_code_tokens() -> None:
+    load_config("demo", ["diffuse.joint=true", "finetune.items=tokens"])
+    with pytest.raises(ConfigError, match=r"set finetune\.items=tokens, or leave"):
+        load_config("demo", ["diffuse.joint=true", "finetune.items=sum"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
