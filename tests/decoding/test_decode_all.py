@@ -93,9 +93,9 @@ def test_several_filters_read_the_prompts_once_and_change_nothing(monkeypatch: p
     prompts, read = random_prompts(generator, LENGTHS), list[int]()
 
     class CountedTree(Tree):
-        def __init__(self, model: Any, prompts: Tensor, lengths: Tensor) -> None:
+        def __init__(self, model: Any, prompts: Tensor, lengths: Tensor, **options: Any) -> None:
             read.append(len(prompts))
-            super().__init__(model, prompts, lengths)
+            super().__init__(model, prompts, lengths, **options)
 
     monkeypatch.setattr(beam, "Tree", CountedTree)
     trie = Trie.build(codes, 8)
