@@ -27,6 +27,7 @@ def record(run: Path, metrics: Iterator[tuple[float, int]], parameters: dict[str
     return run_id
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_parameters_metrics_and_report_are_stored_and_a_resumed_run_continues(tmp_path: Path) -> None:
     run = tmp_path / "beauty"
@@ -51,6 +52,7 @@ def test_parameters_metrics_and_report_are_stored_and_a_resumed_run_continues(tm
     assert [p.read_text() for p in kept] == ["<p>report</p>"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_runs_inside_a_run_are_stored_with_it_and_named_by_their_path(tmp_path: Path) -> None:
     inner = tmp_path / "demo" / "seeds" / "1"

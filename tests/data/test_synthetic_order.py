@@ -29,6 +29,7 @@ def hit_rate(model: ScoringModel, dataset: Dataset) -> float:
     return float((top.items == users.targets[:, None]).any(axis=1).mean())
 
 
+@pytest.mark.slow
 def test_models_rank_in_the_known_order(dataset: Dataset) -> None:
     training, size = training_histories(dataset.interactions, dataset.catalog), len(dataset.catalog)
     popularity = hit_rate(fit_popularity(training, size), dataset)

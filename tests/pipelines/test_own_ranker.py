@@ -30,6 +30,8 @@ from serving.engine.engine import BundleEngine
 from serving.engine.interface import NewItem, Request
 from tests.pipelines.finished import finished
 
+pytestmark = pytest.mark.slow
+
 NAME = "newest-first"
 ROW = with_terms(NAME)
 FUSED_SOURCES = f"recommend.fusion.sources=[generative, sasrec, {ROW}]"

@@ -14,6 +14,7 @@ from recsys.errors import ArtifactError
 from tests.training.trainings import TRAININGS, Job, KilledError, Killer, Weights
 
 Train = Callable[[Job], Weights]
+FAST = {"sasrec", "language_model of items", "preference", "cross_entropy"}  # trainings among the fast tests
 
 
 def slow(value: Any) -> Any:
@@ -60,7 +61,7 @@ def kill(train: Train, job: Job, at: int) -> None:
         train(replace(job, tracker=Killer(at)))
 
 
-@every(lambda name: name != "joint discrete")
+@every(FAST.__contains__)
 @pytest.mark.parametrize("share", [slow(0.2), 0.55, slow(0.9)])
 def test_killed_and_resumed_is_bit_equal(
     train: Train, share: float, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path
@@ -72,7 +73,7 @@ def test_killed_and_resumed_is_bit_equal(
         assert job.tracker.events < expected.events, "the checkpoint is really continued"
 
 
-@every(lambda name: name != "joint discrete")
+@every(FAST.__contains__)
 def test_a_finished_training_is_not_repeated_and_a_damaged_checkpoint_is_refused(
     train: Train, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path
 ) -> None:
@@ -91,7 +92,7 @@ CHANGES: dict[str, dict[str, Any]] = {"seed is 0, not 1": {"seed": 1}, "_rate": 
 
 
 # Every training asks its trainer the same question, so that the fast tests ask one of them.
-@every(lambda name: name == "sasrec")
+@every({"sasrec"}.__contains__)
 def test_a_checkpoint_of_another_training_is_kept_and_not_continued(
     train: Train, uninterrupted: Callable[..., Uninterrupted], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

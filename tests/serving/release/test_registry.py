@@ -17,6 +17,8 @@ from serving.release.registry import publish, resolve, rollback
 from tests.serving.bundles import fake_bundle
 from tests.serving.fakes import FakeEngine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
