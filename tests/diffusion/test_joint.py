@@ -168,6 +168,7 @@ def test_conditions_show_their_progress_and_may_belong_to_a_grown_catalogue(
     torch.testing.assert_close(*states)
 
 
+@pytest.mark.slow
 def test_training_learns_both_tasks(finetuned: Path, tmp_path: Path) -> None:
     tracker = Recorder()
     config = _config("discrete", epochs=30, learning_rate=3e-3, hidden_size=64, language_model_weight=1)

@@ -199,6 +199,7 @@ ODD = [
 
 @pytest.mark.parametrize("ids", [*([odd] for odd in ODD), ODD, ["plain", "P0_1"]])
 @pytest.mark.parametrize("run", ["runs/demo", "-it's $HOME"])
+@pytest.mark.slow
 def test_the_printed_commands_reach_the_program_as_they_are_meant(
     ids: list[str], run: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
