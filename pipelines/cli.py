@@ -196,8 +196,26 @@ def _stage_command(name: str) -> Callable[[Path, bool, bool], None]:
     return command
 
 
+def _instruct(
+    run: Run,
+    force: Force = False,
+    no_tracking: NoTracking = False,
+    show: Annotated[
+        int | None, typer.Option("--show", min=1, help="Show N examples of every task instead.", metavar="N")
+    ] = None,
+) -> None:
+    from pipelines import commands
+    from pipelines.execution import RunOptions
+
+    if show is None:
+        commands.stage("instruct", run, RunOptions(force, not no_tracking))
+    else:
+        commands.show_instructions(run, show)
+
+
 for _stage in STAGES:
-    app.command(_stage.name, help=_stage.help, rich_help_panel=STAGE_PANEL)(_stage_command(_stage.name))
+    _command = _instruct if _stage.name == "instruct" else _stage_command(_stage.name)
+    app.command(_stage.name, help=_stage.help, rich_help_panel=STAGE_PANEL)(_command)
 
 
 @app.command(rich_help_panel=SERVING_PANEL)

@@ -71,6 +71,15 @@ def stage(name: str, path: Path, options: RunOptions) -> None:
     _execute(config, directory, [name], options)
 
 
+def show_instructions(path: Path, count: int) -> None:
+    """`recsys instruct RUN --show N`: what the language model is trained on."""
+    from pipelines.instruct_view import show_examples, shown_examples
+
+    directory = RunDirectory(path, FOLDERS)
+    examples = shown_examples(directory, count, seed=stored_config(directory).seed)
+    show_examples(examples, Console(highlight=False))
+
+
 def inspect(source: str, config: str, settings: Sequence[str], *, as_json: bool) -> bool:
     """`recsys inspect`; whether the source would be imported."""
     inspection = inspect_source(source, config=config, settings=settings)

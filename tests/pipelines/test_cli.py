@@ -28,6 +28,7 @@ SURFACE = {
     "status": {"run"},
     "query": {"run", "--history", "--user", "-k"},
     **{stage.name: STAGE_OPTIONS for stage in STAGES},
+    "instruct": STAGE_OPTIONS | {"--show"},
     "bundle": {"run", "--out"},
     "publish": {"source", "--name", "--alias", "--registry", "--skip-gates"},
     "rollback": {"--name", "--alias", "--registry"},
