@@ -159,10 +159,7 @@ def fit_joint(
         ArtifactError: the finetuned model or a checkpoint cannot be read.
         ModelError: the pretrained backbone can no longer be loaded, or the language model reads no code tokens.
     """
-    adapted = load_adapted(finetuned, trainable=True)
-    if adapted.items is not None:
-        raise ModelError("joint training needs a language model that was trained with finetune.items=tokens, not sum")
-    adapted.model.to(default_device()).eval()
+    adapted = _start(finetuned)
     joint = _untrained(adapted, data, config, seed=seed)
     average = MovingAverage(joint.head.denoiser, config.ema_decay)
     connector = getattr(joint.conditions, "connector", None)
@@ -194,6 +191,14 @@ def fit_joint(
     done = present()
     _save(done, adapted, out, params=_params(config.condition, data))
     return done
+
+
+def _start(finetuned: Path) -> LanguageModel:
+    adapted = load_adapted(finetuned, trainable=True)
+    if adapted.items is not None:
+        raise ModelError("joint training needs a language model that was trained with finetune.items=tokens, not sum")
+    adapted.model.to(default_device()).eval()
+    return adapted
 
 
 def _untrained(adapted: LanguageModel, data: JointData, config: DiffuseConfig, *, seed: int) -> JointModel:

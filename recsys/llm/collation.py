@@ -5,7 +5,7 @@ An epoch's batches depend on the seed and the epoch alone, so a resumed training
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,13 @@ class Batch(NamedTuple):
     tokens: Tensor  # [B, T] token_ids
     targets: Tensor  # [B, T] next token_id, IGNORED where nothing is predicted
     weights: Tensor | None = None  # float32 [B, T] of the targets
+
+
+class RowForm(NamedTuple):
+    """What a rendered row becomes, which has `tokens` too, and how such rows become a batch."""
+
+    shape: Callable[[Row], Any]
+    collate: Callable[[list[Any]], Any]
 
 
 class Renderer:
@@ -131,21 +138,24 @@ def epoch_batches(
     batch_tokens: int,
     seed: int,
     epoch: int,
-) -> list[Batch]:
+    form: RowForm | None = None,
+) -> list[Any]:
     """All batches of one epoch, in a random order, rows of like length together.
 
     Args:
         examples: by task.
         weights: passes over a task's examples an epoch; a fraction takes a fresh random part.
         batch_tokens: rows x longest row of a batch stay at or below this (one row may exceed it alone).
+        form: of the rows that are trained on; by default they are as rendered, and a batch is a `Batch`.
     """
+    form = form or RowForm(lambda row: row, pad)
     generator = np.random.default_rng([seed, epoch])
-    rows = epoch_rows(examples, renderer, weights, generator)
+    rows = [form.shape(row) for row in _epoch_rows(examples, renderer, weights, generator)]
     groups = random_buckets([len(r.tokens) for r in rows], batch_tokens, generator)
-    return [pad([rows[i] for i in group]) for group in groups]
+    return [form.collate([rows[i] for i in group]) for group in groups]
 
 
-def epoch_rows(
+def _epoch_rows(
     examples: Mapping[str, Sequence[Example]],
     renderer: Renderer,
     weights: Mapping[str, float],

@@ -23,7 +23,7 @@ from recsys.llm.config import FinetuneConfig, TrainingConfig
 from recsys.llm.dropout import residual_dropout
 from recsys.llm.heads import LanguageModelLoss
 from recsys.llm.item_loss import ItemLoss, ItemLossWeights
-from recsys.llm.item_rows import ItemBatch, item_batches
+from recsys.llm.item_rows import ItemBatch, branched_form
 from recsys.llm.items import ItemTable
 from recsys.llm.lora import add_lora, merge
 from recsys.llm.storage import LanguageModel, save_adapter, save_backbone
@@ -192,14 +192,14 @@ class _Trainings:
             return trainer.train()
 
     def _batches(self, config: TrainingConfig, epoch: int) -> Sequence[Batch | ItemBatch]:
-        make = epoch_batches if self._language_model.items is None else item_batches
-        return make(
+        return epoch_batches(
             self._by_task,
             self._renderer,
             self._data.instruct.weights.model_dump(),
             batch_tokens=config.batch_tokens,
             seed=self._seed,
             epoch=epoch,
+            form=None if self._language_model.items is None else branched_form(self._renderer),
         )
 
 

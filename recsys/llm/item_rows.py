@@ -8,16 +8,15 @@ behind the history's items, at the next position. The same states predict the wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.instructions.examples import Example
 from recsys.llm.attention import PADDING
-from recsys.llm.collation import IGNORED, Renderer, Row, epoch_rows, padded, random_buckets
+from recsys.llm.collation import IGNORED, Renderer, Row, RowForm, padded
 from recsys.llm.items import ages
 from recsys.tables import IntArray
 
@@ -56,20 +55,9 @@ class BranchedRow(NamedTuple):
     item_weights: list[float] | None
 
 
-def item_batches(
-    examples: Mapping[str, Sequence[Example]],
-    renderer: Renderer,
-    weights: Mapping[str, float],
-    *,
-    batch_tokens: int,
-    seed: int,
-    epoch: int,
-) -> list[ItemBatch]:
-    """As `recsys.llm.collation.epoch_batches`; branches count as tokens."""
-    generator = np.random.default_rng([seed, epoch])
-    rows = [branched(row, renderer) for row in epoch_rows(examples, renderer, weights, generator)]
-    groups = random_buckets([len(row.tokens) for row in rows], batch_tokens, generator)
-    return [collate([rows[i] for i in group]) for group in groups]
+def branched_form(renderer: Renderer) -> RowForm:
+    """Rows with branches, in an `ItemBatch`; branches count as tokens."""
+    return RowForm(lambda row: branched(row, renderer), collate)
 
 
 def branched(row: Row, renderer: Renderer) -> BranchedRow:

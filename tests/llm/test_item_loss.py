@@ -13,7 +13,7 @@ from recsys.instructions.examples import Example
 from recsys.llm import item_loss
 from recsys.llm.collation import epoch_batches
 from recsys.llm.item_loss import ItemLoss, ItemLosses, ItemLossWeights, code_distributions
-from recsys.llm.item_rows import branched, collate, item_batches
+from recsys.llm.item_rows import branched, branched_form, collate
 from recsys.llm.storage import LanguageModel
 from recsys.tables import Histories
 from recsys.training.softmax import Terms
@@ -144,8 +144,10 @@ def test_epochs_have_the_rows_of_the_other_collation() -> None:
     weights = {"sequential": 1.0, "item_to_id": 2.0}
     model = reading_items()
     settings: dict[str, Any] = {"batch_tokens": 64, "seed": 1, "epoch": 2}
-    found = item_batches(examples, model.renderer(semantic_ids()), weights, **settings)
-    again = item_batches(examples, model.renderer(semantic_ids()), weights, **settings)
+    renderer = model.renderer(semantic_ids())
+    found, again = (
+        epoch_batches(examples, renderer, weights, form=branched_form(renderer), **settings) for _ in range(2)
+    )
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(found, again, strict=True))
     assert sorted(item for batch in found for item in batch.items.tolist()) == sorted(sum(HISTORIES, ()))
     assert max(batch.tokens.numel() for batch in found) <= 64
