@@ -26,13 +26,20 @@ class Tree:
         prompts: token_ids [B, P], padded on the right with any valid id.
         lengths: int64 [B], each from 1 to P.
         embed: token_ids [B, P] -> what the model reads, [B, P, D]; None where it embeds prompts itself.
+        from_root: whether the state behind the prompt is added to those of the branches (`recsys.llm.item_loss`).
 
     Raises:
         ModelError: the model is in training mode.
     """
 
     def __init__(
-        self, model: Any, prompts: Tensor, lengths: Tensor, *, embed: Callable[[Tensor], Tensor] | None = None
+        self,
+        model: Any,
+        prompts: Tensor,
+        lengths: Tensor,
+        *,
+        embed: Callable[[Tensor], Tensor] | None = None,
+        from_root: bool = False,
     ) -> None:
         if model.training:
             raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval()")
@@ -42,7 +49,7 @@ class Tree:
         positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
         self._key_positions = positions  # [B, keys]
         self._visible = (positions < lengths[:, None]).unsqueeze(1)  # [B, beams of the last level, keys]
-        self._depth = 0
+        self._depth, self._from_root = 0, from_root
         self._ungrown = self._key_positions, self._visible
         read = {"input_ids": prompts} if embed is None else {"inputs_embeds": embed(prompts)}
         hidden = self._forward(read, positions, None)
@@ -70,7 +77,7 @@ class Tree:
             parents: int64 [B, M], which beam of the level before each one continues; zeros for the first level.
 
         Returns:
-            Hidden states [B, M, D] after each beam's token.
+            Hidden states [B, M, D] after each beam's token, to be written from.
         """
         batch, beams = token_ids.shape
         inherited = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, self._visible.shape[2]))
@@ -80,7 +87,8 @@ class Tree:
         self._key_positions = torch.cat([self._key_positions, positions], dim=1)
         self._depth += 1
         masks = additive_masks(self._visible, positions, self._key_positions, self.model.config, self.model.dtype)
-        return self._forward({"input_ids": token_ids}, positions, masks)
+        hidden = self._forward({"input_ids": token_ids}, positions, masks)
+        return hidden + self.root if self._from_root else hidden
 
     def logits(self, hidden: Tensor, first: int, count: int) -> Tensor:
         """Logits [..., count], float32, of the token_ids first..first+count-1; computes only these rows of the head."""

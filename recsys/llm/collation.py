@@ -56,8 +56,8 @@ class Renderer:
         semantic_ids: in catalogue order.
         max_text_tokens: a text field keeps its first tokens.
         max_tokens: a longer row loses the oldest items of its history.
-        one_position: an item that is read is one token, `layout.item(i)`, which an `ItemTable` embeds, and not its
-            codes; items of the answer to any task but the sequential one are written as codes.
+        one_position: an item is one token, `layout.item(i)`, which an `ItemTable` embeds, and not its codes; the
+            branches of `recsys.llm.item_rows` write those of the answer.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Renderer:
     def _row(self, example: Example, template: Template) -> Row:
         history = list(example.history)
         while True:
-            prompt = self._start + self._parts(template.prompt, example, history, item=self._read)
-            answer = self._parts(template.response, example, history, item=self.code_tokens)
+            prompt = self._start + self._parts(template.prompt, example, history)
+            answer = self._parts(template.response, example, history)
             over = len(prompt) + len(answer) - self._max_tokens
             if over <= 0 or len(history) <= 1:
                 break
@@ -108,9 +108,7 @@ class Renderer:
             weights = np.repeat(example.weights[-len(history) :], self.tokens_per_item).tolist()
         return Row(prompt + answer + (self._end if ends_in_text else []), len(prompt), weights)
 
-    def _parts(
-        self, parts: tuple[Part, ...], example: Example, history: list[int], *, item: list[list[int]]
-    ) -> list[int]:
+    def _parts(self, parts: tuple[Part, ...], example: Example, history: list[int]) -> list[int]:
         tokens: list[int] = []
         for kind, value in parts:
             if kind == "text":
@@ -121,7 +119,7 @@ class Renderer:
                 for read in history:
                     tokens += self._read[read]
             elif example.item is not None:
-                tokens += item[example.item]
+                tokens += self._read[example.item]
         return tokens
 
     def _encode(self, text: str) -> list[int]:

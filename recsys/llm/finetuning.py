@@ -124,7 +124,7 @@ def prepare_backbone(data: FinetuneData, config: FinetuneConfig, *, seed: int) -
     if config.items == "sum":
         known = np.zeros(len(ids.codes), np.bool_)
         known[[item for example in data.examples for item in example.targets]] = True
-        table = ItemTable.for_model(model, ids, starts, known, dropped=config.item_dropout).eval()
+        table = ItemTable.of(ids, starts.shape[1], known, dropped=config.item_dropout).eval()
     return LanguageModel(model.eval(), tokenizer, layout, config, table)
 
 

@@ -64,6 +64,16 @@ def head_rows(model: Any, layout: TokenLayout) -> HeadRows:
     return HeadRows(base.weight[: layout.base], adapter.trainable_tokens_delta["default"])
 
 
+def code_embeddings(model: Any, layout: TokenLayout) -> Tensor:
+    """[L * K, d], what the model reads at code tokens, with gradients whether it is plain or wrapped by peft."""
+    embedding = model.get_input_embeddings()
+    adapter = getattr(embedding, "token_adapter", None)
+    own = getattr(embedding, "original_module", embedding)
+    rows = own.weight[layout.base : layout.size] if adapter is None else adapter.trainable_tokens_delta["default"]
+    scaled: Tensor = rows * getattr(own, "embed_scale", 1.0)  # some models scale what they look up
+    return scaled
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor, factors: Tensor | None) -> Tensor:
     """The sum of the cross-entropies of logits [n, V], each times its factor."""
     if factors is None:

@@ -1,5 +1,7 @@
 """The language model's loss where an item takes one position: of what it writes, and of the item as a whole.
 
+The state before an item predicts the whole item. Its codes are written from the same state: a branch adds to it what
+the codes before change, so that it need not be found again behind every code.
 The softmax over all items is the better ranking of the two, so that the codes learn from it besides (Hinton et al.,
 "Distilling the knowledge in a neural network", arXiv 1503.02531): of an item's codes, each also predicts the
 distribution that the items' probabilities give it behind the codes before.
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.llm.attention import Branches, branch_masks
-from recsys.llm.heads import LanguageModelLoss, Losses, head_rows
+from recsys.llm.heads import LanguageModelLoss, Losses, code_embeddings, head_rows
 from recsys.llm.item_rows import ItemBatch
 from recsys.llm.items import ItemTable
 from recsys.llm.vocabulary import TokenLayout
@@ -25,7 +27,7 @@ from recsys.training.softmax import CHUNK_ROWS, Terms, softmax_loss
 class ItemLossWeights(NamedTuple):
     """`item`: of the whole items' cross-entropy beside the mean of the written tokens'.
 
-    `distillation`: share of the items' own distribution in what codes of items learn, 0 to 1.
+    `distillation`: share of the items' own distribution in what codes learn, 0 to 1.
     """
 
     item: float = 1.0
@@ -33,7 +35,7 @@ class ItemLossWeights(NamedTuple):
 
 
 class ItemLosses(NamedTuple):
-    """Means in nats: of written tokens, of whole items, and of codes against the items' distribution."""
+    """In nats: of written tokens; the mean of whole items; the sum of codes against the items' distribution."""
 
     written: Losses
     item: Tensor
@@ -42,7 +44,8 @@ class ItemLosses(NamedTuple):
 
     def mean(self) -> Tensor:
         share = self.weights.distillation
-        return (1 - share) * self.written.mean() + share * self.distilled + self.weights.item * self.item
+        code = (1 - share) * self.written.code + share * self.distilled
+        return self.written._replace(code=code).mean() + self.weights.item * self.item
 
     def parts(self) -> Mapping[str, Tensor]:
         return {"loss": self.mean(), "written_loss": self.written.mean(), "item_loss": self.item}
@@ -63,30 +66,31 @@ class ItemLoss(nn.Module):
 
     def forward(self, *tensors: Any) -> ItemLosses:
         """See `ItemBatch`."""
-        batch = ItemBatch(*tensors)
-        model, vectors = self.written.unwrapped(), self.items.vectors()
+        batch, model, layout = ItemBatch(*tensors), self.written.unwrapped(), self.written.layout
+        vectors = self.items.vectors(code_embeddings(model, layout))
         hidden = self.written.decoder()(
-            inputs_embeds=self.items.embed(batch.tokens, model, self.written.layout, vectors),
+            inputs_embeds=self.items.embed(batch.tokens, model, layout, vectors),
             attention_mask=branch_masks(model, Branches(batch.positions, batch.reach, batch.branch)),
             position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state
+        states = hidden[batch.rows, batch.columns]
+        hidden = from_states(hidden, batch, states, layout.num_levels)
         losses = self.written.losses(hidden, batch.targets, batch.weights)
         if not len(batch.items):
             nothing = 0 * (vectors.sum() + self.items.repeats.sum())  # with gradients, for processes that wait for them
-            return ItemLosses(losses, nothing, losses.mean(), self._weights)
+            return ItemLosses(losses, nothing, losses.code, self._weights)
         with torch.autocast(hidden.device.type, enabled=False):  # sums over the catalogue are made in fp32
-            hidden, vectors = hidden.float(), vectors.float()
-            states = hidden[batch.rows, batch.columns]
+            hidden, states, vectors = hidden.float(), states.float(), vectors.float()
             terms = Terms(batch.seen_by, batch.seen, batch.seen_ages, self.items.repeats)
             item = softmax_loss(states, vectors, batch.items, weights=batch.item_weights, terms=terms)
-            distilled = losses.mean()
+            distilled = losses.code
             if self._weights.distillation:
                 distilled = self._distilled(hidden, batch, states.detach(), vectors.detach(), terms)
         return ItemLosses(losses, item, distilled, self._weights)
 
     def _distilled(self, hidden: Tensor, batch: ItemBatch, states: Tensor, vectors: Tensor, terms: Terms) -> Tensor:
-        """Mean cross-entropy of all codes against what the items' probabilities make of them."""
+        """Summed cross-entropy of all codes against what the items' probabilities make of them."""
         layout, codes = self.written.layout, self.items.codes
         rows = head_rows(self.written.unwrapped(), layout).codes
         distributions = code_distributions(states, vectors, terms, codes, batch.items, layout.num_codes)
@@ -96,7 +100,18 @@ class ItemLoss(nn.Module):
             own = rows[level * layout.num_codes : (level + 1) * layout.num_codes]
             losses = F.cross_entropy(hidden[batch.rows, columns] @ own.T, expected, reduction="none")
             total = total + (losses if batch.item_weights is None else losses * batch.item_weights).sum()
-        return total / (len(batch.items) * layout.num_levels)
+        return total
+
+
+def from_states(hidden: Tensor, batch: ItemBatch, states: Tensor, num_levels: int) -> Tensor:
+    """Hidden states [B, T, d] with the `states` [P, d] before the items added along the branches that write them.
+
+    See `recsys.decoding.tree.Tree`, which decodes so.
+    """
+    depth = num_levels - 1
+    columns = batch.branches[:, None] + torch.arange(depth, device=hidden.device)
+    rows = batch.rows[:, None].expand_as(columns)
+    return hidden.index_put((rows, columns), states[:, None].expand(-1, depth, -1), accumulate=True)
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def branched_form(renderer: Renderer) -> RowForm:
 
 
 def branched(row: Row, renderer: Renderer) -> BranchedRow:
-    """A row of a renderer with one position an item, whose answer is either items or other tokens."""
+    """A row of a renderer with one position an item, whose answer is either items or text."""
     first = renderer.first_item
     assert first is not None
     answer = row.tokens[row.answer :]
@@ -89,7 +89,7 @@ def branched(row: Row, renderer: Renderer) -> BranchedRow:
 
 
 def _plain(row: Row) -> BranchedRow:
-    """A row that writes text, or the codes of one item: a trunk without branches."""
+    """A row that writes text: a trunk without branches."""
     tokens = row.tokens[:-1]
     targets = [IGNORED] * (row.answer - 1) + row.tokens[row.answer :]
     positions, none = list(range(len(tokens))), np.zeros(0, np.int64)

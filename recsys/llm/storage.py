@@ -22,6 +22,7 @@ from recsys.errors import ArtifactError
 from recsys.llm.backbone import load_plain, load_pretrained
 from recsys.llm.collation import Renderer
 from recsys.llm.config import FinetuneConfig
+from recsys.llm.heads import code_embeddings
 from recsys.llm.items import ItemTable
 from recsys.llm.lora import load_lora, merge
 from recsys.llm.vocabulary import TokenLayout
@@ -44,13 +45,18 @@ class LanguageModel(NamedTuple):
         """For the same items and those that were added behind them."""
         return self if self.items is None else self._replace(items=self.items.over(semantic_ids))
 
+    def item_vectors(self) -> Tensor:
+        """[N, d] of all items, where the model reads items at one position."""
+        assert self.items is not None
+        return self.items.vectors(code_embeddings(self.model, self.layout)).detach()
+
     @property
     def embed(self) -> Callable[[Tensor], Tensor] | None:
         """token_ids [B, T] of a prompt -> what the model reads; None where it embeds them itself."""
         items, model, layout = self.items, self.model, self.layout
         if items is None:
             return None
-        vectors = items.vectors().detach()
+        vectors = self.item_vectors()
         return lambda token_ids: items.embed(token_ids, model, layout, vectors)
 
     def renderer(self, semantic_ids: SemanticIds) -> Renderer:

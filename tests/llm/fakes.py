@@ -57,8 +57,7 @@ def language_model(*, tied: bool = True, scratch: bool = True) -> LanguageModel:
 def item_table(*, dropped: float = 0.0) -> ItemTable:
     """Of `semantic_ids()`, with values in every part."""
     generator = torch.Generator().manual_seed(5)
-    tables, known = torch.randn(12, 32, generator=generator).numpy(), np.arange(6) != UNKNOWN
-    table = ItemTable(semantic_ids().codes, tables, known, dropped=dropped)
+    table = ItemTable.of(semantic_ids(), 32, np.arange(6) != UNKNOWN, dropped=dropped)
     with torch.no_grad():
         table.rows.normal_(generator=generator)
         table.repeats.normal_(generator=generator)

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from recsys.llm.config import LoraConfig
-from recsys.llm.heads import LanguageModelLoss, head_rows
+from recsys.llm.heads import LanguageModelLoss, code_embeddings, head_rows
 from recsys.llm.lora import add_lora
+from recsys.llm.vocabulary import TokenLayout
 from tests.llm.fakes import language_model
 
 KINDS = pytest.mark.parametrize("tied", [True, False])
@@ -69,3 +71,33 @@ def test_head_rows_are_views_that_gradients_reach() -> None:
     assert rows.text.shape == (made.layout.base, 32)
     assert rows.codes.shape == (12, 32)
     assert rows.codes.data_ptr() == made.model.get_output_embeddings().weight[made.layout.base].data_ptr()
+
+
+@KINDS
+def test_code_embeddings_are_what_the_model_reads_and_gradients_reach_them(tied: bool) -> None:
+    made = language_model(tied=tied, scratch=False)
+    tokens = torch.arange(made.layout.base, made.layout.size)
+    for model in (made.model, add_lora(made.model, made.layout, LoraConfig(), seed=0).eval()):
+        unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
+        rows = code_embeddings(unwrapped, made.layout)
+        torch.testing.assert_close(rows, unwrapped.get_input_embeddings()(tokens), atol=0, rtol=0)
+        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        found = torch.autograd.grad(rows.sum(), list(named.values()), allow_unused=True)
+        reached = [name for name, gradient in zip(named, found, strict=True) if gradient is not None]
+        assert len(reached) == 1
+        assert "embed_tokens" in reached[0]
+
+
+def test_code_embeddings_of_a_model_that_scales_them_are_scaled() -> None:
+    config = Gemma3TextConfig(
+        vocab_size=52,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    model = Gemma3ForCausalLM(config).eval()
+    found = code_embeddings(model, TokenLayout(40, 3, 4))
+    torch.testing.assert_close(found, model.get_input_embeddings()(torch.arange(40, 52)), atol=0, rtol=0)

@@ -14,8 +14,8 @@ from recsys.llm import item_loss
 from recsys.llm.collation import epoch_batches
 from recsys.llm.item_loss import ItemLoss, ItemLosses, ItemLossWeights, code_distributions
 from recsys.llm.item_rows import branched, branched_form, collate
+from recsys.llm.items import ages
 from recsys.llm.storage import LanguageModel
-from recsys.tables import Histories
 from recsys.training.softmax import Terms
 from tests.llm.fakes import item_table, language_model, semantic_ids
 
@@ -32,27 +32,49 @@ def reading_items(**kind: bool) -> LanguageModel:
 def embedded(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
     """One by one, without the table's own code."""
     assert model.items is not None
-    vectors, base = model.items.vectors(), model.layout.size
-    rows = model.model.get_input_embeddings().weight
+    base, rows = model.layout.size, model.model.get_input_embeddings().weight
+    vectors = [
+        own * known + sum(rows[t] for t in codes)
+        for own, known, codes in zip(
+            model.items.rows, model.items.known, model.layout.token_ids(semantic_ids().codes), strict=True
+        )
+    ]
     return torch.stack([vectors[t - base] if t >= base else rows[t] for t in tokens])
 
 
-def naive_written(model: LanguageModel, prompt: list[int], codes: list[int]) -> torch.Tensor:
-    """Cross-entropy of each code of an item behind a prompt, by plain causal passes; the last state of the prompt."""
+def writing_states(model: LanguageModel, prompt: list[int], codes: list[int]) -> list[torch.Tensor]:
+    """What each code is written from: the state behind the prompt, later added to that behind the codes before."""
     inputs = embedded(model, [*prompt, *codes[:-1]]).unsqueeze(0)
-    hidden = model.model.base_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
+    root, *rest = model.model.base_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
+    return [root, *(root + state for state in rest)]
+
+
+def naive_written(model: LanguageModel, prompt: list[int], codes: list[int]) -> torch.Tensor:
+    """Cross-entropy of each code of an item behind a prompt, by one plain causal pass."""
     losses, layout = [], model.layout
-    for level, (state, code) in enumerate(zip(hidden, codes, strict=True)):
+    for level, (state, code) in enumerate(zip(writing_states(model, prompt, codes), codes, strict=True)):
         first = layout.base + level * layout.num_codes
         logits = state @ model.model.get_output_embeddings().weight[first : first + layout.num_codes].T
         losses.append(F.cross_entropy(logits, torch.tensor(code - first)))
     return torch.stack(losses)
 
 
+def scores_of(model: LanguageModel, state: torch.Tensor, history: tuple[int, ...]) -> torch.Tensor:
+    assert model.items is not None
+    base = model.layout.size
+    scores = state @ embedded(model, list(range(base, base + 6))).T
+    for item in set(history):
+        ago = history[::-1].index(item) + 1
+        scores = scores.index_put(
+            (torch.tensor(0), torch.tensor(item)), model.items.repeats[ages(torch.tensor(ago))], accumulate=True
+        )
+    return scores
+
+
 def naive_item(model: LanguageModel, prompt: list[int], history: tuple[int, ...], item: int) -> torch.Tensor:
     assert model.items is not None
     state = model.model.base_model(inputs_embeds=embedded(model, prompt).unsqueeze(0)).last_hidden_state[:, -1]
-    scores = model.items.scores(state, Histories.from_lists(["u"], [list(history)]))
+    scores = scores_of(model, state, history)
     return F.cross_entropy(scores, torch.tensor([item]))
 
 
@@ -100,15 +122,16 @@ def test_text_is_read_and_written_beside_items() -> None:
     history = [Example("sequential", history=HISTORIES[0])]
     alone, _ = loss_of(model, history)
     both, _ = loss_of(model, [*history, *TEXT])
-    torch.testing.assert_close(both.item, alone.item)
     assert both.written.num_code == alone.written.num_code + 3
     row = renderer.render(TEXT[0], 0)
-    naive = naive_written(model, row.tokens[: row.answer], renderer.code_tokens[2]).sum()
+    prompt = row.tokens[: row.answer]
+    naive = naive_written(model, prompt, renderer.code_tokens[2]).sum()
     torch.testing.assert_close(both.written.code, alone.written.code + naive)
+    torch.testing.assert_close(both.item, (3 * alone.item + naive_item(model, prompt, (), 2)) / 4)
     assert renderer.first_item is not None
     assert renderer.first_item + 4 in renderer.render(TEXT[1], 0).tokens, "an item that is read is one token"
     assert both.written.num_text > 0
-    only, module = loss_of(model, TEXT)
+    only, module = loss_of(model, TEXT[1:])
     assert float(only.item.detach()) == 0
     only.mean().backward()  # type: ignore[no-untyped-call]
     missing = [name for name, tensor in module.items.named_parameters() if tensor.grad is None]
@@ -149,7 +172,7 @@ def test_epochs_have_the_rows_of_the_other_collation() -> None:
         epoch_batches(examples, renderer, weights, form=branched_form(renderer), **settings) for _ in range(2)
     )
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(found, again, strict=True))
-    assert sorted(item for batch in found for item in batch.items.tolist()) == sorted(sum(HISTORIES, ()))
+    assert sorted(item for batch in found for item in batch.items.tolist()) == sorted([*sum(HISTORIES, ()), 2, 2])
     assert max(batch.tokens.numel() for batch in found) <= 64
     plain = epoch_batches(examples, language_model().renderer(semantic_ids()), weights, **settings)
     targets, others = (sum(int((b.targets >= 0).sum()) for b in batches) for batches in (found, plain))
@@ -174,9 +197,8 @@ def test_codes_learn_the_distribution_of_the_items_behind_the_codes_before(
             if weight == 0:
                 continue
             prompt, written = renderer.prompt(history[:place]), renderer.code_tokens[item]
-            inputs = embedded(model, [*prompt, *written[:-1]]).unsqueeze(0)
-            hidden = model.model.base_model(inputs_embeds=inputs).last_hidden_state[0, len(prompt) - 1 :]
-            scores = model.items.scores(hidden[:1], Histories.from_lists(["u"], [list(history[:place])]))[0]
+            hidden = writing_states(model, prompt, written)
+            scores = scores_of(model, hidden[0][None], history[:place])[0]
             for level, state in enumerate(hidden):
                 agreeing = [i for i in range(6) if (ids.codes[i, :level] == ids.codes[item, :level]).all()]
                 shares = scores[agreeing].detach().softmax(0)
@@ -185,8 +207,11 @@ def test_codes_learn_the_distribution_of_the_items_behind_the_codes_before(
                 logits = state @ model.model.get_output_embeddings().weight[first : first + 4].T
                 total = total - weight * (expected * logits.log_softmax(0)).sum()
                 count += 1
-    torch.testing.assert_close(found.distilled, total / count)
-    torch.testing.assert_close(found.mean(), 0.6 * found.written.mean() + 0.4 * found.distilled + 0.7 * found.item)
+    torch.testing.assert_close(found.distilled, total)
+    text, _ = loss_of(model, TEXT[1:])
+    both, _ = loss_of(model, [*examples, *TEXT[1:]], ItemLossWeights(0.7, 0.4))
+    mean = (0.6 * found.written.code + 0.4 * total + text.written.text) / (count + text.written.num_text)
+    torch.testing.assert_close(both.mean(), mean + 0.7 * found.item, msg="text is learned in full")
 
 
 def test_a_distribution_is_one_where_every_item_is_far() -> None:
