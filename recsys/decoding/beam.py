@@ -118,7 +118,7 @@ def decode_all(
         model: a causal LM in evaluation mode that `check_backbone` accepts.
         prompts: U non-empty lists of token_ids.
         filters: each says what may be returned for each prompt; by default one that allows everything.
-        embed: of a model that reads items at one position, see `Tree`; it writes from the state behind the prompt.
+        embed: see `Tree`.
 
     Raises:
         ModelError: the model is in training mode.
@@ -133,8 +133,7 @@ def decode_all(
     states = np.zeros((len(prompts), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
     for rows in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
         tokens = padded([prompts[row] for row in rows])
-        ends = torch.from_numpy(lengths[rows]).to(device)
-        tree = Tree(model, tokens.to(device), ends, embed=embed, from_root=embed is not None)
+        tree = Tree(model, tokens.to(device), torch.from_numpy(lengths[rows]).to(device), embed=embed)
         states[rows] = tree.states()
         for number, candidates in enumerate(filters):
             if number:

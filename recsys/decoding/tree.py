@@ -25,21 +25,16 @@ class Tree:
         model: a transformers causal LM in evaluation mode.
         prompts: token_ids [B, P], padded on the right with any valid id.
         lengths: int64 [B], each from 1 to P.
-        embed: token_ids [B, P] -> what the model reads, [B, P, D]; None where it embeds prompts itself.
-        from_root: whether the state behind the prompt is added to those of the branches (`recsys.llm.item_loss`).
+        embed: token_ids [B, P] -> what the model reads, [B, P, D], of one that reads items at one position: it writes
+            from the state behind the prompt, added to every branch's (`recsys.llm.item_loss`). None where the model
+            embeds prompts itself.
 
     Raises:
         ModelError: the model is in training mode.
     """
 
     def __init__(
-        self,
-        model: Any,
-        prompts: Tensor,
-        lengths: Tensor,
-        *,
-        embed: Callable[[Tensor], Tensor] | None = None,
-        from_root: bool = False,
+        self, model: Any, prompts: Tensor, lengths: Tensor, *, embed: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         if model.training:
             raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval()")
@@ -49,7 +44,7 @@ class Tree:
         positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
         self._key_positions = positions  # [B, keys]
         self._visible = (positions < lengths[:, None]).unsqueeze(1)  # [B, beams of the last level, keys]
-        self._depth, self._from_root = 0, from_root
+        self._depth, self._from_root = 0, embed is not None
         self._ungrown = self._key_positions, self._visible
         read = {"input_ids": prompts} if embed is None else {"inputs_embeds": embed(prompts)}
         hidden = self._forward(read, positions, None)
