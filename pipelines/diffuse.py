@@ -22,7 +22,7 @@ from recsys.diffusion.joint import JointPreference, fit_joint
 from recsys.diffusion.joint_batches import JointData
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.training import fit_preference
-from recsys.llm.conditions import Conditions, query_conditions, training_conditions
+from recsys.llm.conditions import Conditions, QueryConditions, training_conditions
 from recsys.llm.continuous import ContinuousTexts
 from recsys.llm.storage import load_language_model
 from recsys.ranking.validation import HeadValidator, ValidationUsers, save_samples
@@ -99,7 +99,7 @@ def _train_on_frozen_model(config: RunConfig, run: StageRun, tracker: Tracker, d
     ids, validator = data.semantic_ids, data.validator
     window, users = config.prepare.max_history, validator.users.queries.histories
     training = training_conditions(language_model, ids, data.histories, window=window, tracker=tracker)
-    validation: FloatArray = query_conditions(language_model, ids, users, window=window).numpy()
+    validation: FloatArray = QueryConditions(language_model, ids)(users, window=window).numpy()
     preference = fit_preference(
         training.states.numpy(),
         training.targets.numpy(),

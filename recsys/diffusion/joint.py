@@ -24,7 +24,7 @@ from recsys.diffusion.loss import PreferenceLoss
 from recsys.diffusion.preference import PreferenceModel
 from recsys.errors import ArtifactError, ModelError
 from recsys.files import fingerprint, read_json, write_json
-from recsys.llm.conditions import Conditions, DiscreteConditions, next_items, query_conditions, training_conditions
+from recsys.llm.conditions import Conditions, DiscreteConditions, QueryConditions, next_items, training_conditions
 from recsys.llm.config import TrainingConfig
 from recsys.llm.connector import Connector
 from recsys.llm.continuous import ContinuousLayout, ContinuousPrompts, ContinuousTexts
@@ -63,7 +63,7 @@ class JointPreference:
     def query_conditions(self, histories: Histories, *, window: int, tracker: Tracker | None = None) -> Tensor:
         """The condition [U, d_h], float32, after the newest `window` items of each history."""
         if self.continuous is None:
-            return query_conditions(self.language_model, self.semantic_ids, histories, window=window, tracker=tracker)
+            return QueryConditions(self.language_model, self.semantic_ids)(histories, window=window, tracker=tracker)
         return continuous_query_conditions(*self.continuous, histories, window=window, tracker=tracker)
 
     def training_conditions(self, histories: Histories, *, window: int, tracker: Tracker | None = None) -> Conditions:

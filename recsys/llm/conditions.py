@@ -122,24 +122,23 @@ def next_items(sequences: Sequence[TrainingSequence]) -> tuple[Tensor, Tensor | 
     return torch.from_numpy(items), torch.from_numpy(np.concatenate(weights)) if weights else None
 
 
-def query_conditions(
-    language_model: LanguageModel,
-    semantic_ids: SemanticIds,
-    histories: Histories,
-    *,
-    window: int,
-    tracker: Tracker | None = None,
-) -> Tensor:
-    """The condition [U, d_h], float32, after the newest `window` items of each history; an empty one is allowed.
+class QueryConditions:
+    """Computes the conditions of requests; prepared once, for a catalogue that any number of requests are for."""
 
-    Raises:
-        ModelError: the model is in training mode.
-    """
-    language_model = language_model.over(semantic_ids)
-    renderer = language_model.renderer(semantic_ids)
-    prompts = [renderer.prompt(histories[user][-window:].tolist()) for user in range(len(histories))]
-    ends = [np.array([len(prompt) - 1]) for prompt in prompts]
-    return states_at(language_model.model, prompts, ends, forward=_hidden(language_model), tracker=tracker)
+    def __init__(self, language_model: LanguageModel, semantic_ids: SemanticIds) -> None:
+        over = language_model.over(semantic_ids)
+        self._model, self._forward = over.model, _hidden(over)
+        self._renderer = over.renderer(semantic_ids)
+
+    def __call__(self, histories: Histories, *, window: int, tracker: Tracker | None = None) -> Tensor:
+        """[U, d_h], float32, after the newest `window` items of each history; an empty one is allowed.
+
+        Raises:
+            ModelError: the model is in training mode.
+        """
+        prompts = [self._renderer.prompt(histories[user][-window:].tolist()) for user in range(len(histories))]
+        ends = [np.array([len(prompt) - 1]) for prompt in prompts]
+        return states_at(self._model, prompts, ends, forward=self._forward, tracker=tracker)
 
 
 def _hidden(language_model: LanguageModel) -> Callable[[Tensor], Tensor]:

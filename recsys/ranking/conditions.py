@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recsys.diffusion.joint import JointPreference
-from recsys.llm.conditions import query_conditions
+from recsys.llm.conditions import QueryConditions
 from recsys.llm.storage import LanguageModel
 from recsys.ranking.query import RankingBatch
 from recsys.tables import FloatArray, SemanticIds
@@ -21,14 +21,10 @@ CONTINUOUS_STATES = "continuous_states"
 
 def prompt_states(language_model: LanguageModel, semantic_ids: SemanticIds) -> Conditions:
     """Behind the generative ranker's own prompts; read here only where that ranker has not."""
-    language_model = language_model.over(semantic_ids)
+    read = QueryConditions(language_model, semantic_ids)
 
     def conditions(batch: RankingBatch) -> FloatArray:
-        window = batch.max_history
-        return batch.shared(
-            PROMPT_STATES,
-            lambda: query_conditions(language_model, semantic_ids, batch.histories, window=window).numpy(),
-        )
+        return batch.shared(PROMPT_STATES, lambda: read(batch.histories, window=batch.max_history).numpy())
 
     return conditions
 

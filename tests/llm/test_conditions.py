@@ -12,8 +12,8 @@ from recsys.errors import ModelError
 from recsys.instructions.tasks import TaskSource, sequential
 from recsys.llm.conditions import (
     DiscreteConditions,
+    QueryConditions,
     discrete_batches,
-    query_conditions,
     sequential_rows,
     training_conditions,
     windows,
@@ -45,7 +45,7 @@ def test_windows_are_those_of_the_sequential_task(lists: list[list[int]], window
 def test_a_training_condition_is_the_query_condition_of_its_prefix(lists: list[list[int]]) -> None:
     made = training_conditions(MADE, IDS, _histories(*lists), window=50)
     prefixes = [items[:t] for items in lists if len(items) > 1 for t in range(len(items))]
-    asked = query_conditions(MADE, IDS, _histories(*prefixes), window=50)
+    asked = QueryConditions(MADE, IDS)(_histories(*prefixes), window=50)
     assert made.targets.tolist() == [i for items in lists if len(items) > 1 for i in items]
     assert made.states.dtype == torch.float32
     torch.testing.assert_close(made.states, asked, atol=1e-5, rtol=1e-5)
@@ -55,7 +55,7 @@ def test_a_query_condition_is_the_state_the_ranker_decodes_from() -> None:
     prompt = torch.tensor([renderer(MADE).prompt(HISTORY[-4:])])
     with torch.no_grad():
         wanted = Tree(MADE.model, prompt, torch.tensor([prompt.shape[1]])).root[0]
-    torch.testing.assert_close(query_conditions(MADE, IDS, _histories(HISTORY), window=4), wanted)
+    torch.testing.assert_close(QueryConditions(MADE, IDS)(_histories(HISTORY), window=4), wanted)
 
 
 @pytest.mark.parametrize("position", range(len(HISTORY)))
@@ -106,7 +106,7 @@ def test_an_epochs_batches_depend_on_seed_and_epoch_alone() -> None:
 
 
 def test_histories_of_one_item_or_none_give_no_rows() -> None:
-    assert query_conditions(MADE, IDS, _histories([], [3]), window=50).shape == (2, 32)
+    assert QueryConditions(MADE, IDS)(_histories([], [3]), window=50).shape == (2, 32)
     empty = training_conditions(MADE, IDS, _histories([], [3]), window=50)
     assert empty.states.shape == (0, 32)
     assert len(empty.targets) == 0
@@ -116,4 +116,4 @@ def test_a_model_in_training_mode_is_refused() -> None:
     made = language_model()
     made.model.train()
     with pytest.raises(ModelError, match=r"model\.eval\(\)"):
-        query_conditions(made, IDS, _histories(HISTORY), window=5)
+        QueryConditions(made, IDS)(_histories(HISTORY), window=5)

@@ -11,7 +11,7 @@ from recsys.data.histories import queries, training_histories
 from recsys.diffusion.config import DiffuseConfig
 from recsys.diffusion.heads import fit_head
 from recsys.diffusion.training import fit_preference
-from recsys.llm.conditions import query_conditions, training_conditions
+from recsys.llm.conditions import QueryConditions, training_conditions
 from recsys.llm.storage import load_language_model
 from recsys.ranking.base import Ranker
 from recsys.ranking.config import FusionConfig, RecommendConfig
@@ -81,7 +81,7 @@ def train(root: Path) -> Trained:
     validator = HeadValidator(users, latents, seed=0)
     conditions = training_conditions(language_model, ids(dataset), training, window=50)
     rows = conditions.states.numpy(), conditions.targets.numpy(), latents, DIFFUSE
-    states = query_conditions(language_model, ids(dataset), users.queries.histories, window=20).numpy()
+    states = QueryConditions(language_model, ids(dataset))(users.queries.histories, window=20).numpy()
     preference = fit_preference(*rows, seed=0, validate=lambda model: validator.preference(model, states))
     preference.save(folders["diffuse"])
     for kind in ("regression", "cross_entropy"):
