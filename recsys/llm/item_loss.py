@@ -99,7 +99,7 @@ class ItemLoss(nn.Module):
             columns = batch.columns if level == 0 else batch.branches + level - 1
             own = rows[level * layout.num_codes : (level + 1) * layout.num_codes]
             losses = F.cross_entropy(hidden[batch.rows, columns] @ own.T, expected, reduction="none")
-            total = total + (losses if batch.item_weights is None else losses * batch.item_weights).sum()
+            total = total + (losses if batch.weights is None else losses * batch.weights[batch.rows, columns]).sum()
         return total
 
 
