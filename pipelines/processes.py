@@ -1,0 +1,182 @@
+"""Runs one stage in several processes of this machine that train its model together (`recsys ... --processes N`).
+
+The processes have the environment that `torchrun` gives. The first one's log lines, metrics, progress and notes come
+back to this process, which alone writes the run's logs and MLflow. When one process fails, or this one ends, all end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+from pipelines import Stage
+from pipelines.config import RunConfig
+from pipelines.executors import THREADS, cores, exit_with_driver, threads
+from pipelines.process_events import Replay, Sender, forwarded_logs
+from pipelines.runner import StageFunction, load_stage
+from recsys.artifacts import RunDirectory, StageRun
+from recsys.errors import ConfigError, ModelError, RecsysError
+from recsys.tracking import NullTracker, Tracker
+
+SHARED = ("finetune",)  # stages whose training several processes share
+_SECONDS = 10.0  # that a process has to end
+
+
+class _Place(NamedTuple):
+    """One process among those of a stage, and how it reaches the driver."""
+
+    rank: int
+    count: int
+    store: str  # a file by which the processes find each other
+    events: Connection
+    driver: Connection
+
+
+def load_stage_for(processes: int, stage: Stage) -> StageFunction:
+    """The stage's function, in so many processes if its training can be shared."""
+    if processes == 1 or stage.name not in SHARED:
+        return load_stage(stage)
+    return partial(run_in_processes, load_stage(stage), processes)
+
+
+def check_processes(count: int) -> None:
+    """Refuse more processes than this machine has GPUs, or cores where it has no GPU.
+
+    Raises:
+        ConfigError: there are too many.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if count > (gpus or cores()):
+        held = f"{gpus} GPUs (CUDA_VISIBLE_DEVICES= hides them)" if gpus else f"{cores()} cores"
+        raise ConfigError(f"--processes {count}: this machine has {held}; give at most as many processes")
+
+
+def run_in_processes(function: StageFunction, count: int, config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+    """Call a stage's function, at the top level of a module, in several processes.
+
+    Raises:
+        RecsysError: one failed with it, or ended otherwise than by finishing.
+    """
+    store = run.work / "processes"
+    store.unlink(missing_ok=True)  # of a killed run
+    try:
+        with _started(function, count, config, run, str(store)) as (processes, receivers):
+            _follow(run.stage, processes, receivers, Replay(run, tracker))
+    finally:
+        store.unlink(missing_ok=True)
+
+
+@contextmanager
+def _started(
+    function: StageFunction, count: int, config: RunConfig, run: StageRun, store: str
+) -> Iterator[tuple[list[BaseProcess], list[Connection]]]:
+    """Processes and the events of each, within the block; afterwards all are ended."""
+    context = get_context("spawn")  # CUDA cannot be used in a forked process
+    driver, alive = context.Pipe(duplex=False)
+    processes: list[BaseProcess] = []
+    receivers: list[Connection] = []
+    try:
+        for rank in range(count):
+            receiver, sender = context.Pipe(duplex=False)
+            place = _Place(rank, count, store, sender, driver)
+            process = context.Process(target=_work, args=(place, function, config, run), daemon=True)
+            process.start()
+            sender.close()
+            processes.append(process)
+            receivers.append(receiver)
+        yield processes, receivers
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        alive.close()
+
+
+def _follow(stage: str, processes: list[BaseProcess], receivers: list[Connection], replay: Replay) -> None:
+    """Repeat the processes' events here until all have ended."""
+    running = dict(enumerate(processes))
+    open_ends = list(receivers)
+    while running or open_ends:
+        ready = wait([*open_ends, *(process.sentinel for process in running.values())])
+        for receiver in [end for end in open_ends if end in ready]:
+            try:
+                replay(receiver.recv())
+            except EOFError:
+                open_ends.remove(receiver)
+        for rank in [rank for rank, process in running.items() if process.sentinel in ready]:
+            running[rank].join()
+            code = running.pop(rank).exitcode or 0
+            if code:
+                raise _died(stage, rank, len(processes), code)
+
+
+def _died(stage: str, rank: int, count: int, code: int) -> ModelError:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}, see the lines above"
+    return ModelError(f"{stage}: process {rank + 1} of {count} {how}; run the same command to resume")
+
+
+def _work(place: _Place, function: StageFunction, config: RunConfig, run: StageRun) -> None:
+    """A process: the stage's function, as one of several."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exit_with_driver(place.driver)
+    os.environ |= _environment(place)
+    sender = Sender(place.events)
+    first = place.rank == 0
+    directory = RunDirectory(run.directory.path, run.directory.folders)
+    own = StageRun(run.stage, run.out, run.work, directory, run.reads, run.sibling)
+    try:
+        with forwarded_logs(sender if first else None):
+            _connect(place)
+            function(config, own, sender if first else NullTracker())
+    except (RecsysError, OSError) as error:
+        sender.error(error)
+        place.driver.poll(_SECONDS)  # the driver ends all of them; until then the others must not miss this one
+        sys.exit(1)
+    if first:
+        sender.notes(own.notes)
+    _disconnect()
+
+
+def _environment(place: _Place) -> dict[str, str]:
+    numbers = {"RANK": place.rank, "LOCAL_RANK": place.rank, "WORLD_SIZE": place.count, "LOCAL_WORLD_SIZE": place.count}
+    return {name: str(value) for name, value in numbers.items()} | {THREADS: threads(place.count)}
+
+
+def _connect(place: _Place) -> None:
+    """Let the processes compute together: by NCCL on GPUs, else by gloo."""
+    import torch
+    from torch import distributed
+
+    from recsys.training.processes import TIMEOUT
+
+    torch.set_num_threads(int(os.environ[THREADS]))  # it is loaded already, with all cores
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(place.rank)
+    distributed.init_process_group(
+        "nccl" if gpus else "gloo",
+        init_method=f"file://{place.store}",
+        rank=place.rank,
+        world_size=place.count,
+        timeout=TIMEOUT,
+    )
+
+
+def _disconnect() -> None:
+    from torch import distributed
+
+    distributed.destroy_process_group()
