@@ -6,7 +6,7 @@ An event is a tuple of its kind and values, sent through a pipe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from itertools import repeat
 from multiprocessing.connection import Connection
@@ -32,7 +32,8 @@ class Sender:
     def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         self._started += 1
         number = self._started
-        self._events.send(("start", number, description, len(iterable) if hasattr(iterable, "__len__") else total))
+        size = len(iterable) if total is None and isinstance(iterable, Sized) else total
+        self._events.send(("start", number, description, size))
         for element in iterable:
             yield element
             self._events.send(("advance", number))

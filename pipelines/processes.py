@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import SpawnProcess
 from typing import NamedTuple
 
 from pipelines import Stage
@@ -34,7 +34,7 @@ class _Place(NamedTuple):
     """One process among those of a stage, and how it reaches the driver."""
 
     rank: int
-    count: int
+    processes: int
     store: str  # a file by which the processes find each other
     events: Connection
     driver: Connection
@@ -79,11 +79,11 @@ def run_in_processes(function: StageFunction, count: int, config: RunConfig, run
 @contextmanager
 def _started(
     function: StageFunction, count: int, config: RunConfig, run: StageRun, store: str
-) -> Iterator[tuple[list[BaseProcess], list[Connection]]]:
+) -> Iterator[tuple[list[SpawnProcess], list[Connection]]]:
     """Processes and the events of each, within the block; afterwards all are ended."""
     context = get_context("spawn")  # CUDA cannot be used in a forked process
     driver, alive = context.Pipe(duplex=False)
-    processes: list[BaseProcess] = []
+    processes: list[SpawnProcess] = []
     receivers: list[Connection] = []
     try:
         for rank in range(count):
@@ -106,7 +106,7 @@ def _started(
         alive.close()
 
 
-def _follow(stage: str, processes: list[BaseProcess], receivers: list[Connection], replay: Replay) -> None:
+def _follow(stage: str, processes: list[SpawnProcess], receivers: list[Connection], replay: Replay) -> None:
     """Repeat the processes' events here until all have ended."""
     running = dict(enumerate(processes))
     open_ends = list(receivers)
@@ -152,8 +152,9 @@ def _work(place: _Place, function: StageFunction, config: RunConfig, run: StageR
 
 
 def _environment(place: _Place) -> dict[str, str]:
-    numbers = {"RANK": place.rank, "LOCAL_RANK": place.rank, "WORLD_SIZE": place.count, "LOCAL_WORLD_SIZE": place.count}
-    return {name: str(value) for name, value in numbers.items()} | {THREADS: threads(place.count)}
+    numbers = {"RANK": place.rank, "LOCAL_RANK": place.rank, "WORLD_SIZE": place.processes}
+    numbers["LOCAL_WORLD_SIZE"] = place.processes
+    return {name: str(value) for name, value in numbers.items()} | {THREADS: threads(place.processes)}
 
 
 def _connect(place: _Place) -> None:
@@ -171,7 +172,7 @@ def _connect(place: _Place) -> None:
         "nccl" if gpus else "gloo",
         init_method=f"file://{place.store}",
         rank=place.rank,
-        world_size=place.count,
+        world_size=place.processes,
         timeout=TIMEOUT,
     )
 

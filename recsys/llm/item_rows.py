@@ -54,7 +54,8 @@ class BranchedRow(NamedTuple):
     @property
     def size(self) -> int:
         """Tokens of the trunk and of all branches; the last token of the trunk predicts nothing and is left out."""
-        return len(self.row.tokens) - 1 + self.num_items * (self.codes.shape[1] - 1)
+        depth: int = self.codes.shape[1] - 1
+        return len(self.row.tokens) - 1 + self.num_items * depth
 
 
 def branched_form(renderer: Renderer) -> RowForm:
@@ -130,14 +131,22 @@ def collate(rows: Sequence[BranchedRow]) -> ItemBatch:
     listed = kept[seen_by]
     if weights is not None:
         targets = np.where(weights > 0, targets, IGNORED)
+    array = torch.from_numpy
     return ItemBatch(
-        *map(torch.from_numpy, (tokens, targets)),
-        None if weights is None else torch.from_numpy(weights),
-        *map(torch.from_numpy, (positions, reach, branch)),
-        *(torch.from_numpy(places[field][kept]) for field in (0, 2, 3, 4)),
-        None if weights is None else torch.from_numpy(factors[kept].astype(np.float32)),
-        *map(torch.from_numpy, (numbers[seen_by][listed], seen[listed])),
-        ages(torch.from_numpy(distances[listed])),
+        array(tokens),
+        array(targets),
+        None if weights is None else array(weights),
+        array(positions),
+        array(reach),
+        array(branch),
+        array(places.rows[kept]),
+        array(places.columns[kept]),
+        array(places.items[kept]),
+        array(places.branches[kept]),
+        None if weights is None else array(factors[kept]).float(),
+        array(numbers[seen_by][listed]),
+        array(seen[listed]),
+        ages(array(distances[listed])),
     )
 
 
@@ -183,7 +192,7 @@ def _seen(rows: IntArray, items: IntArray) -> tuple[IntArray, IntArray, IntArray
     """
     places = np.arange(len(items))
     last = np.searchsorted(rows, rows, side="right") - 1
-    counts = np.minimum(_next_same(rows, items), last) - places  # it is the last of its kind until it comes again
+    counts = np.minimum(_next_same(items), last) - places  # it is the last of its kind until it comes again
     at = np.repeat(places, counts)
     distance = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
     by = at + distance
@@ -191,10 +200,10 @@ def _seen(rows: IntArray, items: IntArray) -> tuple[IntArray, IntArray, IntArray
     return by[order], items[at][order], distance[order]
 
 
-def _next_same(rows: IntArray, items: IntArray) -> IntArray:
-    """For each place [P] the next one with the same item in the same row; P where there is none."""
+def _next_same(items: IntArray) -> IntArray:
+    """For each place [P] the next one with the same item, maybe of a later row; P where there is none."""
     found = np.full(len(items), len(items))
-    order = np.lexsort((items, rows))
-    same = (items[order[1:]] == items[order[:-1]]) & (rows[order[1:]] == rows[order[:-1]])
+    order = np.argsort(items, kind="stable")
+    same = items[order[1:]] == items[order[:-1]]
     found[order[:-1][same]] = order[1:][same]
     return found

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from accelerate import PartialState
@@ -18,7 +19,8 @@ from torch import Tensor, distributed
 TIMEOUT = timedelta(days=7)  # the others wait as long as the first validates; a process that dies ends all at once
 
 
-class Processes(NamedTuple):
+@dataclass(frozen=True)
+class Processes:
     """The number of this process among those that train together, how many they are, and this one's device."""
 
     rank: int = 0
@@ -50,7 +52,7 @@ class Processes(NamedTuple):
         present = gradients[0].new_tensor([p.grad is not None for p in parameters])
         total = torch.cat([present, *(gradient.flatten() for gradient in gradients)])
         distributed.all_reduce(total)
-        present, *parts = total.split([len(parameters), *(gradient.numel() for gradient in gradients)])
+        present, *parts = torch.split(total, [len(parameters), *(gradient.numel() for gradient in gradients)])
         for parameter, part, number in zip(parameters, parts, present.tolist(), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype) if number else None
 
