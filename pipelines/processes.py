@@ -6,38 +6,26 @@ back to this process, which alone writes the run's logs and MLflow. When one pro
 
 from __future__ import annotations
 
-import os
+import pickle
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import NamedTuple
 
 from pipelines import Stage
 from pipelines.config import RunConfig
-from pipelines.executors import THREADS, cores, exit_with_driver, threads
-from pipelines.process_events import Replay, Sender, forwarded_logs
+from pipelines.executors import cores
+from pipelines.process_events import Replay
+from pipelines.process_worker import SECONDS, Place, work
 from pipelines.runner import StageFunction, load_stage
-from recsys.artifacts import RunDirectory, StageRun
-from recsys.errors import ConfigError, ModelError, RecsysError
-from recsys.tracking import NullTracker, Tracker
+from recsys.artifacts import StageRun
+from recsys.errors import ConfigError, ModelError
+from recsys.tracking import Tracker
 
 SHARED = ("finetune",)  # stages whose training several processes share
-_SECONDS = 10.0  # that a process has to end
-
-
-class _Place(NamedTuple):
-    """One process among those of a stage, and how it reaches the driver."""
-
-    rank: int
-    processes: int
-    store: str  # a file by which the processes find each other
-    events: Connection
-    driver: Connection
 
 
 def load_stage_for(processes: int, stage: Stage) -> StageFunction:
@@ -81,6 +69,7 @@ def _started(
     function: StageFunction, count: int, config: RunConfig, run: StageRun, store: str
 ) -> Iterator[tuple[list[SpawnProcess], list[Connection]]]:
     """Processes and the events of each, within the block; afterwards all are ended."""
+    task = pickle.dumps((function, config, run))
     context = get_context("spawn")  # CUDA cannot be used in a forked process
     driver, alive = context.Pipe(duplex=False)
     processes: list[SpawnProcess] = []
@@ -88,8 +77,8 @@ def _started(
     try:
         for rank in range(count):
             receiver, sender = context.Pipe(duplex=False)
-            place = _Place(rank, count, store, sender, driver)
-            process = context.Process(target=_work, args=(place, function, config, run), daemon=True)
+            place = Place(rank, count, store, sender, driver)
+            process = context.Process(target=work, args=(place, task), daemon=True)
             process.start()
             sender.close()
             processes.append(process)
@@ -99,7 +88,7 @@ def _started(
         for process in processes:
             process.terminate()
         for process in processes:
-            process.join(_SECONDS)
+            process.join(SECONDS)
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -127,57 +116,3 @@ def _follow(stage: str, processes: list[SpawnProcess], receivers: list[Connectio
 def _died(stage: str, rank: int, count: int, code: int) -> ModelError:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}, see the lines above"
     return ModelError(f"{stage}: process {rank + 1} of {count} {how}; run the same command to resume")
-
-
-def _work(place: _Place, function: StageFunction, config: RunConfig, run: StageRun) -> None:
-    """A process: the stage's function, as one of several."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    exit_with_driver(place.driver)
-    os.environ |= _environment(place)
-    sender = Sender(place.events)
-    first = place.rank == 0
-    directory = RunDirectory(run.directory.path, run.directory.folders)
-    own = StageRun(run.stage, run.out, run.work, directory, run.reads, run.sibling)
-    try:
-        with forwarded_logs(sender if first else None):
-            _connect(place)
-            function(config, own, sender if first else NullTracker())
-    except (RecsysError, OSError) as error:
-        sender.error(error)
-        place.driver.poll(_SECONDS)  # the driver ends all of them; until then the others must not miss this one
-        sys.exit(1)
-    if first:
-        sender.notes(own.notes)
-    _disconnect()
-
-
-def _environment(place: _Place) -> dict[str, str]:
-    numbers = {"RANK": place.rank, "LOCAL_RANK": place.rank, "WORLD_SIZE": place.processes}
-    numbers["LOCAL_WORLD_SIZE"] = place.processes
-    return {name: str(value) for name, value in numbers.items()} | {THREADS: threads(place.processes)}
-
-
-def _connect(place: _Place) -> None:
-    """Let the processes compute together: by NCCL on GPUs, else by gloo."""
-    import torch
-    from torch import distributed
-
-    from recsys.training.processes import TIMEOUT
-
-    torch.set_num_threads(int(os.environ[THREADS]))  # it is loaded already, with all cores
-    gpus = torch.cuda.is_available()
-    if gpus:
-        torch.cuda.set_device(place.rank)
-    distributed.init_process_group(
-        "nccl" if gpus else "gloo",
-        init_method=f"file://{place.store}",
-        rank=place.rank,
-        world_size=place.processes,
-        timeout=TIMEOUT,
-    )
-
-
-def _disconnect() -> None:
-    from torch import distributed
-
-    distributed.destroy_process_group()

@@ -103,7 +103,7 @@ def test_a_run_in_two_processes_is_interrupted_killed_and_resumed_and_ends_as_on
         found = children_of(process.pid, 2)
         process.send_signal(number)
         assert process.wait() in (130, -number)
-        assert psutil.wait_procs(found, timeout=20)[1] == [], "no process is left behind"
+        assert psutil.wait_procs(found, timeout=60)[1] == [], "no process is left behind"
     assert log.read_text().splitlines().count("interrupted; run the same command to resume") == 1
     assert start(two, log, *options, "--to", "finetune", "--processes", "2").wait() == 0, log.read_text()
     assert start(one, log, *options, "--to", "finetune").wait() == 0, log.read_text()
