@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from recsys.errors import ArtifactError
 from recsys.tracking import NullTracker
 from recsys.training.checkpoints import (
     Fingerprint,
@@ -94,7 +95,9 @@ class Trainer:
 
     def train(self) -> Progress:
         """Train to the end (from the last checkpoint, if there is one) and restore the best weights."""
-        if not self._resume():
+        resumed = self._resume()
+        self._require_equal_progress()
+        if not resumed:
             self._callbacks.on_start()
             if self._validate is not None and self._plan.validate_first:
                 self._keep_if_best()
@@ -225,6 +228,15 @@ class Trainer:
         self._progress = Progress(**saved.meta)
         self._saved_at = self._progress.total_steps
         return True
+
+    def _require_equal_progress(self) -> None:
+        """Wait until all processes have read the checkpoint, which the first may soon replace."""
+        steps, count = self._progress.total_steps, self._processes.count
+        if self._processes.sum_values({"steps": steps})["steps"] != steps * count:
+            raise ArtifactError(
+                f"{self._run.name}: the {count} processes read different checkpoints in {self._run.work}; "
+                "give all of them the same folder"
+            )
 
     @torch.no_grad()
     def _load(self, weights: Mapping[str, Tensor]) -> None:
