@@ -23,7 +23,7 @@ from recsys.training.processes import Processes
 from tests.pipelines.short import start
 from tests.pipelines.test_kill_resume import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 STILL = [f"finetune.{key}=0" for key in ("scratch.dropout", "lora.dropout", "item_dropout")]
 
