@@ -30,6 +30,9 @@ app = typer.Typer(
 
 Force = Annotated[bool, typer.Option("--force", help="Run stages again even if they are up to date.")]
 NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Do not log to MLflow.")]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, help="Train the language model in so many processes, one per GPU or core.")
+]
 INTERRUPTED = 130
 # Recent versions of typer vendor click, so its UsageError is found as the base class of BadParameter.
 UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
@@ -86,6 +89,7 @@ def run(
             show_default="one run",
         ),
     ] = None,
+    processes: Processes = 1,
     force: Force = False,
     no_tracking: NoTracking = False,
 ) -> None:
@@ -93,7 +97,7 @@ def run(
     from pipelines import commands
     from pipelines.execution import RunOptions
 
-    options = RunOptions(force, not no_tracking, executor.value, workers)
+    options = RunOptions(force, not no_tracking, executor.value, workers, processes)
     commands.run(config, settings or [], out=out, first=first, last=last, seeds=seeds, options=options)
 
 
@@ -197,8 +201,16 @@ def _instruct(
         commands.show_instructions(run, show)
 
 
+def _finetune(run: Run, force: Force = False, no_tracking: NoTracking = False, processes: Processes = 1) -> None:
+    from pipelines import commands
+    from pipelines.execution import RunOptions
+
+    commands.stage("finetune", run, RunOptions(force, not no_tracking, processes=processes))
+
+
+_OWN_OPTIONS: dict[str, Callable[..., None]] = {"instruct": _instruct, "finetune": _finetune}
 for _stage in STAGES:
-    _command = _instruct if _stage.name == "instruct" else _stage_command(_stage.name)
+    _command = _OWN_OPTIONS.get(_stage.name) or _stage_command(_stage.name)
     app.command(_stage.name, help=_stage.help, rich_help_panel=STAGE_PANEL)(_command)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from pipelines import COMBINE
 from pipelines.combine import combine, is_combined
 from pipelines.config import CONFIG, RunConfig, dump_yaml, flatten
 from pipelines.executors import Kind, choose_executor
+from pipelines.processes import check_processes, load_stage_for
 from pipelines.progress import progress_tracker
 from pipelines.runner import run_stages, status
 from recsys.artifacts import RunDirectory
@@ -24,12 +26,16 @@ from recsys.tracking import MlflowTracker, NullTracker, Tracker
 
 
 class RunOptions(NamedTuple):
-    """How stages run: again even if up to date (`force`), logged to MLflow (`tracking`), on which executor."""
+    """How stages run: again even if up to date (`force`), logged to MLflow (`tracking`), on which executor.
+
+    `processes` train the language model together.
+    """
 
     force: bool = False
     tracking: bool = True
     executor: Kind = "local"
     workers: int | None = None
+    processes: int = 1
 
 
 class Execution:
@@ -38,6 +44,8 @@ class Execution:
     def __init__(self, console: Console, options: RunOptions, *, home: Path) -> None:
         self._console, self._options, self._home = console, options, home
         self._executor = choose_executor(options.executor, options.workers)
+        if options.processes > 1:
+            check_processes(options.processes)
 
     def __call__(
         self, config: RunConfig, directory: RunDirectory, selected: Sequence[str], siblings: Sequence[RunDirectory]
@@ -54,6 +62,7 @@ class Execution:
                 tracker=tracker,
                 force=self._options.force,
                 executor=self._executor,
+                load=partial(load_stage_for, self._options.processes),
                 siblings=siblings,
             )
 

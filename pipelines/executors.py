@@ -213,11 +213,16 @@ def _start(receiver: Connection, number: str) -> None:
     """Initialize a worker process: number of threads, Ctrl-C ignored, and an exit together with the driver."""
     os.environ[THREADS] = number
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_driver, args=(receiver,), daemon=True).start()
+    exit_with_driver(receiver)
 
 
-def _exit_with_driver(receiver: Connection) -> None:
-    receiver.poll(None)  # nothing is sent: it returns when the driver closes its end, or is killed
+def exit_with_driver(receiver: Connection) -> None:
+    """End this process when the driver closes its end of the pipe, or is killed."""
+    threading.Thread(target=_await_end, args=(receiver,), daemon=True).start()
+
+
+def _await_end(receiver: Connection) -> None:
+    receiver.poll(None)  # nothing is sent
     os._exit(1)
 
 

@@ -29,7 +29,7 @@ NOT_DISTRIBUTED = {
     "embed": "its models are fitted to the whole catalogue",
     "tokenize": "codebooks and unique ids need the whole catalogue",
     "instruct": "it only writes the examples",
-    "finetune": "one model is trained",
+    "finetune": "one model is trained, by several processes with --processes",
     "diffuse": "one model is trained",
     "index": "one index is trained and tuned",
     "evaluate": "it only counts",

@@ -230,7 +230,8 @@ def _plan(config: DiffuseConfig, adapted: LanguageModel) -> Plan:
     plan = training_plan(training, bf16=bf16, checkpoint_steps=adapted.config.checkpoint_steps)
     # Parts that start from random weights learn at the head's rate.
     factors = dict.fromkeys(("head.", "conditions.connector."), config.learning_rate / lora.learning_rate)
-    return plan._replace(rate_factors=factors)
+    # The dispersive loss compares all rows of a batch with each other, so that processes could not share them.
+    return plan._replace(rate_factors=factors, distributed=False)
 
 
 def _contents(data: JointData) -> list[Any]:

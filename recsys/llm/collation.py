@@ -5,17 +5,18 @@ An epoch's batches depend on the seed and the epoch alone, so a resumed training
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from recsys.instructions.examples import Example
 from recsys.instructions.templates import Part, Template, load_templates
 from recsys.llm.backbone import encode_text
+from recsys.llm.parts import WHOLE, Counts, RowForm, Split, part_weights, step_parts
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import IntArray, SemanticIds
 
@@ -38,13 +39,6 @@ class Batch(NamedTuple):
     tokens: Tensor  # [B, T] token_ids
     targets: Tensor  # [B, T] next token_id, IGNORED where nothing is predicted
     weights: Tensor | None = None  # float32 [B, T] of the targets
-
-
-class RowForm(NamedTuple):
-    """What a rendered row becomes, which has `tokens` too, and how such rows become a batch."""
-
-    shape: Callable[[Row], Any]
-    collate: Callable[[list[Any]], Any]
 
 
 class Renderer:
@@ -71,7 +65,8 @@ class Renderer:
         one_position: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
-        self.code_tokens: list[list[int]] = layout.token_ids(semantic_ids.codes).tolist()
+        self.code_array: IntArray = layout.token_ids(semantic_ids.codes)
+        self.code_tokens: list[list[int]] = self.code_array.tolist()
         self._read = (
             [[layout.item(item)] for item in range(len(self.code_tokens))] if one_position else self.code_tokens
         )
@@ -116,8 +111,7 @@ class Renderer:
             elif value == "text":
                 tokens += self._encode(example.text)[: self._max_text]
             elif value == "history":
-                for read in history:
-                    tokens += self._read[read]
+                tokens.extend(chain.from_iterable(map(self._read.__getitem__, history)))
             elif example.item is not None:
                 tokens += self._read[example.item]
         return tokens
@@ -137,6 +131,7 @@ def epoch_batches(
     seed: int,
     epoch: int,
     form: RowForm | None = None,
+    split: Split = WHOLE,
 ) -> list[Any]:
     """All batches of one epoch, in a random order, rows of like length together.
 
@@ -145,12 +140,16 @@ def epoch_batches(
         weights: passes over a task's examples an epoch; a fraction takes a fresh random part.
         batch_tokens: rows x longest row of a batch stay at or below this (one row may exceed it alone).
         form: of the rows that are trained on; by default they are as rendered, and a batch is a `Batch`.
+        split: where it splits anything, an element of the result is the list of this process's parts of one step.
     """
-    form = form or RowForm(lambda row: row, pad)
+    form = form or PLAIN
     generator = np.random.default_rng([seed, epoch])
     rows = [form.shape(row) for row in _epoch_rows(examples, renderer, weights, generator)]
-    groups = random_buckets([len(r.tokens) for r in rows], batch_tokens, generator)
-    return [form.collate([rows[i] for i in group]) for group in groups]
+    groups = [[rows[i] for i in group] for group in random_buckets([*map(form.size, rows)], batch_tokens, generator)]
+    if split == WHOLE:
+        return [form.collate(group) for group in groups]
+    starts = range(0, len(groups), split.accumulation)
+    return [step_parts(groups[start : start + split.accumulation], form, split) for start in starts]
 
 
 def _epoch_rows(
@@ -205,18 +204,42 @@ def buckets(lengths: Sequence[int], rows: Sequence[int], batch_tokens: int) -> l
 
 def pad(rows: Sequence[Row]) -> Batch:
     """Right-padded tokens and shifted targets; the last token of a row predicts nothing and is left out."""
-    starts = [max(row.answer, 1) for row in rows]
-    targets = [[IGNORED] * (start - 1) + row.tokens[start:] for start, row in zip(starts, rows, strict=True)]
-    tokens = padded([row.tokens[:-1] for row in rows])
+    whole = padded([row.tokens for row in rows]).numpy()
+    columns, ends = np.arange(whole.shape[1] - 1), np.array([len(row.tokens) - 1 for row in rows])[:, None]
+    starts = np.array([max(row.answer, 1) for row in rows])
+    answers = (columns >= starts[:, None] - 1) & (columns < ends)
+    tokens = torch.from_numpy(np.where(columns < ends, whole[:, :-1], 0))
+    targets = torch.from_numpy(np.where(answers, whole[:, 1:], IGNORED))
     if all(row.weights is None for row in rows):
-        return Batch(tokens, padded(targets, IGNORED))
-    weights = torch.zeros(tokens.shape)
-    for number, (start, row) in enumerate(zip(starts, rows, strict=True)):
-        own = [1.0] * (len(row.tokens) - start) if row.weights is None else row.weights[start - row.answer :]
-        weights[number, start - 1 : start - 1 + len(own)] = torch.tensor(own)
-    return Batch(tokens, padded(targets, IGNORED).where(weights > 0, IGNORED), weights)
+        return Batch(tokens, targets)
+    weights = np.zeros(tokens.shape, np.float32)
+    weights[answers] = [
+        weight
+        for start, row in zip(starts.tolist(), rows, strict=True)
+        for weight in (row.weights or [1.0] * (len(row.tokens) - row.answer))[start - row.answer :]
+    ]
+    factors = torch.from_numpy(weights)
+    return Batch(tokens, targets.where(factors > 0, IGNORED), factors)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
     """Rows of integers as int64 [B, T], right-padded with `value`."""
-    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True, padding_value=value)
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    found = np.full((len(rows), int(lengths.max(initial=0))), value, np.int64)
+    flat = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    found[np.arange(found.shape[1]) < lengths[:, None]] = flat
+    return torch.from_numpy(found)
+
+
+def _counts(row: Row) -> Counts:
+    start = max(row.answer, 1)
+    if row.weights is None:
+        return Counts(len(row.tokens) - start)
+    return Counts(sum(weight > 0 for weight in row.weights[start - row.answer :]))
+
+
+def _part(batch: Batch, total: Counts) -> Batch:
+    return batch._replace(weights=part_weights(batch.targets, batch.weights, total))
+
+
+PLAIN = RowForm(lambda row: row, lambda row: len(row.tokens), pad, _counts, _part)

@@ -26,7 +26,8 @@ class TrainingConfig(Config):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the steps before the peak learning rate")
-    batch_tokens: int = Field(2048, ge=64, description="tokens of one step, padding included")
+    batch_tokens: int = Field(2048, ge=64, description="tokens of one batch, padding included")
+    accumulation: int | None = Field(None, ge=1, description="batches of one optimizer step; none: 1")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
 

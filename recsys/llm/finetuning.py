@@ -18,14 +18,15 @@ import torch
 from recsys.instructions.config import InstructConfig
 from recsys.instructions.examples import Example
 from recsys.llm.backbone import build_scratch, encode_text, load_pretrained, train_text_tokenizer
-from recsys.llm.collation import Batch, Renderer, epoch_batches
+from recsys.llm.collation import Renderer, epoch_batches
 from recsys.llm.config import FinetuneConfig, TrainingConfig
 from recsys.llm.dropout import residual_dropout
 from recsys.llm.heads import LanguageModelLoss
 from recsys.llm.item_loss import ItemLoss, ItemLossWeights
-from recsys.llm.item_rows import ItemBatch, branched_form
+from recsys.llm.item_rows import branched_form
 from recsys.llm.items import ItemTable
 from recsys.llm.lora import add_lora, merge
+from recsys.llm.parts import Split
 from recsys.llm.storage import LanguageModel, save_adapter, save_backbone
 from recsys.llm.vocabulary import (
     add_code_tokens,
@@ -38,6 +39,7 @@ from recsys.tracking import Tracker
 from recsys.training.checkpoints import Fingerprint, digest
 from recsys.training.devices import uses_bf16
 from recsys.training.plan import Plan, Progress, Run
+from recsys.training.processes import Processes
 from recsys.training.seeding import seeded
 from recsys.training.trainer import Trainer
 
@@ -78,6 +80,8 @@ def finetune(
 ) -> Finetuned:
     """Train the language model and write it to `out` (see `recsys.llm.storage`).
 
+    Under `torchrun` all processes train it together, on the same batches as one process alone.
+
     Args:
         validate: validation NDCG@10 of a plain model in evaluation mode, through the real decoder; the mean of both
             rankings of a model that scores whole items.
@@ -94,10 +98,12 @@ def finetune(
             language_model.model, config.training, "language_model", lambda _: validate(language_model)
         )
         before = trained.first
-        save_backbone(out, language_model.model)
+        if trainings.writes:
+            save_backbone(out, language_model.model)
     adapted = add_lora(language_model.model, language_model.layout, config.lora, seed=seed)
     trained = trainings.run(adapted, config.lora, "lora", lambda model: validate(merged_copy(language_model, model)))
-    save_adapter(out, adapted, language_model)
+    if trainings.writes:
+        save_adapter(out, adapted, language_model)
     return Finetuned(before, trained.first, trained.best)
 
 
@@ -164,6 +170,7 @@ class _Trainings:
     ) -> None:
         self._data, self._language_model = data, language_model
         self._seed, self._work, self._tracker = seed, work, tracker
+        self._processes = Processes.launched()
         self._renderer: Renderer = language_model.renderer(data.semantic_ids)
         self._by_task: dict[str, list[Example]] = {}
         for example in data.examples:
@@ -171,6 +178,11 @@ class _Trainings:
         self._data_digest = digest(
             data.examples, data.texts, data.semantic_ids.codes, data.codebooks, data.instruct.weights
         )
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the results: the first of those that train together."""
+        return self._processes.is_first
 
     def run(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Progress:
         settings = self._language_model.config
@@ -191,7 +203,7 @@ class _Trainings:
         with residual_dropout(model, settings.residual_dropout, *([] if items is None else [items.reading])):
             return trainer.train()
 
-    def _batches(self, config: TrainingConfig, epoch: int) -> Sequence[Batch | ItemBatch]:
+    def _batches(self, config: TrainingConfig, epoch: int) -> Sequence[Any]:
         return epoch_batches(
             self._by_task,
             self._renderer,
@@ -200,6 +212,7 @@ class _Trainings:
             seed=self._seed,
             epoch=epoch,
             form=None if self._language_model.items is None else branched_form(self._renderer),
+            split=Split(self._processes.rank, self._processes.count, config.accumulation or 1),
         )
 
 

@@ -9,16 +9,19 @@ behind the history's items, at the next position. The same states predict the wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.llm.attention import PADDING
-from recsys.llm.collation import IGNORED, Renderer, Row, RowForm, padded
+from recsys.llm.collation import IGNORED, Renderer, Row, padded
 from recsys.llm.items import ages
-from recsys.tables import IntArray
+from recsys.llm.parts import Counts, RowForm, part_weights
+from recsys.tables import FloatArray, IntArray
 
 
 class ItemBatch(NamedTuple):
@@ -41,120 +44,157 @@ class ItemBatch(NamedTuple):
 
 
 class BranchedRow(NamedTuple):
-    """One row, and the items [n] of its answer with the column before each."""
+    """One rendered row, whose answer is so many items, or other tokens."""
 
-    tokens: list[int]
-    targets: list[int]
-    weights: list[float] | None
-    positions: list[int]
-    reach: list[int]
-    branch: list[int]
-    columns: IntArray
-    items: IntArray
-    branches: IntArray
-    item_weights: list[float] | None
+    row: Row
+    num_items: int
+    first: int  # token of the first item of the catalogue
+    codes: IntArray  # [N, L] code tokens of the catalogue
+
+    @property
+    def size(self) -> int:
+        """Tokens of the trunk and of all branches; the last token of the trunk predicts nothing and is left out."""
+        depth: int = self.codes.shape[1] - 1
+        return len(self.row.tokens) - 1 + self.num_items * depth
 
 
 def branched_form(renderer: Renderer) -> RowForm:
     """Rows with branches, in an `ItemBatch`; branches count as tokens."""
-    return RowForm(lambda row: branched(row, renderer), collate)
+    return RowForm(lambda row: branched(row, renderer), lambda row: row.size, collate, _counts, _part)
 
 
 def branched(row: Row, renderer: Renderer) -> BranchedRow:
     """A row of a renderer with one position an item, whose answer is either items or text."""
     first = renderer.first_item
     assert first is not None
-    answer = row.tokens[row.answer :]
-    if not answer or answer[0] < first:
-        return _plain(row)
-    trunk, before = row.tokens[:-1], row.answer - 1  # the last item is no input; the state before the first item
-    items = np.array(answer) - first
-    codes = [renderer.code_tokens[item] for item in items]
-    size, depth = len(trunk), len(codes[0]) - 1
-    ends = range(before + 1, before + 1 + len(items))
-    tokens, targets = list(trunk), [IGNORED] * before + [code[0] for code in codes]
-    positions, reach, branch = list(range(size)), list(range(1, size + 1)), [0] * size
-    for number, (code, end) in enumerate(zip(codes, ends, strict=True), start=1):
-        tokens += code[:-1]
-        targets += code[1:]
-        positions += range(end, end + depth)
-        reach += [end] * depth
-        branch += [number] * depth
-    weights = None
-    if row.weights is not None:
-        weights = [0.0] * before + row.weights + np.repeat(row.weights, depth).tolist()
-    columns = np.arange(before, before + len(items))
-    branches = size + depth * np.arange(len(items))
-    return BranchedRow(tokens, targets, weights, positions, reach, branch, columns, items, branches, row.weights)
+    size = len(row.tokens) - row.answer
+    return BranchedRow(row, size if size and row.tokens[row.answer] >= first else 0, first, renderer.code_array)
 
 
-def _plain(row: Row) -> BranchedRow:
-    """A row that writes text: a trunk without branches."""
-    tokens = row.tokens[:-1]
-    targets = [IGNORED] * (row.answer - 1) + row.tokens[row.answer :]
-    positions, none = list(range(len(tokens))), np.zeros(0, np.int64)
-    reach = list(range(1, len(tokens) + 1))
-    return BranchedRow(tokens, targets, None, positions, reach, [0] * len(tokens), none, none, none, None)
+def _counts(row: BranchedRow) -> Counts:
+    if not row.num_items:
+        return Counts(len(row.row.tokens) - row.row.answer)
+    weights = row.row.weights
+    items = row.num_items if weights is None else sum(weight > 0 for weight in weights)
+    return Counts(items * row.codes.shape[1], items)
+
+
+def _part(batch: ItemBatch, total: Counts) -> ItemBatch:
+    weights = part_weights(batch.targets, batch.weights, total)
+    share = len(batch.items) / max(total.items, 1)
+    factors = torch.full(batch.items.shape, share) if batch.item_weights is None else batch.item_weights * share
+    return batch._replace(weights=weights, item_weights=factors)
+
+
+class _Places(NamedTuple):
+    """Where the items of a batch's answers are, in the order of rows and columns; all [P]."""
+
+    rows: IntArray
+    numbers: IntArray  # within its row, from 0
+    columns: IntArray  # before the item
+    items: IntArray
+    branches: IntArray
+
+
+def _places(rows: Sequence[BranchedRow], tokens: IntArray) -> _Places:
+    counts, depth = np.array([row.num_items for row in rows]), rows[0].codes.shape[1] - 1
+    at = np.repeat(np.arange(len(rows)), counts)
+    numbers = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+    answers, sizes = np.array([(row.row.answer, len(row.row.tokens)) for row in rows]).T[:, at]
+    items = tokens[at, answers + numbers] - rows[0].first
+    return _Places(at, numbers, answers - 1 + numbers, items, sizes - 1 + depth * numbers)
 
 
 def collate(rows: Sequence[BranchedRow]) -> ItemBatch:
     """Right-padded, and everything about items in the order of rows and columns."""
-    targets, weights, item_weights = padded([row.targets for row in rows], IGNORED), None, None
-    if any(row.weights is not None for row in rows):
-        own = [row.weights or [1.0] * len(row.tokens) for row in rows]
-        weights = torch.zeros(targets.shape)
-        for number, values in enumerate(own):
-            weights[number, : len(values)] = torch.tensor(values)
-        targets = targets.where(weights > 0, IGNORED)
-    factors = np.concatenate([[1.0] * len(row.items) if row.item_weights is None else row.item_weights for row in rows])
+    codes = rows[0].codes
+    depth, rendered = codes.shape[1] - 1, padded([row.row.tokens for row in rows]).numpy()
+    places = _places(rows, rendered)
+    tokens, targets, positions, reach, branch = _trunks(rows, rendered)
+    row, end, written = places.rows, places.columns + 1, codes[places.items]
+    targets[row, places.columns] = written[:, 0]
+    for step in range(depth):
+        column = places.branches + step
+        tokens[row, column], targets[row, column] = written[:, step], written[:, step + 1]
+        positions[row, column], reach[row, column], branch[row, column] = end + step, end, places.numbers + 1
+    weights, factors = _weights(rows, places, targets.shape, depth)
     kept = factors > 0
-    if weights is not None:
-        item_weights = torch.from_numpy(factors[kept]).float()
     numbers = np.cumsum(kept) - 1  # of an item among those that are kept
-    seen_by, seen, distances = _seen([row.items for row in rows])
+    seen_by, seen, distances = _seen(places.rows, places.items)
     listed = kept[seen_by]
+    if weights is not None:
+        targets = np.where(weights > 0, targets, IGNORED)
+    array = torch.from_numpy
     return ItemBatch(
-        padded([row.tokens for row in rows]),
-        targets,
-        weights,
-        padded([row.positions for row in rows]),
-        padded([row.reach for row in rows]),
-        padded([row.branch for row in rows], PADDING),
-        torch.from_numpy(np.repeat(np.arange(len(rows)), [len(row.items) for row in rows])[kept]),
-        torch.from_numpy(np.concatenate([row.columns for row in rows])[kept]),
-        torch.from_numpy(np.concatenate([row.items for row in rows])[kept]),
-        torch.from_numpy(np.concatenate([row.branches for row in rows])[kept]),
-        item_weights,
-        torch.from_numpy(numbers[seen_by][listed]),
-        torch.from_numpy(seen[listed]),
-        ages(torch.from_numpy(distances[listed])),
+        array(tokens),
+        array(targets),
+        None if weights is None else array(weights),
+        array(positions),
+        array(reach),
+        array(branch),
+        array(places.rows[kept]),
+        array(places.columns[kept]),
+        array(places.items[kept]),
+        array(places.branches[kept]),
+        None if weights is None else array(factors[kept]).float(),
+        array(numbers[seen_by][listed]),
+        array(seen[listed]),
+        ages(array(distances[listed])),
     )
 
 
-def _seen(sequences: Sequence[IntArray]) -> tuple[IntArray, IntArray, IntArray]:
-    """For every item of the sequences [P], in order, the items before it in its own: pairs [S], each item once.
+def _trunks(rows: Sequence[BranchedRow], tokens: IntArray) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+    """Tokens, targets other than items, positions, reach and branch of the trunks, [B, T], T with room for branches."""
+    width = max(row.size for row in rows)
+    whole = np.pad(tokens, ((0, 0), (0, max(width + 1 - tokens.shape[1], 0))))
+    columns, ends = np.arange(width), np.array([len(row.row.tokens) - 1 for row in rows])[:, None]
+    inside = columns < ends
+    starts = np.array([width if row.num_items else row.row.answer - 1 for row in rows])[:, None]
+    return (
+        np.where(inside, whole[:, :width], 0),
+        np.where(inside & (columns >= starts), whole[:, 1 : width + 1], IGNORED),
+        np.where(inside, columns, 0),
+        np.where(inside, columns + 1, 0),
+        np.where(inside, 0, PADDING),
+    )
+
+
+def _weights(
+    rows: Sequence[BranchedRow], places: _Places, shape: tuple[int, ...], depth: int
+) -> tuple[FloatArray | None, NDArray[np.float64]]:
+    """Factors [B, T] of all targets, or None, and [P] of the items."""
+    weighted = np.array([row.row.weights is not None and row.num_items > 0 for row in rows])
+    factors = np.ones(len(places.rows))
+    if not weighted.any():
+        return None, factors
+    own = weighted[places.rows]
+    factors[own] = [*chain.from_iterable(row.row.weights or () for row in rows if row.num_items)]
+    sizes = np.array([row.size for row in rows])[:, None]
+    weights = ((np.arange(shape[1]) < sizes) & ~weighted[:, None]).astype(np.float32)
+    weights[places.rows, places.columns] = factors
+    for step in range(depth):
+        weights[places.rows, places.branches + step] = factors
+    return weights, factors
+
+
+def _seen(rows: IntArray, items: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """For every item [P], in order, the items before it in its row: pairs [S], each item of a row once.
 
     Returns:
         [S] number of the later item, ascending; the earlier item; how many items ago it was chosen last.
     """
-    parts: list[tuple[IntArray, IntArray, IntArray]] = []
-    start = 0
-    for items in sequences:
-        size = len(items)
-        following = _next_same(items)
-        counts = np.minimum(following, size - 1) - np.arange(size)  # it is the last of its kind until it comes again
-        at = np.repeat(np.arange(size), counts)
-        distance = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-        parts.append((start + at + distance, items[at], distance))
-        start += size
-    none = np.zeros(0, np.int64)
-    by, seen, distance = (np.concatenate([none, *column]) for column in zip(*parts, strict=True))
+    places = np.arange(len(items))
+    last = np.searchsorted(rows, rows, side="right") - 1
+    counts = np.minimum(_next_same(items), last) - places  # it is the last of its kind until it comes again
+    at = np.repeat(places, counts)
+    distance = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    by = at + distance
     order = np.argsort(by, kind="stable")
-    return by[order], seen[order], distance[order]
+    return by[order], items[at][order], distance[order]
 
 
 def _next_same(items: IntArray) -> IntArray:
-    """For each place of a sequence [n] the next one with the same item; n where there is none."""
+    """For each place [P] the next one with the same item, maybe of a later row; P where there is none."""
     found = np.full(len(items), len(items))
     order = np.argsort(items, kind="stable")
     same = items[order[1:]] == items[order[:-1]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -43,7 +43,8 @@ class Plan(NamedTuple):
         max_grad_norm: gradients are clipped to this norm; None clips none.
         fused: the optimizer's fused kernel.
         bf16: matrix products of the forward pass in bfloat16.
-        distributed: under torchrun, every process takes its share of the batches.
+        distributed: several processes, where they were launched, train the model together, each on its part of every
+            step; needs `log_steps`, as means of an epoch are not collected from all.
         validate_every: epochs between validations; the last epoch is validated too.
         validate_first: whether the untrained weights are validated.
         patience: training stops after this many validations without a new best; None trains all `epochs`.
@@ -130,6 +131,16 @@ class Loss(NamedTuple):
 
     def parts(self) -> Mapping[str, Tensor]:
         return self.values
+
+
+def added(losses: Sequence[StepLoss]) -> Loss:
+    """The sum of the losses of all parts of a step; 0 where a process has none."""
+    values: dict[str, Tensor] = {}
+    for loss in losses:
+        for name, value in loss.parts().items():
+            values[name] = values.get(name, torch.zeros(())) + value.detach().cpu()
+    total = sum((loss.mean().detach().cpu() for loss in losses), torch.zeros(()))
+    return Loss(total, values, sum(loss.num_examples for loss in losses))
 
 
 class Callbacks:

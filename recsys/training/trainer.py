@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from recsys.errors import ArtifactError
 from recsys.tracking import NullTracker
 from recsys.training.checkpoints import (
     Fingerprint,
@@ -26,12 +26,14 @@ from recsys.training.checkpoints import (
     unprefixed,
 )
 from recsys.training.ema import MovingAverage
-from recsys.training.plan import Callbacks, Plan, Progress, Run, StepLoss
+from recsys.training.plan import Callbacks, Plan, Progress, Run, StepLoss, added
+from recsys.training.processes import Processes
 from recsys.training.seeding import seeded
 
 logger = logging.getLogger(__name__)
 
-Batches = Callable[[int], Sequence[tuple[Tensor | None, ...]]]
+Batch = tuple[Tensor | None, ...]
+Batches = Callable[[int], Sequence[Batch | list[Batch]]]
 
 
 class Trainer:
@@ -39,7 +41,9 @@ class Trainer:
 
     Args:
         module: takes a batch's tensors (None for what a batch lacks) and returns a `StepLoss`.
-        batches: epoch -> its batches, the same list at every call; moved to the module's device.
+        batches: epoch -> its batches, the same list at every call; moved to the module's device. An optimizer step is
+            of one batch, or of a list of this process's parts of a step, whose losses add up to the step's (see
+            `recsys.llm.parts`); all processes have as many steps.
         fingerprint: of the configuration and data; only its own checkpoint is continued.
         validate: the score to keep the best weights by (higher is better); None keeps the last weights.
         average: a moving average of (a part of) the module, updated after every step and kept with the weights.
@@ -62,14 +66,14 @@ class Trainer:
     ) -> None:
         self._module, self._batches, self._plan, self._run = module, batches, plan, run
         self._fingerprint, self._validate, self._average = fingerprint, validate, average
-        self._callbacks, self._tracker = callbacks or Callbacks(), run.tracker or NullTracker()
+        self._processes = Processes.launched() if plan.distributed else Processes()
+        if self._processes.device is not None:
+            module.to(self._processes.device)
+        self._callbacks = callbacks or Callbacks()
+        self._tracker = run.tracker if run.tracker and self._processes.is_first else NullTracker()
         self._named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(self._groups(), betas=plan.betas, fused=plan.fused)
-        self._accelerator = Accelerator() if plan.distributed else None
-        self._prepared: Any = self._accelerator.prepare(module) if self._accelerator else module
-        self._world, self._rank = 1, 0
-        if self._accelerator is not None:
-            self._world, self._rank = self._accelerator.num_processes, self._accelerator.process_index
+        self._processes.copy_first(self._named.values())
         self._best: dict[str, Tensor] = {}
         self.fixed: dict[str, Tensor] = {}
         self._progress, self._saved_at = Progress(), 0
@@ -91,7 +95,9 @@ class Trainer:
 
     def train(self) -> Progress:
         """Train to the end (from the last checkpoint, if there is one) and restore the best weights."""
-        if not self._resume():
+        resumed = self._resume()
+        self._require_equal_progress()
+        if not resumed:
             self._callbacks.on_start()
             if self._validate is not None and self._plan.validate_first:
                 self._keep_if_best()
@@ -110,17 +116,18 @@ class Trainer:
     def _epoch(self) -> None:
         plan, epoch = self._plan, self._progress.epoch
         batches = self._batches(epoch)
-        num_steps = len(batches) // self._world  # every process takes as many
+        num_steps = len(batches)
         steps = range(self._progress.step, num_steps)
         schedule = LambdaLR(self._optimizer, lambda done: self._rate_factor(epoch, (steps.start + done) / num_steps))
         means: dict[str, Tensor] = {}
         num_examples = 0
-        self._prepared.train()
+        self._module.train()
         for step in self._track(steps, f"epoch {epoch + 1}/{plan.epochs}") if plan.log_steps else steps:
-            loss = self._step(batches[step * self._world + self._rank])
+            loss = self._step(batches[step])
             schedule.step()
             if plan.log_steps and self._progress.total_steps % plan.log_steps == 0:
-                self._log({name: float(value.detach()) for name, value in loss.parts().items()})
+                parts = {name: float(value.detach()) for name, value in loss.parts().items()}
+                self._log(self._processes.sum_values(parts))
             elif not plan.log_steps:
                 num_examples += loss.num_examples
                 for name, value in loss.parts().items():
@@ -139,24 +146,25 @@ class Trainer:
             self._keep_if_best()
         self._checkpoint(force=due or last)
 
-    def _step(self, batch: tuple[Tensor | None, ...]) -> StepLoss:
+    def _step(self, batches: Batch | list[Batch]) -> StepLoss:
         progress, device = self._progress, next(iter(self._named.values())).device
-        seed = self._run.seed + 7919 * self._rank  # every process drops other units
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=self._plan.bf16)
-        with seeded(seed, progress.total_steps + 1), autocast:
-            loss: StepLoss = self._prepared(*(tensor if tensor is None else tensor.to(device) for tensor in batch))
+        seed = self._run.seed + 7919 * self._processes.rank  # every process drops other units
+        losses: list[StepLoss] = []
         self._optimizer.zero_grad(set_to_none=True)
-        if self._accelerator is not None:
-            self._accelerator.backward(loss.mean())
-        else:
-            loss.mean().backward()  # type: ignore[no-untyped-call]
+        with seeded(seed, progress.total_steps + 1):
+            for batch in batches if isinstance(batches, list) else [batches]:
+                with torch.autocast(device.type, torch.bfloat16, enabled=self._plan.bf16):
+                    loss: StepLoss = self._module(*(t if t is None else t.to(device) for t in batch))
+                loss.mean().backward()  # type: ignore[no-untyped-call]
+                losses.append(loss)
+        self._processes.sum_gradients(list(self._named.values()))
         if self._plan.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(list(self._named.values()), self._plan.max_grad_norm)
         self._optimizer.step()
         self._progress = progress._replace(step=progress.step + 1, total_steps=progress.total_steps + 1)
         if self._average is not None:
             self._average.update()
-        return loss
+        return losses[0] if len(losses) == 1 else added(losses)
 
     def _rate_factor(self, epoch: int, share: float) -> float:
         """The learning rate's share of its peak, after `share` of an epoch."""
@@ -164,9 +172,10 @@ class Trainer:
         return self._plan.learning_rate_factor((epoch + within) / self._plan.epochs)
 
     def _keep_if_best(self) -> None:
-        assert self._validate is not None
+        validate = self._validate
+        assert validate is not None
         self._module.eval()
-        score = float(self._validate())
+        score = self._processes.from_first(lambda: float(validate()))
         self._log({"validation_ndcg@10": score})
         if score > self._progress.best:
             self._best = self._copied_state()
@@ -187,7 +196,7 @@ class Trainer:
         return self._tracker.track(steps, f"{self._run.name} {label}", len(steps))
 
     def _log(self, values: Mapping[str, float]) -> None:
-        if values and self._rank == 0:
+        if values:
             step = self._progress.total_steps if self._plan.log_steps else self._progress.epoch
             self._tracker.log({f"{self._run.name}/{key}": value for key, value in values.items()}, step=step)
 
@@ -201,7 +210,7 @@ class Trainer:
 
     def _checkpoint(self, *, force: bool = False) -> None:
         enough = self._progress.total_steps - self._saved_at >= self._plan.checkpoint_steps
-        if self._run.work is None or self._rank != 0 or not (force or enough):
+        if self._run.work is None or not self._processes.is_first or not (force or enough):
             return
         kept = prefixed("best", self._best) | prefixed("fixed", self.fixed)
         tensors = prefixed("model", self._state()) | kept | optimizer_tensors(self._optimizer)
@@ -219,6 +228,15 @@ class Trainer:
         self._progress = Progress(**saved.meta)
         self._saved_at = self._progress.total_steps
         return True
+
+    def _require_equal_progress(self) -> None:
+        """Wait until all processes have read the checkpoint, which the first may soon replace."""
+        steps, count = self._progress.total_steps, self._processes.count
+        if self._processes.sum_values({"steps": steps})["steps"] != steps * count:
+            raise ArtifactError(
+                f"{self._run.name}: the {count} processes read different checkpoints in {self._run.work}; "
+                "give all of them the same folder"
+            )
 
     @torch.no_grad()
     def _load(self, weights: Mapping[str, Tensor]) -> None:

@@ -1,61 +1,60 @@
-"""Run by torchrun in test_distributed: trains on a circle of items, each process writes its weights and its losses."""
+"""Run by torchrun in test_distributed, and by the tests in one process: finetunes a tiny model without dropout.
+
+Writes the model to FOLDER/out and, for every process, its metrics and how often it validated to FOLDER/RANK.json.
+"""
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from safetensors.torch import save_file
+import numpy as np
 
+from recsys.instructions.config import InstructConfig
 from recsys.instructions.examples import Example
-from recsys.llm.collation import epoch_batches
-from recsys.llm.config import TrainingConfig
-from recsys.llm.dropout import residual_dropout
-from recsys.llm.finetuning import training_plan
-from recsys.llm.heads import LanguageModelLoss
-from recsys.training.checkpoints import Fingerprint
-from recsys.training.plan import Run
-from recsys.training.trainer import Trainer
-from tests.llm.fakes import language_model, renderer
+from recsys.llm.config import FinetuneConfig
+from recsys.llm.finetuning import FinetuneData, finetune
+from recsys.llm.storage import LanguageModel
+from tests.llm.fakes import SCRATCH, TITLES, semantic_ids
+from tests.training.trainings import Killer
 
-T = TypeVar("T")
+STILL = {"dropout": 0.0}
 
 
-class Losses:
-    """A tracker that keeps the losses."""
+class Metrics(Killer):
+    """Keeps the metrics as (name, step, value); raises before event number `at`, as a kill would stop a training."""
 
-    def __init__(self) -> None:
-        self.values: list[float] = []
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__(at)
+        self.values: list[tuple[str, int, float]] = []
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        self.values += [v for name, v in values.items() if name.endswith("/loss")]
-
-    def track(self, iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-        return iterable
+        super().log(values, step=step)
+        self.values += [(name, step, value) for name, value in values.items()]
 
 
-def main(folder: Path) -> None:
-    made = language_model()
-    module = LanguageModelLoss(made.model, made.layout)
-    rows = renderer(made)
-    examples = {"sequential": [Example("sequential", history=tuple((i + j) % 6 for j in range(5))) for i in range(120)]}
-    losses = Losses()
-    config = TrainingConfig(epochs=6, learning_rate=5e-3, batch_tokens=128)
-    trainer = Trainer(
-        module,
-        lambda epoch: epoch_batches(examples, rows, {"sequential": 1}, batch_tokens=128, seed=0, epoch=epoch),
-        training_plan(config, bf16=False, checkpoint_steps=10),
-        run=Run("test", 0, folder / "work", losses),
-        fingerprint=Fingerprint.of("test", 0, config),
+def main(folder: Path, items: str, accumulation: int, kill_at: int | None = None) -> None:
+    examples = [Example("sequential", history=tuple((i + j) % 6 for j in range(2 + i % 5))) for i in range(200)]
+    examples += [Example("item_to_id", item=i % 6, text=TITLES[i % 6]) for i in range(60)]
+    codebooks = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
+    data = FinetuneData(examples, TITLES, semantic_ids(), codebooks, InstructConfig())
+    training = {"epochs": 3, "learning_rate": 2e-3, "batch_tokens": 128, "accumulation": accumulation}
+    config = FinetuneConfig.model_validate(
+        {"scratch": SCRATCH.model_copy(update=STILL), "items": items, "training": training, "lora": training | STILL}
+        | {"distillation": 0.5, "item_dropout": 0.0, "checkpoint_steps": 2, "precision": "fp32"}
     )
-    with residual_dropout(made.model, 0.1):
-        trainer.train()
-    rank = os.environ.get("RANK", "0")
-    save_file({n: p.detach().contiguous() for n, p in module.named_parameters()}, folder / f"{rank}.safetensors")
-    (folder / f"{rank}.json").write_text(json.dumps(losses.values), encoding="utf-8")
+    validations: list[float] = []
+
+    def validate(model: LanguageModel) -> float:
+        validations.append(sum(float(p.detach().abs().sum()) for p in model.model.parameters()))
+        return validations[-1]
+
+    tracker = Metrics(kill_at)
+    finetune(data, config, out=folder / "out", validate=validate, seed=0, work=folder / "work", tracker=tracker)
+    found = {"metrics": tracker.values, "validations": len(validations), "events": tracker.events}
+    (folder / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *map(int, sys.argv[4:]))

@@ -21,7 +21,7 @@ from recsys.tracking import Tracker
 STAGE_OPTIONS = {"run", "--force", "--no-tracking"}
 SURFACE = {
     "run": {"--config", "--set", "--out", "--from", "--to", "--executor", "--workers", "--force", "--no-tracking"}
-    | {"--seeds"},
+    | {"--seeds", "--processes"},
     "inspect": {"source", "--config", "--set", "--json"},
     "configs": set(),
     "compare": {"runs", "--metric", "--policy"},
@@ -29,6 +29,7 @@ SURFACE = {
     "query": {"run", "--history", "--user", "-k"},
     **{stage.name: STAGE_OPTIONS for stage in STAGES},
     "instruct": STAGE_OPTIONS | {"--show"},
+    "finetune": STAGE_OPTIONS | {"--processes"},
     "bundle": {"run", "--out"},
     "publish": {"source", "--name", "--alias", "--registry", "--skip-gates"},
     "rollback": {"--name", "--alias", "--registry"},
@@ -113,6 +114,8 @@ def test_help_and_configs_load_neither_torch_nor_mlflow() -> None:
         (["query", "nowhere", "--history", "a"], "config.yaml is missing"),
         (["run", "--config", "demo", "--executor", "spark"], "Invalid value for '--executor'"),
         (["run", "--config", "demo", "--workers", "0"], "Invalid value for '--workers'"),
+        (["run", "--config", "demo", "--processes", "0"], "Invalid value for '--processes'"),
+        (["run", "--config", "demo", "--processes", "1000"], "--processes 1000: this machine has"),
         (["bundle", "nowhere", "--out", "b"], "config.yaml is missing"),
         (["publish", "nowhere"], "nowhere is neither a bundle nor a run; give one of them"),
         (["rollback"], "there is no registry at"),

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from recsys.config import Config
+from recsys.errors import ArtifactError
 from recsys.training import softmax
 from recsys.training.checkpoints import Fingerprint
 from recsys.training.ema import MovingAverage
 from recsys.training.plan import Loss, Plan, Progress, Run
+from recsys.training.processes import Processes
 from recsys.training.softmax import Terms, softmax_loss
 from recsys.training.trainer import Trainer
 
@@ -91,6 +93,22 @@ def test_weight_decay_spares_vectors_where_asked_and_learning_rates_differ_by_na
     assert torch.equal(matrices.weight, both.weight)
     assert matrices.bias > both.bias
     assert float(slow.bias.detach() - 1) == pytest.approx(0.5 * float(both.bias.detach() - 1), rel=0.02)
+
+
+class Apart(Processes):
+    """Two processes, the other of which is at its third step."""
+
+    def copy_first(self, tensors: Any) -> None:
+        pass
+
+    def sum_values(self, values: Any) -> dict[str, float]:
+        return {name: value + 3 for name, value in values.items()}
+
+
+def test_processes_that_read_different_checkpoints_do_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Processes, "launched", lambda: Apart(0, 2))
+    with pytest.raises(ArtifactError, match="line: the 2 processes read different checkpoints in None; give all"):
+        train(Line(), distributed=True, log_steps=1)
 
 
 def test_gradients_are_clipped_to_their_norm() -> None:

@@ -1,0 +1,84 @@
+"""One of several processes that run a stage together; see `pipelines.processes`.
+
+Nothing heavy is imported here, so that a process watches the driver, and has its number of threads, before torch loads.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from pipelines.executors import THREADS, exit_with_driver, threads
+from pipelines.process_events import Sender, forwarded_logs
+from recsys.artifacts import RunDirectory, StageRun
+from recsys.errors import RecsysError
+from recsys.tracking import NullTracker
+
+SECONDS = 10.0  # that a process has to end
+
+
+class Place(NamedTuple):
+    """One process among those of a stage, and how it reaches the driver."""
+
+    rank: int
+    processes: int
+    store: str  # a file by which the processes find each other
+    events: Connection
+    driver: Connection
+
+
+def work(place: Place, task: bytes) -> None:
+    """Call the pickled stage's function, as one of several processes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exit_with_driver(place.driver)
+    os.environ |= _environment(place)
+    function, config, run = pickle.loads(task)
+    sender, first = Sender(place.events), place.rank == 0
+    directory = RunDirectory(run.directory.path, run.directory.folders)
+    own = StageRun(run.stage, run.out, run.work, directory, run.reads, run.sibling)
+    try:
+        with forwarded_logs(sender if first else None):
+            _connect(place)
+            function(config, own, sender if first else NullTracker())
+    except (RecsysError, OSError) as error:
+        sender.error(error)
+        place.driver.poll(SECONDS)  # the driver ends all of them; until then the others must not miss this one
+        sys.exit(1)
+    if first:
+        sender.notes(own.notes)
+    _disconnect()
+
+
+def _environment(place: Place) -> dict[str, str]:
+    numbers = {"RANK": place.rank, "LOCAL_RANK": place.rank, "WORLD_SIZE": place.processes}
+    numbers["LOCAL_WORLD_SIZE"] = place.processes
+    return {name: str(value) for name, value in numbers.items()} | {THREADS: threads(place.processes)}
+
+
+def _connect(place: Place) -> None:
+    """Let the processes compute together: by NCCL on GPUs, else by gloo."""
+    import torch
+    from torch import distributed
+
+    from recsys.training.processes import TIMEOUT
+
+    gpus = torch.cuda.is_available()
+    if gpus:
+        torch.cuda.set_device(place.rank)
+    distributed.init_process_group(
+        "nccl" if gpus else "gloo",
+        init_method=f"file://{place.store}",
+        rank=place.rank,
+        world_size=place.processes,
+        timeout=TIMEOUT,
+    )
+
+
+def _disconnect() -> None:
+    from torch import distributed
+
+    distributed.destroy_process_group()
