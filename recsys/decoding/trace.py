@@ -71,7 +71,7 @@ def traced_search(
     tree = _RecordedTree(model, padded([prompt]).to(model.device), torch.tensor([len(prompt)]).to(model.device), embed)
     found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=mask)
     bitmaps = None if mask is None else trie.live(mask)
-    alive, levels, earlier = [_Beam(0, 0)], list[LevelMass](), 0.0
+    alive, levels, earlier = [_Beam(0)], list[LevelMass](), 0.0
     for level, logits in enumerate(tree.levels):
         step = _Step(trie, level, alive, logits.log_softmax(-1), None if bitmaps is None else bitmaps[level])
         if level < len(tree.grown):
@@ -82,8 +82,8 @@ def traced_search(
         levels.append(step.mass(earlier))
         earlier = sum(levels[-1][1:])
     scores = found.scores[0].tolist()
-    paths = (Path(int(trie.items[b.node]), b.codes, b.log_probabilities, scores[b.row]) for b in alive)
-    return Trace(tuple(paths), tuple(levels), tree.states())
+    paths = tuple(Path(int(trie.items[beam.node]), *beam[1:], scores[row]) for row, beam in enumerate(alive))
+    return Trace(paths, tuple(levels), tree.states())
 
 
 class _RecordedTree(Tree):
@@ -107,9 +107,8 @@ class _RecordedTree(Tree):
 
 
 class _Beam(NamedTuple):
-    """A beam that leads to an item: its number among all of its level, and its node of the trie."""
+    """A beam that leads to an item; `node` is of the trie."""
 
-    row: int
     node: int
     codes: tuple[int, ...] = ()
     log_probabilities: tuple[float, ...] = ()
@@ -119,13 +118,14 @@ class _Step:
     """What the search had to choose from at one level, and what it took.
 
     Args:
-        log_probs: [M, K] of all beams of the level, dead ones too.
+        alive: the beams that lead to items; the search sorts dead ones behind them.
+        log_probs: [M, K] of all beams.
         live: bool [nodes of the next depth], those that lead to an item that may be returned; None allows all.
     """
 
     def __init__(self, trie: Trie, level: int, alive: Sequence[_Beam], log_probs: Tensor, live: Tensor | None) -> None:
         self._alive = alive
-        self._log_probs = log_probs[[beam.row for beam in alive]]
+        self._log_probs = log_probs[: len(alive)]
         own = torch.tensor([beam.node for beam in alive], dtype=torch.int64, device=log_probs.device)
         nodes, codes, valid = trie.children(level, own)
         open_ = valid if live is None else valid & live[nodes]
@@ -137,24 +137,22 @@ class _Step:
 
     def grow(self, codes: Sequence[int], parents: Sequence[int]) -> list[_Beam]:
         """The beams of the next level, given the code and the parent of each."""
-        beams = {beam.row: number for number, beam in enumerate(self._alive)}
         nodes = {place: node for node, place in self._places.items()}
-        taken = enumerate(zip(parents, codes, strict=True))
-        return self._keep((row, nodes.get((beams.get(parent, -1), code))) for row, (parent, code) in taken)
+        return self._keep(nodes.get(place) for place in zip(parents, codes, strict=True))
 
     def end(self, nodes: Sequence[int]) -> list[_Beam]:
         """Those of the items that were found, given their nodes."""
-        return self._keep(enumerate(nodes))
+        return self._keep(nodes)
 
-    def _keep(self, taken: Iterable[tuple[int, int | None]]) -> list[_Beam]:
+    def _keep(self, nodes: Iterable[int | None]) -> list[_Beam]:
         kept: dict[int, _Beam] = {}
-        for row, node in taken:
-            if node is None or node in kept:  # a dead beam, which has an arbitrary code; the search sorts it last
+        for node in nodes:
+            if node is None or node in kept:  # a dead beam, which has an arbitrary code
                 continue
             number, code = self._places[node]
             self._fates[number, code] = _KEPT
             before, own = self._alive[number], float(self._log_probs[number, code])
-            kept[node] = _Beam(row, node, (*before.codes, code), (*before.log_probabilities, own))
+            kept[node] = _Beam(node, (*before.codes, code), (*before.log_probabilities, own))
         return list(kept.values())
 
     def mass(self, earlier: float) -> LevelMass:
@@ -163,35 +161,3 @@ class _Step:
         weights = (scores.to(self._log_probs.device)[:, None] + self._log_probs.double()).exp()
         found = torch.bincount(self._fates.flatten(), weights.flatten(), minlength=_KEPT + 1).tolist()
         return LevelMass(found[_KEPT], found[_PRUNED], found[_FILTERED], found[_NO_ITEM], earlier)
-
-
-@torch.inference_mode()
-def item_log_probabilities(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    token_ids: Sequence[int],
-    *,
-    base: int,
-    num_codes: int,
-    embed: Callable[[Tensor], Tensor] | None = None,
-) -> list[float]:
-    """The log-probability of one item after each prompt, as a search gives it.
-
-    Args:
-        prompts: non-empty lists of token_ids, read together.
-        token_ids: of the item's codes [L].
-
-    Raises:
-        ModelError: the model is in training mode.
-    """
-    device = model.device
-    tree = Tree(model, padded(prompts).to(device), torch.tensor([len(p) for p in prompts]).to(device), embed=embed)
-    hidden, total = tree.root, torch.zeros(len(prompts), device=device)
-    column = torch.zeros(len(prompts), 1, dtype=torch.int64, device=device)
-    for level, token_id in enumerate(token_ids):
-        if level:
-            hidden = tree.grow(column + token_ids[level - 1], column)
-        first = base + level * num_codes
-        total += tree.logits(hidden, first, num_codes).log_softmax(-1)[:, 0, token_id - first]
-    found: list[float] = total.tolist()
-    return found

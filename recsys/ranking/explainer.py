@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from recsys.decoding.trace import Path, item_log_probabilities, traced_search
+from recsys.decoding.scoring import item_log_probabilities
+from recsys.decoding.trace import Path, traced_search
 from recsys.decoding.trie import Trie
 from recsys.embeddings.text import item_texts
 from recsys.errors import ModelError

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.decoding.beam import search_tree
-from recsys.decoding.trace import item_log_probabilities, traced_search
+from recsys.decoding.scoring import item_log_probabilities
+from recsys.decoding.trace import traced_search
 from recsys.decoding.tree import Tree
 from tests.decoding.backbones import BASE, backbone, item_scores, naive_beams, pad
 from tests.decoding.test_beam import TOLERANCE, Case, cases
