@@ -81,8 +81,9 @@ def query_users(run: RunDirectory, users: Path, out: Path, *, k: int, tracker: T
         if finished is None:
             with work.stage(STAGE, key, ()) as stage:
                 _answer(run, users, stage, key, tracker)
-        with replacing(out) as temporary:
-            link(work.verified(STAGE) / ANSWERS, temporary)
+        if not out.exists():
+            with replacing(out) as temporary:
+                link(work.verified(STAGE) / ANSWERS, temporary)
         counts = Counts(**work.existing_record(STAGE).notes)
         _drop(work.path)
     return counts
@@ -140,7 +141,7 @@ def _answer(run: RunDirectory, users: Path, stage: StageRun, key: StageKey, trac
     with pq.ParquetWriter(stage.out / ANSWERS, SCHEMA, compression="zstd") as writer:
         for folder in folders:
             writer.write_table(pq.read_table(folder / ANSWERS))
-    stage.note(**_total([read_json(folder / COUNTS) for folder in folders])._asdict())
+    stage.notes.update(_total([read_json(folder / COUNTS) for folder in folders])._asdict())
 
 
 @lru_cache(maxsize=1)

@@ -50,10 +50,13 @@ def query_users(path: Path, users: Path, out: Path, *, k: int) -> None:
     console, directory = Console(stderr=True), _finished(path)
     with logging_to(console), progress_tracker(NullTracker(), console) as tracker:
         counts = batch_query.query_users(directory, users, out, k=k, tracker=tracker)
-    without = f"; {counts.empty:,} have none" if counts.empty else ""
-    notices = [f"{code} of {number:,}" for code, number in counts.notices.items()]
+    without = f", none for {counts.empty:,}" if counts.empty else ""
     lines = [f"{out}: {counts.recommendations:,} recommendations for {counts.users:,} users{without}"]
-    for line in [*lines, *([f"notices: {', '.join(notices)} users"] if notices else [])]:
+    if counts.notices:
+        lines.append(
+            f"users with notices: {', '.join(f'{code} {number:,}' for code, number in counts.notices.items())}"
+        )
+    for line in lines:
         Console().print(Text(line), soft_wrap=True)
 
 
