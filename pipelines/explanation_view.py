@@ -32,8 +32,10 @@ def show_explanation(found: Explanation, console: Console) -> None:
 
 
 def share(probability: float) -> str:
-    """A probability in percent; a small one is not shown as none."""
-    return "<0.1%" if 0 < probability < 0.0005 else f"{probability:.1%}"
+    """A probability in percent, a small one with two digits, and none only where it is none."""
+    if probability >= 0.01 or not probability:
+        return f"{probability:.1%}"
+    return f"{100 * probability:.2g}%" if probability >= 1e-5 else "<0.001%"
 
 
 def _add(tree: Tree, nodes: Sequence[CodeNode]) -> None:

@@ -113,11 +113,5 @@ def test_texts_of_a_catalogue_are_shown_as_they_are(width: int, capsys: pytest.C
 
 
 def test_a_small_share_is_not_none() -> None:
-    assert [share(p) for p in (0, 1e-9, 0.0004, 0.0005, 0.123, 1)] == [
-        "0.0%",
-        "<0.1%",
-        "<0.1%",
-        "0.1%",
-        "12.3%",
-        "100.0%",
-    ]
+    shares = [0, 1e-9, 0.00045, 0.0051, 0.123, 1]
+    assert [share(p) for p in shares] == ["0.0%", "<0.001%", "0.045%", "0.51%", "12.3%", "100.0%"]
