@@ -1,4 +1,6 @@
-"""The command line: names, options and help texts. `pipelines.commands` does the work and is imported on demand.
+"""The command line: names, options and help texts.
+
+`pipelines.commands` and `pipelines.query_commands` do the work and are imported on demand.
 
 `recsys --help` therefore works without loading torch.
 """

@@ -164,6 +164,13 @@ def test_a_table_that_is_none_of_users_is_refused(
     assert counted.asked == []
 
 
+def test_a_row_that_cannot_be_read_is_not_left_out(run: RunDirectory, counted: Counted, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user_id,history\na,x\nb,x,y,z\n")
+    with pytest.raises(DataError, match=r"1 rows cannot be read, the first is row 3 \(too many fields\); correct the"):
+        ask(run, tmp_path / "t.csv", tmp_path / "recs.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
 def test_paths_are_checked_first(run: RunDirectory, recsys: Any, tmp_path: Path) -> None:
     table = written(tmp_path / "t.csv", user_id=["a"], history=["x"])
     (tmp_path / "old.parquet").write_text("something")
