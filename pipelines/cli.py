@@ -1,4 +1,6 @@
-"""The command line: names, options and help texts. `pipelines.commands` does the work and is imported on demand.
+"""The command line: names, options and help texts.
+
+`pipelines.commands` and `pipelines.query_commands` do the work and are imported on demand.
 
 `recsys --help` therefore works without loading torch.
 """
@@ -33,6 +35,17 @@ NoTracking = Annotated[bool, typer.Option("--no-tracking", help="Do not log to M
 Processes = Annotated[
     int, typer.Option("--processes", min=1, help="Train the language model in so many processes, one per GPU or core.")
 ]
+History = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--history",
+        help="Item ids, oldest first; a JSON list where ids have commas. Repeatable.",
+        metavar="ID,ID,...",
+        show_default=False,
+    ),
+]
+User = Annotated[str | None, typer.Option("--user", help="A user of the run, by all interactions.", metavar="ID")]
+Count = Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")]
 INTERRUPTED = 130
 # Recent versions of typer vendor click, so its UsageError is found as the base class of BadParameter.
 UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
@@ -151,27 +164,45 @@ def compare(
 def query(
     run: Run,
     *,
-    history: Annotated[
-        list[str] | None,
+    history: History = None,
+    user: User = None,
+    users: Annotated[
+        Path | None,
         typer.Option(
-            "--history",
-            help="Item ids, oldest first; a JSON list where ids have commas. Repeatable.",
-            metavar="ID,ID,...",
+            "--users",
+            help="A table with the column user_id, for users of the run, or user_id and history (parquet, csv).",
             show_default=False,
         ),
     ] = None,
-    user: Annotated[
-        str | None, typer.Option("--user", help="A user of the run, by all interactions.", metavar="ID")
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The parquet file that --users writes.", show_default=False)
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of recommendations.")] = 10,
+    k: Count = 10,
 ) -> None:
-    """Recommend items for one history, or for a user of the run, with the models of a finished run."""
-    if bool(history) == (user is not None):
-        raise UsageError("give exactly one of --history and --user")
-    from pipelines import commands
+    """Recommend items with the models of a finished run, for one history, a user of the run, or a table of users."""
+    if [bool(history), user is not None, users is not None].count(True) != 1:
+        raise UsageError("give exactly one of --history, --user and --users")
+    if (users is None) != (out is None):
+        given, missing = ("--users", "--out FILE.parquet") if out is None else ("--out", "--users TABLE")
+        raise UsageError(f"{given} needs {missing}: answers for a table of users are written to a file")
+    from pipelines import query_commands
     from pipelines.history_option import parse_history
 
-    commands.query(run, parse_history(history or ()), user=user, k=k)
+    if users is not None and out is not None:
+        query_commands.query_users(run, users, out, k=k)
+    else:
+        query_commands.query(run, parse_history(history or ()), user=user, k=k)
+
+
+@app.command()
+def explain(run: Run, *, history: History = None, user: User = None, k: Count = 5) -> None:
+    """Show how the language model of a finished run arrives at its list: the beam, its words, and what mattered."""
+    if bool(history) == (user is not None):
+        raise UsageError("give exactly one of --history and --user")
+    from pipelines import query_commands
+    from pipelines.history_option import parse_history
+
+    query_commands.explain(run, parse_history(history or ()), user=user, k=k)
 
 
 def _stage_command(name: str) -> Callable[[Path, bool, bool], None]:

@@ -22,14 +22,13 @@ from pipelines.config import CONFIG, RunConfig, dump_yaml, load_config, recipes,
 from pipelines.execution import Execution, RunOptions
 from pipelines.inspection import inspect_source
 from pipelines.inspection_view import show_inspection
-from pipelines.seeds import require_own_run, run_seeds, runs_folder, seed_configs, seed_runs
+from pipelines.seeds import run_seeds, runs_folder, seed_configs, seed_runs
 from pipelines.status import seeds_table, status_table
 from recsys.artifacts import RunDirectory
 from recsys.config import nearest
-from recsys.data.histories import user_history
 from recsys.errors import ConfigError
 from recsys.files import write_text
-from recsys.tables import POLICIES, Interactions
+from recsys.tables import POLICIES
 
 PACKAGES = ("recsys", "pipelines", "serving")
 
@@ -115,30 +114,6 @@ def compare(paths: Sequence[Path], metric: str, policy: str | None) -> None:
         warn_of_different_data(paths)
         for number, table in enumerate(tables):
             Console().print(*[""] * min(number, 1), table)
-
-
-def query(path: Path, history: tuple[str, ...], *, user: str | None, k: int) -> None:
-    """`recsys query`: recommendations with the scores of every source, for a history or a user of the run."""
-    from pipelines.recommend import load_recommender
-    from recsys.ranking.recommender import Request
-
-    directory = RunDirectory(path, FOLDERS)
-    require_own_run(directory)
-    config = stored_config(directory)
-    if user is not None:
-        interactions = Interactions.load(directory.verified("prepare") / "interactions.parquet")
-        history = user_history(interactions, user)
-    answer = load_recommender(config, directory).recommend([Request(history, k, user)])[0]
-    for notice in answer.notices:
-        Console(stderr=True).print(Text(f"{notice.code}: {notice.message}"), soft_wrap=True)
-    if not answer.items:
-        return
-    sources = sorted({name for item in answer.items for name in item.source_scores})
-    table = Table("rank", "item_id", "title", "score", *sources, box=None, header_style="bold")
-    for rank, item in enumerate(answer.items, start=1):
-        scores = (f"{item.source_scores[name]:.3f}" if name in item.source_scores else "-" for name in sources)
-        table.add_row(str(rank), Text(item.item_id), Text(item.title), f"{item.score:.3f}", *scores)
-    Console().print(table)
 
 
 def _execute(config: RunConfig, directory: RunDirectory, selected: Sequence[str], options: RunOptions) -> None:

@@ -122,9 +122,18 @@ def user_partitions(histories: Histories, folder: Path, *, size: int) -> list[Pa
     return [_written(part, start, folder) for start, part in _slices(histories, size)]
 
 
+def written_partition(rows: pa.Table, content: str, name: str, folder: Path) -> Partition:
+    """The partition of some rows, which are written to a parquet file in `folder` and have the hash `content`."""
+    path = folder / f"{content[:32]}.parquet"
+    if not path.exists():
+        with replacing(path) as temporary:
+            pq.write_table(rows, temporary)
+    return Partition(name, content, {"rows": str(path.absolute())})
+
+
 def read_histories(partition: Partition) -> Histories:
     """The histories of a partition from `user_partitions`."""
-    table = pq.read_table(partition.params["histories"]).combine_chunks()
+    table = pq.read_table(partition.params["rows"]).combine_chunks()
     if not len(table):
         return Histories.from_lists([], [])
     lists = table["items"].chunk(0)
@@ -143,13 +152,9 @@ def _slices(histories: Histories, size: int) -> Iterator[tuple[int, Histories]]:
 def _written(part: Histories, start: int, folder: Path) -> Partition:
     digest = hashlib.sha256(json.dumps(part.user_ids).encode())
     digest.update(part.indptr.tobytes() + part.items.tobytes())
-    path = folder / f"{digest.hexdigest()[:32]}.parquet"
-    if not path.exists():
-        items = pa.LargeListArray.from_arrays(pa.array(part.indptr), pa.array(part.items))
-        with replacing(path) as temporary:
-            pq.write_table(pa.table({"user_id": pa.array(part.user_ids, pa.string()), "items": items}), temporary)
-    name = f"users {start}-{start + len(part) - 1}"
-    return Partition(name, digest.hexdigest(), {"histories": str(path.absolute())})
+    items = pa.LargeListArray.from_arrays(pa.array(part.indptr), pa.array(part.items))
+    rows = pa.table({"user_id": pa.array(part.user_ids, pa.string()), "items": items})
+    return written_partition(rows, digest.hexdigest(), f"users {start}-{start + len(part) - 1}", folder)
 
 
 def _commit(temporary: Path, target: Path) -> None:

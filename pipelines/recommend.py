@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines import Stage
 from pipelines.config import RunConfig
 from pipelines.executors import Executor, LocalExecutor
 from pipelines.partitions import Partition, Shared, read_histories, user_partitions
@@ -104,20 +105,23 @@ def rank_partition(partition: Partition, shared: Shared, out: Path, tracker: Tra
     write_json(out / SECONDS, watch.seconds)
 
 
-def load_recommender(config: RunConfig, directory: RunDirectory) -> FittedRecommender:
+def load_recommender(
+    config: RunConfig, directory: RunDirectory, context: RankingContext | None = None
+) -> FittedRecommender:
     """What answers requests by a finished run, every file that it reads verified.
+
+    Args:
+        context: of the same run, where it is loaded already.
 
     Raises:
         ArtifactError: a stage is missing or damaged.
         DataError: the run has none of the configured sources.
     """
-    stage = next(stage for stage in config.stages if stage.name == "recommend")
-    folders = {name: directory.verified(name) for name in stage.reads}
+    context = context or load_context(config, directory)
     ranked = directory.verified("recommend")
-    context = _context(config, folders | {RANKERS_FOLDER: ranked / RANKERS_FOLDER})
     fused = build_rankers(context, config.recommend.fusion.sources)
     params = FusionParams.load(ranked / FUSION_FILE) if (ranked / FUSION_FILE).exists() else None
-    dislikes = load_dislikes(folders["prepare"])
+    dislikes = load_dislikes(context.folders["prepare"])
     return FittedRecommender(
         context.items.catalog,
         assemble(fused, config.recommend.fusion, params),
@@ -125,6 +129,36 @@ def load_recommender(config: RunConfig, directory: RunDirectory) -> FittedRecomm
         exclude_seen=ServedPolicy.load(ranked).exclude_seen,
         dislikes=None if dislikes is None else dislikes.by_user(),
     )
+
+
+def load_context(config: RunConfig, directory: RunDirectory) -> RankingContext:
+    """What the rankers of a finished run are built from, every file verified.
+
+    Raises:
+        ArtifactError: a stage is missing or damaged.
+    """
+    folders = {name: directory.verified(name) for name in _stage(config).reads}
+    return _context(config, folders | {RANKERS_FOLDER: directory.verified("recommend") / RANKERS_FOLDER})
+
+
+def answers_fingerprint(config: RunConfig, directory: RunDirectory) -> str:
+    """A hash of all that decides the answers of a finished run, wherever it is.
+
+    Raises:
+        ArtifactError: a stage is missing.
+    """
+    names = [*_stage(config).reads, "recommend"]
+    inputs = {
+        name: directory.existing_record(stage).fingerprint(part)
+        for name in names
+        for stage, part in [stage_and_part(name)]
+    }
+    known = [inputs, config.recommend.model_dump(mode="json"), config.prepare.max_history, config.seed]
+    return text_sha256(json.dumps(known))
+
+
+def _stage(config: RunConfig) -> Stage:
+    return next(stage for stage in config.stages if stage.name == "recommend")
 
 
 def _context(config: RunConfig, folders: dict[str, Path]) -> RankingContext:

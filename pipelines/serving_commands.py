@@ -24,6 +24,7 @@ from pipelines.settings import override, validated
 from recsys.artifacts import RunDirectory
 from recsys.cluster import is_lasting
 from recsys.config import Config
+from recsys.data.histories import item_lists
 from recsys.errors import ArtifactError, ConfigError
 from recsys.tables import Interactions
 from recsys.tracking import tracking_uri
@@ -144,8 +145,7 @@ def histories(run: Path, store: str) -> None:
     """`recsys histories`."""
     directory = RunDirectory(run, FOLDERS)
     stored_config(directory)  # one line where there is no run
-    frame = Interactions.load(directory.verified("prepare") / "interactions.parquet").frame
-    users = frame.group_by("user_id", maintain_order=True).agg("item_id")
+    users = item_lists(Interactions.load(directory.verified("prepare") / "interactions.parquet"))
     try:
         copied = asyncio.run(_copied(users, open_store(store, ServeConfig().history_limit)))
     except StoreError as error:

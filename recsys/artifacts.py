@@ -38,7 +38,7 @@ from recsys.files import (
 )
 
 FORMAT = 1
-RECORD, MANIFEST = "stage.json", "manifest.json"
+RECORD, MANIFEST, KEY = "stage.json", "manifest.json", "key.json"
 PACKAGES = ("recsys", "torch", "transformers", "peft", "polars", "pyarrow", "numpy", "scikit-learn", "mlflow")
 
 logger = logging.getLogger(__name__)
@@ -170,6 +170,11 @@ class RunDirectory:
             raise ArtifactError(f"{self.folder(stage)} is missing; run the stage '{stage}' first")
         return record
 
+    def unfinished(self, stage: str) -> StageKey | None:
+        """The key of work on a stage that was cut short and waits to be continued."""
+        marker = self._work(stage) / KEY
+        return StageKey.model_validate(read_json(marker)) if marker.exists() else None
+
     def damage(self, stage: str, part: str = "", *, hashed: bool = False) -> str | None:
         """What is wrong with a finished stage, or a part of it; not `hashed`, only names and sizes are checked."""
         files = self.existing_record(stage).part(part)
@@ -298,7 +303,7 @@ def package_versions() -> dict[str, str]:
 
 def _prepare_work(work: Path, key: StageKey) -> None:
     """Keep earlier work only if it was done under the same key."""
-    marker = work / "key.json"
+    marker = work / KEY
     wanted = key.model_dump(mode="json")
     if work.exists() and not (marker.exists() and read_json(marker) == wanted):
         shutil.rmtree(work)

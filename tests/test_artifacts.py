@@ -73,8 +73,10 @@ def test_work_survives_a_failure_and_is_dropped_when_the_key_changes(directory: 
         return found
 
     assert [attempt(key(a=1)), attempt(key(a=1)), attempt(key(a=2)), attempt(key(a=2))] == [False, True, False, True]
+    assert directory.unfinished("make") == key(a=2)
     make(directory, key(a=2))
     assert not (directory.path / ".work" / "01_make").exists()
+    assert directory.unfinished("make") is None
 
 
 @pytest.mark.parametrize("change", ["truncate", "remove", "same size"])

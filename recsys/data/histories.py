@@ -129,6 +129,11 @@ def user_history(interactions: Interactions, user_id: str) -> tuple[str, ...]:
     return tuple(items)
 
 
+def item_lists(interactions: Interactions) -> pl.DataFrame:
+    """Every user (`user_id`) with the ids of all items (`item_id`, a list), whatever their split, oldest first."""
+    return interactions.frame.group_by("user_id", maintain_order=True).agg("item_id")
+
+
 def interaction_counts(items: IntArray, num_items: int) -> IntArray:
     """Number of interactions of each item [N], from the items of all interactions."""
     return np.bincount(items, minlength=num_items).astype(np.int64)

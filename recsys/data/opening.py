@@ -145,6 +145,22 @@ class Table:
         parts = [self._select(number, columns) for number in range(len(self.parts))]
         return parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
 
+    def write(self, columns: Callable[[pl.Schema], Sequence[pl.Expr]], folder: Path) -> list[Path]:
+        """Columns made of each file's, as a parquet file in `folder` each, without having them in memory.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        paths = [folder / f"{number}.parquet" for number in range(len(self.parts))]
+        for number, path in enumerate(paths):
+            chosen = columns(self.schemas[number])
+            try:
+                self._frames[number].select(chosen).sink_parquet(path)
+            except _UNREADABLE as error:
+                self._salvage(number, error)
+                self._frames[number].select(chosen).sink_parquet(path)
+        return paths
+
     def first_rows(self) -> pl.DataFrame:
         """The first rows of the first file, with their numbers `ROW`.
 

@@ -109,13 +109,10 @@ class FittedRecommender:
         ranked_by = ensemble or self.ensemble
         groups: dict[tuple[int, bool], list[int]] = {}
         for row, request in enumerate(requests):
-            if request.k < 1:
-                raise DataError(f"k={request.k} recommendations were requested; at least 1 is needed")
-            exclude_seen = self._exclude_seen if request.exclude_seen is None else request.exclude_seen
-            groups.setdefault((ranked_by.depth(request.k), exclude_seen), []).append(row)
+            groups.setdefault((ranked_by.depth(request.k), self.excludes_seen(request)), []).append(row)
         answers: dict[int, Answer] = {}
         for (depth, exclude_seen), rows in groups.items():
-            batch = self._batch([requests[row] for row in rows], exclude_seen, allowed)
+            batch = self.batch([requests[row] for row in rows], exclude_seen=exclude_seen, allowed=allowed)
             found = self._answers([requests[row] for row in rows], batch, ranked_by, depth)
             answers |= zip(rows, found, strict=True)
         return [answers[row] for row in range(len(requests))]
@@ -126,7 +123,21 @@ class FittedRecommender:
             self.catalog.item_ids[item], self._titles[item], score, dict(source_scores or {}), self._tokens(item)
         )
 
-    def _batch(self, requests: Sequence[Request], exclude_seen: bool, allowed: BoolArray | None) -> RankingBatch:
+    def excludes_seen(self, request: Request) -> bool:
+        """Whether the items of the request's history are left out of its answer."""
+        return self._exclude_seen if request.exclude_seen is None else request.exclude_seen
+
+    def batch(
+        self, requests: Sequence[Request], *, exclude_seen: bool, allowed: BoolArray | None = None
+    ) -> RankingBatch:
+        """Requests of one policy as rankers get them: the newest known items of each history, and what is left out.
+
+        Raises:
+            DataError: a request's `k` is below 1.
+        """
+        for request in requests:
+            if request.k < 1:
+                raise DataError(f"k={request.k} recommendations were requested; at least 1 is needed")
         positions = self.catalog.positions
         known = [[positions[i] for i in request.history if i in positions] for request in requests]
         names = [r.user if r.user is not None else "\0".join(r.history) for r in requests]
@@ -141,18 +152,23 @@ class FittedRecommender:
     def _answers(
         self, requests: Sequence[Request], batch: RankingBatch, ensemble: Ensemble, depth: int
     ) -> list[Answer]:
-        positions, watch = self.catalog.positions, Stopwatch()
+        watch = Stopwatch()
         rankings = ensemble.rank(batch, depth, stopwatch=watch)
         answers = []
         for row, request in enumerate(requests):
             items = self._ranked(rankings, ensemble.answer, row, request.k)
-            notices = history_notices(request.history, [i for i in request.history if i not in positions])
-            if len(items) < request.k:
-                seen, excluded = self._left_out(request, batch.policy == SEEN_LEFT_OUT)
-                candidates = self.candidates(batch.candidates.allowed, seen=seen, excluded=excluded)
-                notices += (shortage(request.k, len(items), candidates),)
-            answers.append(Answer(items, notices, watch.seconds))
+            answers.append(Answer(items, self.notices(request, batch, given=len(items)), watch.seconds))
         return answers
+
+    def notices(self, request: Request, batch: RankingBatch, *, given: int) -> tuple[Notice, ...]:
+        """What there is to know about an answer of `given` items to a request of the batch."""
+        positions = self.catalog.positions
+        notices = history_notices(request.history, [i for i in request.history if i not in positions])
+        if given >= request.k:
+            return notices
+        seen, excluded = self._left_out(request, batch.policy == SEEN_LEFT_OUT)
+        candidates = self.candidates(batch.candidates.allowed, seen=seen, excluded=excluded)
+        return (*notices, shortage(request.k, given, candidates))
 
     def candidates(self, allowed: BoolArray | None, *, seen: IntArray, excluded: IntArray) -> Candidates:
         """How many items could be in an answer, and why the others could not; arguments as in `Candidates.count`."""

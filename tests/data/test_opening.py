@@ -13,6 +13,9 @@ import pyarrow as pa
 import pytest
 
 from recsys.data.dataset import Dataset, load_dataset
+from recsys.data.delimited import Layout
+from recsys.data.opening import Table
+from recsys.data.raw import Rejects
 from recsys.errors import ConfigError, DataError
 
 ROWS = [("u1", "i1, a", 3), ("ü2", "i2", 1), ("u1", "i2", 2), ("ü2", "i3", 4)]
@@ -207,3 +210,30 @@ def test_own_ratings_are_no_movielens_and_a_guess_is_named(folder: Callable[...,
     movies = folder(ratings_csv="userId,movieId,rating,timestamp\nu,a,4,never\n")
     with pytest.raises(DataError, match=r"prepare\.kind=movielens is a guess"):
         load_dataset(movies, min_interactions=1)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet", "folder"])
+def test_a_table_is_written_as_it_is_selected(name: str, tmp_path: Path) -> None:
+    path, out = tmp_path / name, tmp_path / "out"
+    out.mkdir()
+    if name == "folder":
+        for number in range(2):
+            (path / f"day={number}").mkdir(parents=True)
+            FRAME.write_parquet(path / f"day={number}" / "part-0.parquet")
+    else:
+        path.write_bytes(gzip.compress(text()) if name.endswith(".gz") else text())
+        if name == "t.parquet":
+            FRAME.write_parquet(path)
+    table = Table(path, Layout(), Rejects(5))
+    files = table.write(lambda schema: [pl.col("item_id"), pl.lit(len(schema)).alias("width")], out)
+    assert len(files) == len(table.parts)
+    wanted = table.select(lambda schema: [pl.col("item_id"), pl.lit(len(schema)).alias("width")])
+    assert pl.read_parquet(files).rows() == wanted.select("item_id", "width").rows()
+
+
+def test_rows_that_cannot_be_written_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('user_id,history\na,x\nb,x,y,z\nc,"x,y"\n')
+    rejects = Rejects(5)
+    (file,) = Table(tmp_path / "t.csv", Layout(), rejects).write(lambda _: [pl.col("user_id", "history")], tmp_path)
+    assert pl.read_parquet(file).rows() == [("a", "x"), ("c", "x,y")]
+    assert [(row["row"], row["reason"]) for row in rejects.rows] == [(3, "too many fields")]

@@ -52,21 +52,6 @@ def served(bundle: Bundle, tmp_path: Path) -> Iterator[Endpoint]:
         yield parts
 
 
-@pytest.fixture
-def recsys(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def command(*arguments: str | Path) -> tuple[int, str, str]:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        shown = [line for line in err.splitlines(keepends=True) if line.strip() and "Loading weights" not in line]
-        return int(str(ended.value.code)), out, "".join(shown)
-
-    return command
-
-
 def asked(served: Endpoint, **body: Any) -> tuple[list[str], Notices]:
     response = served.ask("POST", "/v1/recommend", json={"deadline_ms": 60_000, **body})
     assert response.status_code == 200, response.text

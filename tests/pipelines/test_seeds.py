@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines import COMBINE, FOLDERS, STAGES, commands, runner
+from pipelines import COMBINE, FOLDERS, STAGES, commands, query_commands, runner
 from pipelines import prepare as preparing
 from pipelines import recommend as recommending
 from pipelines.config import RunConfig, load_config, stored_config
@@ -294,7 +294,7 @@ def test_the_status_has_a_column_for_every_seed(
 def test_a_directory_of_seeds_alone_is_no_run_to_ask(flow: Flow) -> None:
     flow.run(2)
     with pytest.raises(ArtifactError, match=r"has one run for each of 2 seeds; give one, such as .*seeds/0$"):
-        commands.query(flow.path, ("a",), user=None, k=3)
+        query_commands.query(flow.path, ("a",), user=None, k=3)
     require_own_run(seed_runs(flow.directory)[0])
 
 
