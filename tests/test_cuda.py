@@ -12,13 +12,13 @@ from recsys.baselines.config import SasrecConfig
 from recsys.baselines.sasrec_training import fit_sasrec
 from recsys.decoding.beam import search_tree
 from recsys.decoding.tree import Tree
-from recsys.decoding.trie import Trie
 from recsys.diffusion.preference import PreferenceModel
 from recsys.diffusion.training import fit_preference
 from recsys.ranking.recommender import Request
 from recsys.retrieval.config import IndexConfig
 from recsys.retrieval.index import ItemIndex
 from recsys.tables import Histories
+from recsys.tokenization.trie import Trie
 from recsys.training.softmax import softmax_loss
 from tests.decoding.backbones import BASE, SUPPORTED, backbone, pad, random_ids, random_prompts
 from tests.diffusion.conftest import Problem, small_config

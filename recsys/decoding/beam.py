@@ -6,7 +6,7 @@ trie are generated, and a filter removes items without changing the scores of ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from recsys.decoding.tree import Tree
-from recsys.decoding.trie import Trie
 from recsys.llm.collation import padded
+from recsys.llm.reading import ItemReader
 from recsys.tables import CandidateFilter, FloatArray, TopItems
+from recsys.tokenization.trie import Trie
 from recsys.tracking import NullTracker, Tracker
 
 
@@ -109,7 +110,7 @@ def decode_all(
     beams: int,
     batch_size: int,
     filters: Sequence[CandidateFilter] | None = None,
-    embed: Callable[[Tensor], Tensor] | None = None,
+    reader: ItemReader | None = None,
     tracker: Tracker | None = None,
 ) -> Decoded:
     """`search_tree` of any number of prompts, batched by length; prompts are read once for all filters.
@@ -118,7 +119,7 @@ def decode_all(
         model: a causal LM in evaluation mode that `check_backbone` accepts.
         prompts: U non-empty lists of token_ids.
         filters: each says what may be returned for each prompt; by default one that allows everything.
-        embed: see `Tree`.
+        reader: see `Tree`.
 
     Raises:
         ModelError: the model is in training mode.
@@ -133,7 +134,7 @@ def decode_all(
     states = np.zeros((len(prompts), model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
     for rows in (tracker or NullTracker()).track(batches, "decoding", len(batches)):
         tokens = padded([prompts[row] for row in rows])
-        tree = Tree(model, tokens.to(device), torch.from_numpy(lengths[rows]).to(device), embed=embed)
+        tree = Tree(model, tokens.to(device), torch.from_numpy(lengths[rows]).to(device), reader=reader)
         states[rows] = tree.states()
         for number, candidates in enumerate(filters):
             if number:

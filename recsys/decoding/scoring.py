@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from recsys.decoding.tree import Tree
 from recsys.llm.collation import padded
+from recsys.llm.reading import ItemReader
 
 
 @torch.inference_mode()
@@ -20,7 +20,7 @@ def item_log_probabilities(
     *,
     base: int,
     num_codes: int,
-    embed: Callable[[Tensor], Tensor] | None = None,
+    reader: ItemReader | None = None,
 ) -> list[float]:
     """The log-probability of one item after each prompt, as a search gives it.
 
@@ -32,7 +32,7 @@ def item_log_probabilities(
         ModelError: the model is in training mode.
     """
     device = model.device
-    tree = Tree(model, padded(prompts).to(device), torch.tensor([len(p) for p in prompts]).to(device), embed=embed)
+    tree = Tree(model, padded(prompts).to(device), torch.tensor([len(p) for p in prompts]).to(device), reader=reader)
     hidden, total = tree.root, torch.zeros(len(prompts), device=device)
     column = torch.zeros(len(prompts), 1, dtype=torch.int64, device=device)
     for level, token_id in enumerate(token_ids):

@@ -5,7 +5,7 @@ Reads what `search_tree` reads; writes nothing. The search is that of `recsys.de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from recsys.decoding.beam import search_tree
 from recsys.decoding.tree import Tree
-from recsys.decoding.trie import Trie
 from recsys.llm.collation import padded
+from recsys.llm.reading import ItemReader
 from recsys.tables import BoolArray, FloatArray
+from recsys.tokenization.trie import Trie
 
 _NO_ITEM, _FILTERED, _PRUNED, _KEPT = range(4)  # what becomes of a code behind the codes before
 
@@ -59,7 +60,7 @@ def traced_search(
     base: int,
     beams: int,
     allowed: BoolArray | None = None,
-    embed: Callable[[Tensor], Tensor] | None = None,
+    reader: ItemReader | None = None,
 ) -> Trace:
     """`search_tree` of one prompt; arguments as there, `allowed` being bool [N].
 
@@ -68,7 +69,7 @@ def traced_search(
     """
     trie = trie.to(model.device)
     mask = None if allowed is None else torch.from_numpy(allowed).to(model.device)
-    tree = _RecordedTree(model, padded([prompt]).to(model.device), torch.tensor([len(prompt)]).to(model.device), embed)
+    tree = _RecordedTree(model, padded([prompt]).to(model.device), torch.tensor([len(prompt)]).to(model.device), reader)
     found = search_tree(tree, trie=trie, base=base, beams=beams, allowed=mask)
     bitmaps = None if mask is None else trie.live(mask)
     alive, levels, earlier = [_Beam(0)], list[LevelMass](), 0.0
@@ -89,10 +90,8 @@ def traced_search(
 class _RecordedTree(Tree):
     """Keeps the logits of every level, and the beams that were grown behind each but the last."""
 
-    def __init__(
-        self, model: Any, prompts: Tensor, lengths: Tensor, embed: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
-        super().__init__(model, prompts, lengths, embed=embed)
+    def __init__(self, model: Any, prompts: Tensor, lengths: Tensor, reader: ItemReader | None = None) -> None:
+        super().__init__(model, prompts, lengths, reader=reader)
         self.levels: list[Tensor] = []  # [M, K] each
         self.grown: list[tuple[Tensor, Tensor]] = []  # token_ids [M] and parents [M]
 

@@ -6,7 +6,6 @@ attention mask restricts each to the prompt and its own ancestors (SpecInfer, ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from transformers import DynamicCache
 
 from recsys.errors import ModelError
 from recsys.llm.attention import additive_masks
+from recsys.llm.reading import ItemReader
 from recsys.tables import FloatArray
 
 
@@ -25,17 +25,14 @@ class Tree:
         model: a transformers causal LM in evaluation mode.
         prompts: token_ids [B, P], padded on the right with any valid id.
         lengths: int64 [B], each from 1 to P.
-        embed: token_ids [B, P] -> what the model reads, [B, P, D], of one that reads items at one position: it writes
-            from the state behind the prompt, added to every branch's (`recsys.llm.item_loss`). None where the model
-            embeds prompts itself.
+        reader: of a model that reads items at one position. It writes from the state behind the prompt, which is added
+            to every branch's (`recsys.llm.item_loss`), and by rows in the context of the codes before.
 
     Raises:
         ModelError: the model is in training mode.
     """
 
-    def __init__(
-        self, model: Any, prompts: Tensor, lengths: Tensor, *, embed: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, model: Any, prompts: Tensor, lengths: Tensor, *, reader: ItemReader | None = None) -> None:
         if model.training:
             raise ModelError("the model is in training mode, where dropout makes scores random; call model.eval()")
         self.model = model
@@ -44,9 +41,10 @@ class Tree:
         positions = torch.arange(prompts.shape[1], device=prompts.device).expand_as(prompts)
         self._key_positions = positions  # [B, keys]
         self._visible = (positions < lengths[:, None]).unsqueeze(1)  # [B, beams of the last level, keys]
-        self._depth, self._from_root = 0, embed is not None
+        self._depth, self._reader = 0, reader
+        self._nodes = torch.zeros(len(prompts), 1, dtype=torch.int64, device=prompts.device)  # prefixes of the beams
         self._ungrown = self._key_positions, self._visible
-        read = {"input_ids": prompts} if embed is None else {"inputs_embeds": embed(prompts)}
+        read = {"input_ids": prompts} if reader is None else {"inputs_embeds": reader(prompts)}
         hidden = self._forward(read, positions, None)
         rows = torch.arange(len(prompts), device=prompts.device)
         self.root = hidden[rows, lengths - 1].unsqueeze(1)  # hidden state [B, 1, D] after the prompt
@@ -62,7 +60,7 @@ class Tree:
         self._key_positions, self._visible = self._ungrown
         if self._depth:
             self.cache.crop(self._key_positions.shape[1] - grown)  # negative: so many keys are removed
-        self._depth = 0
+        self._depth, self._nodes = 0, torch.zeros_like(self._nodes[:, :1])
 
     def grow(self, token_ids: Tensor, parents: Tensor) -> Tensor:
         """Append a level to the tree.
@@ -83,10 +81,19 @@ class Tree:
         self._depth += 1
         masks = additive_masks(self._visible, positions, self._key_positions, self.model.config, self.model.dtype)
         hidden = self._forward({"input_ids": token_ids}, positions, masks)
-        return hidden + self.root if self._from_root else hidden
+        if self._reader is None:
+            return hidden
+        level, layout = self._depth - 1, self._reader.layout
+        codes = token_ids - layout.base - level * layout.num_codes
+        self._nodes = self._reader.prefixes.child(level, self._nodes.gather(1, parents), codes)
+        return hidden + self.root
 
     def logits(self, hidden: Tensor, first: int, count: int) -> Tensor:
-        """Logits [..., count], float32, of the token_ids first..first+count-1; computes only these rows of the head."""
+        """Logits [..., count], float32, of the token_ids first..first+count-1; computes only these rows of the head.
+
+        With a `reader`, `hidden` is of the beams that were grown last, or the root, and the tokens are all the codes of
+        the level that follows.
+        """
         head, config = self.model.get_output_embeddings(), self.model.config
         bias = getattr(head, "bias", None)
         rows = slice(first, first + count)
@@ -95,7 +102,10 @@ class Tree:
             logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
         )
         cap = getattr(config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        logits = logits if cap is None else torch.tanh(logits / cap) * cap
+        if self._reader is None:
+            return logits
+        return self._reader.prefixes.add(logits, hidden.float(), self._depth, self._nodes)
 
     def _forward(self, read: dict[str, Tensor], positions: Tensor, mask: Tensor | dict[str, Tensor] | None) -> Tensor:
         output = self.model.base_model(

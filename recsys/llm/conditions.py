@@ -143,10 +143,10 @@ class QueryConditions:
 
 def _hidden(language_model: LanguageModel) -> Callable[[Tensor], Tensor]:
     """Of a merged model: token_ids [B, T] -> hidden states [B, T, d_h]."""
-    decoder, embed = language_model.model.base_model, language_model.embed
-    if embed is None:
+    decoder, reader = language_model.model.base_model, language_model.reader
+    if reader is None:
         return lambda token_ids: decoder(input_ids=token_ids, use_cache=False).last_hidden_state
-    return lambda token_ids: decoder(inputs_embeds=embed(token_ids), use_cache=False).last_hidden_state
+    return lambda token_ids: decoder(inputs_embeds=reader(token_ids), use_cache=False).last_hidden_state
 
 
 @torch.no_grad()

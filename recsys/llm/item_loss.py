@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.llm.attention import Branches, branch_masks
+from recsys.llm.collation import IGNORED
 from recsys.llm.heads import LanguageModelLoss, Losses, code_embeddings, head_rows
 from recsys.llm.item_rows import ItemBatch
 from recsys.llm.items import ItemTable
+from recsys.llm.prefixes import PrefixRows
 from recsys.llm.vocabulary import TokenLayout
 from recsys.training.softmax import CHUNK_ROWS, Terms, softmax_loss
 
@@ -74,44 +76,50 @@ class ItemLoss(nn.Module):
             position_ids=batch.positions,
             use_cache=False,
         ).last_hidden_state
-        states = hidden[batch.rows, batch.columns]
-        hidden = from_states(hidden, batch, states, layout.num_levels)
-        losses = self.written.losses(hidden, batch.targets, batch.weights)
+        codes = writing_states(hidden, batch, layout.num_levels)
+        text = batch.targets.where(batch.targets < layout.base, IGNORED)
+        losses = self.written.losses(hidden, text, batch.weights)
         if not len(batch.items):
             nothing = 0 * (vectors.sum() + self.items.repeats.sum())  # with gradients, for processes that wait for them
             return ItemLosses(losses, nothing, losses.code, self._weights)
         with torch.autocast(hidden.device.type, enabled=False):  # sums over the catalogue are made in fp32
-            hidden, states, vectors = hidden.float(), states.float(), vectors.float()
+            states, vectors = codes[0].float(), vectors.float()
             terms = Terms(batch.seen_by, batch.seen, batch.seen_ages, self.items.repeats)
             item = softmax_loss(states, vectors, batch.items, weights=batch.item_weights, terms=terms)
-            distilled = losses.code
-            if self._weights.distillation:
-                distilled = self._distilled(hidden, batch, states.detach(), vectors.detach(), terms)
+            prefixes = self.items.prefixes(code_embeddings(model, layout).float(), vectors)
+            code, distilled = self._codes([state.float() for state in codes], batch, vectors, prefixes, terms)
+        losses = losses._replace(code=code, num_code=len(batch.items) * layout.num_levels)
         return ItemLosses(losses, item, distilled, self._weights)
 
-    def _distilled(self, hidden: Tensor, batch: ItemBatch, states: Tensor, vectors: Tensor, terms: Terms) -> Tensor:
-        """Summed cross-entropy of all codes against what the items' probabilities make of them."""
-        layout, codes = self.written.layout, self.items.codes
-        rows = head_rows(self.written.unwrapped(), layout).codes
-        distributions = code_distributions(states, vectors, terms, codes, batch.items, layout.num_codes)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        for level, expected in enumerate(distributions):
+    def _codes(
+        self, states: list[Tensor], batch: ItemBatch, vectors: Tensor, prefixes: PrefixRows, terms: Terms
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropies of all codes, against the items' own and against what the items' probabilities say."""
+        layout, items = self.written.layout, batch.items
+        size, rows = layout.num_codes, head_rows(self.written.unwrapped(), layout).codes.float()
+        expected: list[Tensor] = []
+        if self._weights.distillation:
+            detached = terms._replace(values=terms.values.detach())
+            expected = code_distributions(states[0].detach(), vectors.detach(), detached, self.items.codes, items, size)
+        code = distilled = states[0].new_zeros(())
+        nodes = torch.zeros_like(items)
+        for level, state in enumerate(states):
+            logits = prefixes.add(state @ rows[level * size : (level + 1) * size].T, state, level, nodes)
+            nodes = prefixes.tree.nodes[level][items]
             columns = batch.columns if level == 0 else batch.branches + level - 1
-            own = rows[level * layout.num_codes : (level + 1) * layout.num_codes]
-            losses = F.cross_entropy(hidden[batch.rows, columns] @ own.T, expected, reduction="none")
-            total = total + (losses if batch.weights is None else losses * batch.weights[batch.rows, columns]).sum()
-        return total
+            factors = 1.0 if batch.weights is None else batch.weights[batch.rows, columns]
+            targets = self.items.codes[items, level] - level * size
+            code = code + (F.cross_entropy(logits, targets, reduction="none") * factors).sum()
+            if expected:
+                losses = F.cross_entropy(logits, expected[level], reduction="none")
+                distilled = distilled + (losses * factors).sum()
+        return code, distilled if expected else code
 
 
-def from_states(hidden: Tensor, batch: ItemBatch, states: Tensor, num_levels: int) -> Tensor:
-    """Hidden states [B, T, d] with the `states` [P, d] before the items added along the branches that write them.
-
-    See `recsys.decoding.tree.Tree`, which decodes so.
-    """
-    depth = num_levels - 1
-    columns = batch.branches[:, None] + torch.arange(depth, device=hidden.device)
-    rows = batch.rows[:, None].expand_as(columns)
-    return hidden.index_put((rows, columns), states[:, None].expand(-1, depth, -1), accumulate=True)
+def writing_states(hidden: Tensor, batch: ItemBatch, num_levels: int) -> list[Tensor]:
+    """The states [P, d] that each code of the items is written from; see `recsys.decoding.tree.Tree`."""
+    first = hidden[batch.rows, batch.columns]
+    return [first, *(first + hidden[batch.rows, batch.branches + depth] for depth in range(num_levels - 1))]
 
 
 @torch.no_grad()

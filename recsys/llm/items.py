@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.errors import ArtifactError
+from recsys.llm.prefixes import PrefixRows, PrefixTree
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import BoolArray, Histories, IntArray, SemanticIds
 
@@ -49,6 +50,7 @@ class ItemTable(nn.Module):
         self.repeats = nn.Parameter(torch.zeros(AGES))
         self.reading = nn.Identity()  # where dropout of what is read is hooked
         self._dropped = dropped
+        self._tree: PrefixTree | None = None  # made when it is first needed
 
     @classmethod
     def of(cls, semantic_ids: SemanticIds, width: int, known: BoolArray, *, dropped: float = 0.0) -> Self:
@@ -70,6 +72,13 @@ class ItemTable(nn.Module):
             kept = torch.rand(len(rows), 1, device=rows.device) >= self._dropped
             rows = rows * kept
         return F.embedding_bag(self.codes, code_rows, mode="sum") + rows
+
+    def prefixes(self, code_rows: Tensor, vectors: Tensor) -> PrefixRows:
+        """What codes are written by behind others, given the items' `vectors` [N, d]; see `vectors`."""
+        if self._tree is None or self._tree.known.device != self.known.device:
+            size = len(code_rows) // self.codes.shape[1]
+            self._tree = PrefixTree((self.codes % size).cpu().numpy(), size, self.known[:, 0])
+        return PrefixRows.of(self._tree, vectors, code_rows[self.codes])
 
     def embed(self, token_ids: Tensor, model: Any, layout: TokenLayout, vectors: Tensor) -> Tensor:
         """token_ids [B, T], items among them, -> what the model reads, [B, T, d], given the `vectors` [N, d]."""

@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from recsys.errors import ArtifactError
 from recsys.llm.backbone import load_plain, load_pretrained
 from recsys.llm.collation import Renderer
 from recsys.llm.config import FinetuneConfig
-from recsys.llm.heads import code_embeddings
 from recsys.llm.items import ItemTable
 from recsys.llm.lora import load_lora, merge
+from recsys.llm.reading import ItemReader
 from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import SemanticIds
 from recsys.training.devices import default_device
@@ -45,19 +44,10 @@ class LanguageModel(NamedTuple):
         """For the same items and those that were added behind them."""
         return self if self.items is None else self._replace(items=self.items.over(semantic_ids))
 
-    def item_vectors(self) -> Tensor:
-        """[N, d] of all items, where the model reads items at one position."""
-        assert self.items is not None
-        return self.items.vectors(code_embeddings(self.model, self.layout)).detach()
-
     @property
-    def embed(self) -> Callable[[Tensor], Tensor] | None:
-        """token_ids [B, T] of a prompt -> what the model reads; None where it embeds them itself."""
-        items, model, layout = self.items, self.model, self.layout
-        if items is None:
-            return None
-        vectors = self.item_vectors()
-        return lambda token_ids: items.embed(token_ids, model, layout, vectors)
+    def reader(self) -> ItemReader | None:
+        """Where it reads items at one position; None where it reads their codes."""
+        return None if self.items is None else ItemReader(self.model, self.layout, self.items)
 
     def renderer(self, semantic_ids: SemanticIds) -> Renderer:
         return Renderer(

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from recsys.decoding.scoring import item_log_probabilities
 from recsys.decoding.trace import Path, traced_search
-from recsys.decoding.trie import Trie
 from recsys.embeddings.text import item_texts
 from recsys.errors import ModelError
 from recsys.llm.storage import LanguageModel
@@ -22,6 +21,7 @@ from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.ranking.recommender import FittedRecommender, Request
 from recsys.tables import slices
+from recsys.tokenization.trie import Trie
 from recsys.tokenization.words import Code, CodeWords
 
 
@@ -62,7 +62,7 @@ class Explainer:
             base=self._model.layout.base,
             beams=beams,
             allowed=None if mask is None else mask[0],
-            embed=self._model.embed,
+            reader=self._model.reader,
         )
         batch.share(PROMPT_STATES, trace.states)
         listed = trace.paths[: request.k]
@@ -127,5 +127,5 @@ class Explainer:
             layout.token_ids(self._codes[item]).tolist(),
             base=layout.base,
             num_codes=layout.num_codes,
-            embed=self._model.embed,
+            reader=self._model.reader,
         )

@@ -12,13 +12,13 @@ from typing import Self
 
 from recsys.decoding.beam import decode_all
 from recsys.decoding.check import check_backbone
-from recsys.decoding.trie import Trie
 from recsys.llm.storage import LanguageModel
 from recsys.ranking.base import Ranker
 from recsys.ranking.conditions import PROMPT_STATES
 from recsys.ranking.loading import RankingContext
 from recsys.ranking.query import RankingBatch
 from recsys.tables import CandidateFilter, SemanticIds, TopItems
+from recsys.tokenization.trie import Trie
 
 REDUCED_BEAMS = 10
 
@@ -41,7 +41,7 @@ class GenerativeRanker:
     ) -> None:
         check_backbone(language_model.model)
         self._language_model = language_model.over(semantic_ids)
-        self._embed = self._language_model.embed
+        self._reader = self._language_model.reader
         self._renderer = self._language_model.renderer(semantic_ids)
         self._trie = Trie.build(semantic_ids.codes, semantic_ids.num_codes)
         self._num_beams, self._max_beams, self._batch_size = num_beams, max_beams, batch_size
@@ -61,7 +61,7 @@ class GenerativeRanker:
             beams=width,
             batch_size=self._batch_size,
             filters=filters,
-            embed=self._embed,
+            reader=self._reader,
             tracker=batch.tracker,
         )
         batch.share(PROMPT_STATES, found.states)

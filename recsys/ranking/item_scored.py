@@ -29,9 +29,10 @@ class ItemScoredRanker:
 
     def __init__(self, language_model: LanguageModel, semantic_ids: SemanticIds) -> None:
         over = language_model.over(semantic_ids)
-        if over.items is None:
+        reader = over.reader
+        if over.items is None or reader is None:
             raise ValueError("the language model reads items as codes and has no scores of whole items")
-        self._items, self._vectors = over.items, over.item_vectors()
+        self._items, self._vectors = over.items, reader.vectors
         self._conditions = prompt_states(language_model, semantic_ids)
 
     def rank(self, batch: RankingBatch, k: int) -> TopItems:

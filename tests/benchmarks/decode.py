@@ -17,8 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from recsys.decoding.beam import search_tree
 from recsys.decoding.tree import Tree
-from recsys.decoding.trie import Children, Trie
 from recsys.tables import IntArray
+from recsys.tokenization.trie import Children, Trie
 from recsys.training.devices import default_device
 from tests.benchmarks.common import device_name, emit, interleaved
 

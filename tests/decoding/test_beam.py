@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from recsys.decoding.beam import BeamResult, search_tree
 from recsys.decoding.tree import Tree
-from recsys.decoding.trie import Trie
 from recsys.errors import ModelError
 from recsys.tables import IntArray
+from recsys.tokenization.trie import Trie
 from tests.decoding.backbones import (
     BASE,
     MAX_CODES,

@@ -11,8 +11,8 @@ from torch import Tensor
 from recsys.decoding import beam
 from recsys.decoding.beam import decode_all, search_tree
 from recsys.decoding.tree import Tree
-from recsys.decoding.trie import Trie
 from recsys.tables import CandidateFilter
+from recsys.tokenization.trie import Trie
 from recsys.tracking import NullTracker
 from tests.decoding.backbones import BASE, backbone, pad, random_ids, random_prompts
 

@@ -1,5 +1,6 @@
 """Rows whose items take one position: every item is predicted as the decoder will write it, and as a whole."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from recsys.decoding.beam import decode_all
-from recsys.decoding.trie import Trie
 from recsys.instructions.examples import Example
 from recsys.llm import item_loss
 from recsys.llm.collation import epoch_batches
@@ -16,6 +16,7 @@ from recsys.llm.item_loss import ItemLoss, ItemLosses, ItemLossWeights, code_dis
 from recsys.llm.item_rows import branched, branched_form, collate
 from recsys.llm.items import ages
 from recsys.llm.storage import LanguageModel
+from recsys.tokenization.trie import Trie
 from recsys.training.softmax import Terms
 from tests.llm.fakes import item_table, language_model, semantic_ids
 
@@ -51,12 +52,30 @@ def writing_states(model: LanguageModel, prompt: list[int], codes: list[int]) ->
 
 def naive_written(model: LanguageModel, prompt: list[int], codes: list[int]) -> torch.Tensor:
     """Cross-entropy of each code of an item behind a prompt, by one plain causal pass."""
-    losses, layout = [], model.layout
-    for level, (state, code) in enumerate(zip(writing_states(model, prompt, codes), codes, strict=True)):
-        first = layout.base + level * layout.num_codes
-        logits = state @ model.model.get_output_embeddings().weight[first : first + layout.num_codes].T
-        losses.append(F.cross_entropy(logits, torch.tensor(code - first)))
+    states = writing_states(model, prompt, codes)
+    layout, losses = model.layout, list[torch.Tensor]()
+    written = [code - layout.base - level * layout.num_codes for level, code in enumerate(codes)]
+    for level, (state, code) in enumerate(zip(states, written, strict=True)):
+        losses.append(F.cross_entropy(code_logits(model, state, written[:level]), torch.tensor(code)))
     return torch.stack(losses)
+
+
+def code_logits(model: LanguageModel, state: torch.Tensor, before: list[int]) -> torch.Tensor:
+    """Of all codes behind others: by a code's row, and by what known items with these codes have in common besides."""
+    assert model.items is not None
+    layout, level, ids = model.layout, len(before), semantic_ids().codes
+    rows, logits = model.model.get_output_embeddings().weight, list[torch.Tensor]()
+    for code in range(layout.num_codes):
+        logit = state @ rows[layout.base + level * layout.num_codes + code]
+        path = [*before, code]
+        below = [i for i in range(6) if ids[i, : level + 1].tolist() == path and bool(model.items.known[i])]
+        if below:
+            tokens = layout.token_ids(ids)[below[0]][: level + 1].tolist()
+            vectors = embedded(model, [layout.size + i for i in below])
+            left = vectors.mean(0) - embedded(model, tokens).sum(0)
+            logit = logit + state @ left + math.log(len(below))
+        logits.append(logit)
+    return torch.stack(logits)
 
 
 def scores_of(model: LanguageModel, state: torch.Tensor, history: tuple[int, ...]) -> torch.Tensor:
@@ -145,7 +164,7 @@ def test_the_beam_search_writes_what_was_trained() -> None:
     prompts = [renderer.prompt(history) for history in HISTORIES]
     trie = Trie.build(ids.codes, ids.num_codes)
     base = model.layout.base
-    (found,) = decode_all(model.model, prompts, trie=trie, base=base, beams=6, batch_size=3, embed=model.embed).tops
+    (found,) = decode_all(model.model, prompts, trie=trie, base=base, beams=6, batch_size=3, reader=model.reader).tops
     for row, prompt in enumerate(prompts):
         scores = np.array([-float(naive_written(model, prompt, renderer.code_tokens[item]).sum()) for item in range(6)])
         order = np.argsort(-scores, kind="stable")
@@ -189,7 +208,7 @@ def test_codes_learn_the_distribution_of_the_items_behind_the_codes_before(
     given = WEIGHTS if weighted else [()] * len(HISTORIES)
     examples = [Example("sequential", history=h, weights=w) for h, w in zip(HISTORIES, given, strict=True)]
     found, _ = loss_of(model, examples, ItemLossWeights(0.7, 0.4))
-    total, count, layout = torch.zeros(()), 0, model.layout
+    total, count = torch.zeros(()), 0
     assert model.items is not None
     for history, weights in zip(HISTORIES, given, strict=True):
         for place, item in enumerate(history):
@@ -203,8 +222,7 @@ def test_codes_learn_the_distribution_of_the_items_behind_the_codes_before(
                 agreeing = [i for i in range(6) if (ids.codes[i, :level] == ids.codes[item, :level]).all()]
                 shares = scores[agreeing].detach().softmax(0)
                 expected = torch.zeros(4).index_add_(0, torch.from_numpy(ids.codes[agreeing, level]), shares)
-                first = layout.base + level * 4
-                logits = state @ model.model.get_output_embeddings().weight[first : first + 4].T
+                logits = code_logits(model, state, ids.codes[item, :level].tolist())
                 total = total - weight * (expected * logits.log_softmax(0)).sum()
                 count += 1
     torch.testing.assert_close(found.distilled, total)

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.decoding.trie import Trie
 from recsys.errors import DataError
 from recsys.tables import IntArray
+from recsys.tokenization.trie import Trie
 from tests.decoding.backbones import random_ids
 
 
