@@ -75,7 +75,7 @@ STAGES = (
         "finetune",
         "05_language_model",
         ("prepare", "tokenize/discrete", "instruct"),
-        4,
+        5,
         ("finetune", "instruct", "prepare.max_history", "recommend.exclude_seen", "recommend.repeat_share"),
         "Train the language model and its LoRA adapter on the examples.",
         ("finetune.pretrained",),
