@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from recsys.instructions.config import InstructConfig, TaskWeights
 from recsys.instructions.examples import load_examples, save_examples
-from recsys.instructions.tasks import TASKS, TaskSource, make_examples
+from recsys.instructions.source import TaskSource
+from recsys.instructions.tasks import TASKS, make_examples
 from recsys.instructions.templates import load_templates, parse
 from recsys.tables import Catalog, Histories
 
@@ -33,7 +34,7 @@ def catalog() -> Catalog:
 def test_windows_hold_every_item_of_a_history_once_and_in_order(items: list[int], window: int) -> None:
     histories = Histories.from_lists(["u"], [items])
     names = Catalog(pl.DataFrame({"item_id": [str(i) for i in range(100)]}))
-    found = list(TASKS["sequential"](TaskSource(names, histories, window)))
+    found = list(TASKS["sequential"](TaskSource(names, histories, window), InstructConfig()))
     joined = [item for example in reversed(found) for item in example.history]
     rest = len(items) - len(joined)
     assert rest in (0, 1), "only a window of a single item, which has no input, may be left out"
@@ -43,7 +44,7 @@ def test_windows_hold_every_item_of_a_history_once_and_in_order(items: list[int]
 
 def test_an_item_has_one_example_for_each_of_its_texts(catalog: Catalog) -> None:
     source = TaskSource(catalog, Histories.from_lists([], []))
-    found = {(e.item, e.text) for e in TASKS["item_to_id"](source)}
+    found = {(e.item, e.text) for e in TASKS["item_to_id"](source, InstructConfig())}
     assert found == {
         (0, "Red pan"),
         (0, "Ola"),
