@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -33,7 +34,8 @@ class CatalogTexts:
         self._brands = _column(catalog, BRAND_COLUMNS)
         self._counts = Counter(word for title in self.titles for word in _words(title))
 
-    def describes(self) -> BoolArray:
+    @cached_property
+    def described(self) -> BoolArray:
         """[N], the items that `intention` has a text for."""
         return np.array([bool(self.intention(item, 0)) for item in range(len(self.titles))], np.bool_)
 

@@ -39,7 +39,7 @@ def _with_intentions(source: TaskSource, config: InstructConfig, task: str, *, e
     """Intentions of training interactions alone; those of the data go before those that are composed of the target."""
     items = source.histories.items
     stated = np.zeros(len(items), np.bool_) if config.intention == COMPOSED else source.stated
-    usable = stated if config.intention == COLUMNS else stated | source.texts.describes()[items]
+    usable = stated if config.intention == COLUMNS else stated | source.texts.described[items]
     drawn = source.positions.draw(task, usable, limit=config.max_examples, earliest=earliest, preferred=stated)
     for position in drawn:
         history = tuple(position.history.tolist()) if earliest else ()

@@ -64,13 +64,15 @@ def test_composed_intentions_take_several_forms_and_leave_out_what_identifies_on
     assert [TEXTS.intention(GLASS, form) for form in range(3)] == ["Lids, Bo", "lid, Lids", "lid, Bo"]
     assert [TEXTS.intention(POT, form) for form in range(3)] == ["Pots, Ola", "Pots", "Ola"]
     assert TEXTS.intention(RAKE, 0) == TEXTS.intention(NAMELESS, 0) == ""
-    assert TEXTS.describes().tolist() == [True] * 5 + [False] * 2
+    assert TEXTS.described.tolist() == [True] * 5 + [False] * 2
 
 
-def test_genres_of_a_list_are_categories() -> None:
+def test_genres_of_a_list_are_categories_and_commas_of_paths_separate_none() -> None:
     films = Catalog(pl.DataFrame({"item_id": ["x", "y"], "genres": ["Drama, War", "War, Comedy"]}))
     assert CatalogTexts(films).preference([0, 1]) == "Categories: War."
     assert CatalogTexts(films).intention(0, 0) == "Drama"
+    shop = Catalog(pl.DataFrame({"item_id": ["x"], "categories": ["Home > Pots, Pans; Garden"], "title": ["Pan"]}))
+    assert CatalogTexts(shop).intention(0, 0) == "Pots, Pans"
 
 
 def test_a_composed_preference_is_what_items_of_the_history_share() -> None:
