@@ -74,6 +74,8 @@ def _pieces(parts: Sequence[Part], example: Example, ids: SemanticIds) -> Iterat
             yield value
         elif value == "text":
             yield example.text
+        elif value == "titles":
+            yield "".join(f"\n{title}" for title in example.titles)
         else:
             items = example.history if value == "history" else (example.item,)
             yield " ".join("".join(layout.tokens(ids.codes[item])) for item in items if item is not None)

@@ -41,6 +41,7 @@ def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
     pairs = coded.users.astype(np.uint64) * np.uint64(len(coded.item_ids)) + coded.items
     sizes = np.bincount(splits, minlength=len(SPLIT_NAMES))
     weights = {} if coded.weights is None else {"weights": _weights(coded.weights)}
+    stated = {} if coded.intentions is None else {"stated_intentions": coded.intentions.count()}
     return {
         "users": int(np.count_nonzero(np.bincount(coded.users))),
         "items": int(np.count_nonzero(np.bincount(coded.items))),
@@ -53,6 +54,7 @@ def describe(coded: Coded, splits: Splits, unit: TimeUnit) -> dict[str, Any]:
         "last_two_in_one_second": _last_two_in_one_second(coded, unit),
         "splits": {name: int(sizes[split]) for split, name in SPLIT_NAMES.items()},
         **weights,
+        **stated,
     }
 
 

@@ -26,7 +26,7 @@ ORDER_USERS, ORDER_LENGTH, ORDER_SHARE = 20, 4, 0.9
 class Coded(NamedTuple):
     """Interactions [R] with users and items as codes, numbered in order of first appearance.
 
-    `weights` are None where all interactions count alike.
+    `weights` are None where all interactions count alike, `intentions` where the data do not state any.
     """
 
     users: Codes
@@ -35,19 +35,25 @@ class Coded(NamedTuple):
     user_ids: pl.Series
     item_ids: pl.Series
     weights: Weights | None = None
+    intentions: pl.Series | None = None
 
     def take(self, rows: npt.NDArray[np.int64] | Mask) -> Coded:
         """The given rows, with the same codes."""
         weights = None if self.weights is None else self.weights[rows]
-        return self._replace(users=self.users[rows], items=self.items[rows], times=self.times[rows], weights=weights)
+        intentions = self.intentions
+        if intentions is not None:
+            intentions = intentions.gather(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows)
+        taken = self._replace(users=self.users[rows], items=self.items[rows], times=self.times[rows])
+        return taken._replace(weights=weights, intentions=intentions)
 
 
 def encode(frame: pl.DataFrame) -> Coded:
-    """Codes for a frame of `RAW_SCHEMA`, and its weights, if it has any."""
+    """Codes for a frame of `RAW_SCHEMA`, and its weights and intentions, if it has any."""
     users, user_ids = _first_seen(frame["user_id"])
     items, item_ids = _first_seen(frame["item_id"])
     weights = frame["weight"].to_numpy() if "weight" in frame.columns else None
-    return Coded(users, items, frame["timestamp"].to_numpy(), user_ids, item_ids, weights)
+    intentions = frame["intention"] if "intention" in frame.columns else None
+    return Coded(users, items, frame["timestamp"].to_numpy(), user_ids, item_ids, weights, intentions)
 
 
 def sort(coded: Coded) -> Coded:

@@ -46,6 +46,8 @@ class PrepareConfig(Config):
     a user does not want. An interaction weighs what `weight_column` says, times the weight that `event_weights` gives
     its type in `event_column`. These apply to every kind of files.
 
+    `intention_columns`, of kind `table`, say in words what a user was looking for: the first with a text counts.
+
     At most `max_bad_share` of a file's rows may be unusable; the first `reported_rows` of them are written to
     a file. `keep_cold_items` keeps items without interactions. `validation_share` and `test_share` (of all
     interactions) bound the windows of the time split. `max_history` is the number of newest items of a history that
@@ -72,6 +74,7 @@ class PrepareConfig(Config):
     weight_column: str | None = None
     event_column: str | None = None
     event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default={})
+    intention_columns: tuple[str, ...] = ()
     check_times: bool = True
     min_interactions: int = Field(default=5, ge=1)
     keep_cold_items: bool = False

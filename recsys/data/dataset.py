@@ -38,7 +38,7 @@ from recsys.data.sources import read_source
 from recsys.data.splits import Splits, by_time, leave_one_out
 from recsys.data.times import TimeUnit
 from recsys.errors import ConfigError, DataError
-from recsys.tables import WEIGHT, Catalog, Dislikes, Interactions, Users
+from recsys.tables import INTENTION, WEIGHT, Catalog, Dislikes, Interactions, Users
 from recsys.tracking import NullTracker, Tracker
 
 _log = logging.getLogger(__name__)
@@ -226,4 +226,6 @@ def _interactions(coded: Coded, splits: Splits) -> Interactions:
     }
     if coded.weights is not None:
         columns[WEIGHT] = coded.weights
+    if coded.intentions is not None:
+        columns[INTENTION] = coded.intentions
     return Interactions(pl.DataFrame(columns))

@@ -33,6 +33,12 @@ def training_histories(interactions: Interactions, catalog: Catalog) -> Historie
     return Histories(user_ids, np.append(starts, len(rows)), _item_indices(interactions, catalog)[rows], weights)
 
 
+def training_intentions(interactions: Interactions) -> pl.Series | None:
+    """What users were looking for in each row of `training_histories`, in the same order; None where none is known."""
+    stated = interactions.intentions
+    return None if stated is None else stated.filter(interactions.frame["split"] == TRAIN)
+
+
 def queries(interactions: Interactions, catalog: Catalog, *, split: int, max_history: int) -> Queries:
     """Every user's target in `split` and the newest `max_history` items before it.
 

@@ -22,7 +22,8 @@ from recsys.tracking import Tracker
 EMPTY_ROW = "empty row"  # reported, but no bad row
 MAX_CONTENT = 300  # characters of a rejected row that are kept
 SHOWN = 100  # of these, in a message
-MARKS = {"disliked": pl.Boolean, "weight": pl.Float32}  # columns that interactions have where they are asked for
+# Columns that interactions have where they are asked for.
+MARKS = {"disliked": pl.Boolean, "weight": pl.Float32, "intention": pl.String}
 RAW_SCHEMA = pl.Schema({"user_id": pl.Categorical(), "item_id": pl.Categorical(), "timestamp": pl.Int64()})
 
 
@@ -100,10 +101,10 @@ class RawData(NamedTuple):
     """A source as read, before cleaning.
 
     `interactions` has `RAW_SCHEMA`, no nulls, file order, and, where the configuration asks for them, `disliked`
-    (Boolean: the row says what its user does not want) and `weight` (Float32). `items` has a unique item_id and text
-    columns (String), or is None where the source has no items table, as has `users` a unique user_id. `notes` go to the
-    data card; `clock` says what the times mean. `not_selected` counts the rows that `prepare.where` leaves out, None
-    where a reader does not look at it.
+    (Boolean: the row says what its user does not want), `weight` (Float32) and `intention` (String, nulls allowed).
+    `items` has a unique item_id and text columns (String), or is None where the source has no items table, as has
+    `users` a unique user_id. `notes` go to the data card; `clock` says what the times mean. `not_selected` counts the
+    rows that `prepare.where` leaves out, None where a reader does not look at it.
     """
 
     interactions: pl.DataFrame

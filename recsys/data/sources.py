@@ -75,11 +75,16 @@ def read_source(
 
 
 def _judged(raw: RawData, config: PrepareConfig, kind: str) -> RawData:
-    """The data, unless their reader ignores what the configuration says about events."""
+    """The data, unless their reader ignores what the configuration says about events or intentions."""
     if raw.not_selected is None and Events.of(config).columns:
         raise ConfigError(
             f"prepare.where, dislikes, weight_column and event_column cannot be used with prepare.kind={kind}, which "
             "reads no columns but users, items and times"
+        )
+    if config.intention_columns and kind != TABLE:
+        raise ConfigError(
+            f"prepare.intention_columns cannot be used with prepare.kind={kind}, which reads no texts of interactions; "
+            f"write them as a table, and set prepare.kind={TABLE}"
         )
     return raw
 

@@ -20,7 +20,7 @@ from recsys.data.opening import PART, ROW, Table
 from recsys.data.profile import INTERACTIONS, Role
 from recsys.data.profiling import note_table, note_time_examples
 from recsys.data.raw import EMPTY_ROW, MARKS, RAW_SCHEMA, RawData, Reading
-from recsys.data.texts import TextTable
+from recsys.data.texts import TextTable, first_text
 from recsys.data.times import ACCEPTED, Clock, Times, calendar_times, implausible, magnitudes, read_times
 from recsys.errors import DataError
 from recsys.tables import identifier
@@ -38,6 +38,7 @@ REASONS = (
     NOT_SELECTED,
 )
 _REASON = pl.Enum(REASONS)
+LONGEST_INTENTION = 500  # characters
 _RAW = "__raw__"  # prefix of columns as the file has them
 _COLUMNS_HINT = (
     "rename it, or set prepare.user_column, prepare.item_column, prepare.time_column; prepare.columns names those of a "
@@ -109,11 +110,13 @@ def read_interactions(
         DataError: a column is missing, there are no usable rows, too many are bad, or the file cannot be read.
     """
     table = Table(path, layout, reading.rejects)
-    roles: dict[str, Role] = {**Events.of(reading.config).roles, columns.user: "user id", columns.item: "item id"}
+    roles: dict[str, Role] = dict.fromkeys(reading.config.intention_columns, "text")
+    roles |= {**Events.of(reading.config).roles, columns.user: "user id", columns.item: "item id"}
     if columns.time is not None:
         roles[columns.time] = "time"
     note_table(reading.profile, INTERACTIONS, table, roles, others="ignored")
     table.require(columns.names, hint)
+    table.require(reading.config.intention_columns, "rename it, or correct prepare.intention_columns")
     return usable_rows(table, columns=columns, reading=reading)
 
 
@@ -127,7 +130,11 @@ def usable_rows(table: Table, *, columns: Columns, reading: Reading) -> TimedRow
     for schema in table.schemas:
         events.require((name for name in schema if name != ROW), table.path)
     frame = table.select(
-        lambda schema: [*_codes(schema, columns), *(pl.col(n).alias(_RAW + n) for n in events.columns)]
+        lambda schema: [
+            *_codes(schema, columns),
+            *(pl.col(n).alias(_RAW + n) for n in events.columns),
+            *_intention(schema, reading.config),
+        ]
     )
     if frame.is_empty():
         raise DataError(f"{table.path} holds no rows; interactions are needed, one a row: {', '.join(columns.names)}")
@@ -202,6 +209,11 @@ def _codes(schema: pl.Schema, columns: Columns) -> list[pl.Expr]:
         whole.alias("timestamp"),
         reason.alias("reason"),
     ]
+
+
+def _intention(schema: pl.Schema, config: PrepareConfig) -> list[pl.Expr]:
+    names = config.intention_columns
+    return [first_text(schema, names, longest=LONGEST_INTENTION).alias("intention")] if names else []
 
 
 def _id_reasons(frame: pl.DataFrame) -> pl.Expr:

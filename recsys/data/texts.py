@@ -70,6 +70,12 @@ def text_table(
     return TextTable(unique, [name for name in others if name not in kept], table.height - unique.height)
 
 
+def first_text(schema: pl.Schema, names: Sequence[str], *, longest: int) -> pl.Expr:
+    """In each row the first text of some columns, decoded and cut; null where they have none."""
+    texts = [_text(name, schema[name]) for name in names if is_text(schema[name])]
+    return pl.coalesce(*texts, pl.lit(None, pl.String)).str.slice(0, longest)
+
+
 def join_texts(value: Any, *, path: bool) -> str | None:
     """A JSON value as text: a list of lists as paths, a list as one path or an enumeration."""
     if isinstance(value, list):

@@ -20,6 +20,8 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "item": pl.String,
     "text": pl.String,
 }
+SEQUENTIAL = "sequential"  # the one task whose history is answered, item by item
+COLUMNS, COMPOSED = "columns", "composed"  # sources of a text about a user
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Example:
     """One example: `history` and `item` are item indices; a field that its task does not use is empty.
 
     `weights` say how much each item of the history counts as a target (`TrainingSequence`); empty where all are alike.
+    `titles` are those of a history that is read as text. `source` says where a text about a user comes from: `columns`
+    of the data, or `composed` from the catalogue.
     """
 
     task: str
@@ -34,10 +38,14 @@ class Example:
     item: int | None = None
     text: str = ""
     weights: tuple[float, ...] = ()
+    titles: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """The items of the history that are to be predicted: those whose weight is not 0."""
+        """The items of the history that are to be predicted: those whose weight is not 0, in the sequential task."""
+        if self.task != SEQUENTIAL:
+            return ()
         if not self.weights:
             return self.history
         return tuple(item for item, weight in zip(self.history, self.weights, strict=True) if weight > 0)
@@ -56,12 +64,17 @@ def save_examples(examples: Sequence[Example], catalog: Catalog, path: Path) -> 
     )
     if any(e.weights for e in examples):
         frame = frame.with_columns(weights=pl.Series([e.weights for e in examples], dtype=pl.List(pl.Float32)))
+    if any(e.titles for e in examples):
+        frame = frame.with_columns(titles=pl.Series([e.titles for e in examples], dtype=pl.List(pl.String)))
+    if any(e.source for e in examples):
+        frame = frame.with_columns(source=pl.Series([e.source for e in examples], dtype=pl.String))
     frame.write_parquet(path)
 
 
 def load_examples(path: Path, catalog: Catalog) -> list[Example]:
     """Examples with item indices of the catalogue that they were saved with."""
     positions = catalog.positions
+    shared: dict[str, str] = {}  # a title is in many histories, and kept once
     return [
         Example(
             task=row["task"],
@@ -69,6 +82,8 @@ def load_examples(path: Path, catalog: Catalog) -> list[Example]:
             item=None if row["item"] is None else positions[row["item"]],
             text=row["text"],
             weights=tuple(row.get("weights") or ()),
+            titles=tuple(shared.setdefault(title, title) for title in row.get("titles") or ()),
+            source=row.get("source") or "",
         )
         for row in pl.read_parquet(path).iter_rows(named=True)
     ]

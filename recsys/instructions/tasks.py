@@ -7,30 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from recsys.data.histories import windows
 from recsys.instructions.config import InstructConfig
-from recsys.instructions.examples import Example
-from recsys.tables import Catalog, Histories
+from recsys.instructions.examples import SEQUENTIAL, Example
+from recsys.instructions.history_tasks import history_to_description, history_to_title, titles_to_id
+from recsys.instructions.source import TaskSource
+from recsys.instructions.user_tasks import intention, preference, query_to_id
+from recsys.tables import Catalog
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TaskSource:
-    """The catalogue and the training histories, which are cut into windows of at most `max_history` items."""
-
-    catalog: Catalog
-    histories: Histories
-    max_history: int = 50
-
-
-def sequential(source: TaskSource) -> Iterator[Example]:
+def sequential(source: TaskSource, config: InstructConfig) -> Iterator[Example]:
     """Every history, cut into windows from its newest end; each window predicts all of its items."""
     return (
         Example(
-            "sequential",
+            SEQUENTIAL,
             history=tuple(items.tolist()),
             weights=() if weights is None else tuple(weights.tolist()),
         )
@@ -38,18 +31,28 @@ def sequential(source: TaskSource) -> Iterator[Example]:
     )
 
 
-def item_to_id(source: TaskSource) -> Iterator[Example]:
+def item_to_id(source: TaskSource, config: InstructConfig) -> Iterator[Example]:
     """An item's text -> its semantic id; one example for each of its texts (see `_texts`)."""
     return (Example("item_to_id", item=item, text=text) for item, text in _texts(source.catalog))
 
 
-def id_to_item(source: TaskSource) -> Iterator[Example]:
+def id_to_item(source: TaskSource, config: InstructConfig) -> Iterator[Example]:
     """An item's semantic id -> its text; one example for each of its texts (see `_texts`)."""
     return (Example("id_to_item", item=item, text=text) for item, text in _texts(source.catalog))
 
 
-Task = Callable[[TaskSource], Iterator[Example]]
-TASKS: dict[str, Task] = {"sequential": sequential, "item_to_id": item_to_id, "id_to_item": id_to_item}
+Task = Callable[[TaskSource, InstructConfig], Iterator[Example]]
+TASKS: dict[str, Task] = {
+    SEQUENTIAL: sequential,
+    "item_to_id": item_to_id,
+    "id_to_item": id_to_item,
+    "history_to_title": history_to_title,
+    "history_to_description": history_to_description,
+    "titles_to_id": titles_to_id,
+    "intention": intention,
+    "query_to_id": query_to_id,
+    "preference": preference,
+}
 
 
 def make_examples(source: TaskSource, config: InstructConfig) -> list[Example]:
@@ -58,7 +61,7 @@ def make_examples(source: TaskSource, config: InstructConfig) -> list[Example]:
     for name, task in TASKS.items():
         if getattr(config.weights, name) == 0:
             continue
-        found = list(task(source))
+        found = list(task(source, config))
         if not found:
             logger.warning("task %s is skipped: the data has no inputs for it", name)
         examples += found

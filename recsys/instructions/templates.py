@@ -10,7 +10,7 @@ from typing import NamedTuple
 import yaml
 
 Part = tuple[str, str]  # ("text", words) or ("field", name)
-_FIELD = re.compile(r"\{(history|item|text)\}")
+_FIELD = re.compile(r"\{(history|item|text|titles)\}")
 
 
 class Template(NamedTuple):

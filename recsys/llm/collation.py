@@ -21,6 +21,7 @@ from recsys.llm.vocabulary import TokenLayout
 from recsys.tables import IntArray, SemanticIds
 
 IGNORED = -100
+_TEXTS_KEPT = 200_000  # encoded, of which most are met again
 _BUCKETS_AHEAD = 50  # batches that are sorted together: enough to pad little, few enough to stay random
 
 
@@ -49,7 +50,7 @@ class Renderer:
         layout: where the code tokens are.
         semantic_ids: in catalogue order.
         max_text_tokens: a text field keeps its first tokens.
-        max_tokens: a longer row loses the oldest items of its history.
+        max_tokens: a longer row loses the oldest items, or titles, of its history.
         one_position: an item is one token, `layout.item(i)`, which an `ItemTable` embeds, and not its codes; the
             branches of `recsys.llm.item_rows` write those of the answer.
     """
@@ -89,35 +90,44 @@ class Renderer:
         return self._row(example, templates[template % len(templates)])
 
     def _row(self, example: Example, template: Template) -> Row:
-        history = list(example.history)
+        history = self._history(example)
         while True:
             prompt = self._start + self._parts(template.prompt, example, history)
             answer = self._parts(template.response, example, history)
             over = len(prompt) + len(answer) - self._max_tokens
             if over <= 0 or len(history) <= 1:
                 break
-            history = history[min(-(-over // self.tokens_per_item), len(history) - 1) :]
+            lost = np.cumsum([len(tokens) for tokens in history[:-2]])  # of the oldest, and of those up to each next
+            history = history[int(np.searchsorted(lost, over)) + 1 :]
         ends_in_text = ("field", "text") in template.response
         weights = None
         if example.weights:  # of the sequential task, whose response is the history
             weights = np.repeat(example.weights[-len(history) :], self.tokens_per_item).tolist()
         return Row(prompt + answer + (self._end if ends_in_text else []), len(prompt), weights)
 
-    def _parts(self, parts: tuple[Part, ...], example: Example, history: list[int]) -> list[int]:
+    def _history(self, example: Example) -> list[list[int]]:
+        """The token_ids of each item of the history, or of each title, on a line of its own."""
+        if example.titles:
+            return [self._encode("\n") + self._encode(title)[: self._max_text] for title in example.titles]
+        return [self._read[item] for item in example.history]
+
+    def _parts(self, parts: tuple[Part, ...], example: Example, history: list[list[int]]) -> list[int]:
         tokens: list[int] = []
         for kind, value in parts:
             if kind == "text":
                 tokens += self._encode(value)
             elif value == "text":
                 tokens += self._encode(example.text)[: self._max_text]
-            elif value == "history":
-                tokens.extend(chain.from_iterable(map(self._read.__getitem__, history)))
+            elif value in ("history", "titles"):
+                tokens.extend(chain.from_iterable(history))
             elif example.item is not None:
                 tokens += self._read[example.item]
         return tokens
 
     def _encode(self, text: str) -> list[int]:
         if text not in self._texts:
+            if len(self._texts) >= _TEXTS_KEPT:
+                self._texts.clear()
             self._texts[text] = encode_text(self._tokenizer, text)
         return self._texts[text]
 

@@ -9,6 +9,7 @@ from recsys.tables.dislikes import Dislikes
 from recsys.tables.histories import Histories, Queries
 from recsys.tables.identifiers import LONGEST_ID, Identifier, identifier
 from recsys.tables.interactions import (
+    INTENTION,
     INTERACTION_SCHEMA,
     TEST,
     TRAIN,
@@ -24,6 +25,7 @@ from recsys.tables.rankings import POLICY_TYPE, RANKING_SCHEMA, Rankings, TopIte
 from recsys.tables.types import BoolArray, FloatArray, IntArray, slices
 
 __all__ = [
+    "INTENTION",
     "INTERACTION_SCHEMA",
     "LONGEST_ID",
     "POLICIES",

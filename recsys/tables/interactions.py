@@ -17,7 +17,7 @@ from recsys.tables.types import FloatArray, IntArray, check_schema
 TRAIN, VALIDATION, TEST = 0, 1, 2
 UNUSED = 3  # later interactions of a window whose first one is the target
 
-WEIGHT = "weight"
+WEIGHT, INTENTION = "weight", "intention"
 INTERACTION_SCHEMA = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64, "split": pl.Int8}
 
 
@@ -26,7 +26,8 @@ class Interactions:
     """User-item interactions with their time and split (`TRAIN`, `VALIDATION`, `TEST`, `UNUSED`).
 
     `frame` is sorted: users in their first-seen order, each user's rows oldest first. A column `weight` (Float32, 0
-    or more) says how much an interaction counts in training, where they do not all count alike.
+    or more) says how much an interaction counts in training, where they do not all count alike; a column `intention`
+    (String, nulls allowed) what the user was looking for, where the data say so.
     """
 
     frame: pl.DataFrame
@@ -38,6 +39,8 @@ class Interactions:
             weights = self.frame[WEIGHT]
             if not (weights.is_finite() & (weights >= 0)).fill_null(value=False).all():
                 raise DataError("interactions: every weight must be a finite number from 0 on")
+        if INTENTION in self.frame.columns:
+            check_schema(self.frame, {INTENTION: pl.String}, "interactions")
 
     def __len__(self) -> int:
         return self.frame.height
@@ -50,6 +53,11 @@ class Interactions:
     def weights(self) -> FloatArray | None:
         """[R], how much each interaction counts; None where all count alike."""
         return self.frame[WEIGHT].to_numpy() if WEIGHT in self.frame.columns else None
+
+    @property
+    def intentions(self) -> pl.Series | None:
+        """[R], what each user was looking for, null where it is not known; None where the data never say so."""
+        return self.frame[INTENTION] if INTENTION in self.frame.columns else None
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -23,6 +23,7 @@ from recsys.baselines import sasrec_training
 from recsys.data.dataset import Dataset
 from recsys.data.policy import ServedPolicy
 from recsys.files import file_sha256, text_sha256
+from recsys.instructions.config import TaskWeights
 from recsys.ranking.loading import RankingContext
 from recsys.ranking.registry import fit_rankers
 from recsys.ranking.validation import HeadValidator, ValidationUsers
@@ -44,6 +45,7 @@ CONFIG = configured(
     "diffuse.sampling_steps=4",
     "recommend.num_beams=10",
     "recommend.k=10",
+    *(f"instruct.weights.{task}=0.1" for task in TaskWeights.model_fields if task != "sequential"),
 )
 MEASURED = {"timings.json"}  # seconds: never the same twice
 Contents = dict[str, str]

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from recsys.data.histories import TrainingSequence
 from recsys.decoding.tree import Tree
 from recsys.errors import ModelError
-from recsys.instructions.tasks import TaskSource, sequential
+from recsys.instructions.config import InstructConfig
+from recsys.instructions.source import TaskSource
+from recsys.instructions.tasks import sequential
 from recsys.llm.conditions import (
     DiscreteConditions,
     QueryConditions,
@@ -36,7 +38,7 @@ def _histories(*lists: list[int]) -> Histories:
 @given(HISTORIES, st.integers(2, 5))
 def test_windows_are_those_of_the_sequential_task(lists: list[list[int]], window: int) -> None:
     source = TaskSource(catalog=None, histories=_histories(*lists), max_history=window)  # type: ignore[arg-type]
-    wanted = [e.history for e in sequential(source)]
+    wanted = [e.history for e in sequential(source, InstructConfig())]
     assert [tuple(w.items.tolist()) for w in windows(source.histories, window)] == wanted
 
 

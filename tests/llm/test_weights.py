@@ -10,8 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from recsys.data.histories import TrainingSequence
+from recsys.instructions.config import InstructConfig
 from recsys.instructions.examples import Example, load_examples, save_examples
-from recsys.instructions.tasks import TASKS, TaskSource
+from recsys.instructions.source import TaskSource
+from recsys.instructions.tasks import TASKS
 from recsys.llm.collation import IGNORED, Renderer, Row, epoch_batches, pad
 from recsys.llm.conditions import DiscreteConditions, discrete_batches, sequential_rows, training_conditions
 from recsys.llm.config import TrainingConfig
@@ -116,7 +118,7 @@ def _weighted(lists: list[list[int]], weights: list[float]) -> Histories:
 def test_examples_keep_weights_with_a_mean_of_one(tmp_path: Path) -> None:
     catalog = Catalog(pl.DataFrame({"item_id": list("abcdef"), "title": TITLES}))
     histories = _weighted([[0, 1, 2], [3, 4]], [2, 0, 6, 0, 0])
-    examples = list(TASKS["sequential"](TaskSource(catalog, histories)))
+    examples = list(TASKS["sequential"](TaskSource(catalog, histories), InstructConfig()))
     assert [(e.history, e.weights) for e in examples] == [((0, 1, 2), (0.5, 0, 1.5))]
     examples.append(Example("item_to_id", item=2, text="x"))
     save_examples(examples, catalog, tmp_path / "weighted.parquet")

@@ -1,17 +1,26 @@
 """`recsys instruct RUN --show N`: what is shown are the run's own examples, under their templates."""
 
 import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from pipelines import cli
+from pipelines import FOLDERS, cli
+from pipelines.config import RunConfig
 from pipelines.instruct_view import shown_examples
-from recsys.artifacts import RunDirectory
+from pipelines.runner import load_stage, run_stages
+from recsys.artifacts import RunDirectory, StageRun
 from recsys.data.dataset import Dataset
 from recsys.data.histories import training_histories
+from recsys.instructions.config import TaskWeights
 from recsys.tables import SemanticIds
+from recsys.tracking import NullTracker, Tracker
+from tests.pipelines.finished import configured
 
 TOKEN = re.compile(r"<([a-z])_(\d+)>")
 
@@ -45,6 +54,62 @@ def test_histories_and_texts_are_those_of_the_catalogue(run: RunDirectory) -> No
             texts = dataset.catalog.frame.select(dataset.catalog.text_columns).row(item)
             text = prompt if task == "item_to_id" else response
             assert any(part and part in text for part in texts)
+
+
+@pytest.fixture(scope="module")
+def instructed() -> Iterator[RunDirectory]:
+    """A run of the first stages and the instructions of every task, with semantic ids that are made up."""
+
+    def made_up(config: RunConfig, run: StageRun, tracker: Tracker) -> None:
+        if run.stage == "tokenize":
+            ids = Dataset.load(run.read("prepare")).catalog.item_ids
+            codes = np.stack([np.arange(len(ids)) // 10, np.arange(len(ids)) % 10], axis=1)
+            (run.out / "discrete").mkdir()
+            SemanticIds(ids, codes, 10).save(run.out / "discrete" / "semantic_ids.parquet")
+
+    weights = [f"instruct.weights.{name}=1" for name in TaskWeights.model_fields]
+    config = configured("tokenize.kind=discrete", *weights)
+    names = ["prepare", "embed", "tokenize", "instruct"]
+    with tempfile.TemporaryDirectory() as folder:
+        directory = RunDirectory(Path(folder) / "run", FOLDERS)
+        with directory.lock():
+            run_stages(
+                config,
+                directory,
+                config.stages,
+                selected=names,
+                tracker=NullTracker(),
+                load=lambda stage: load_stage(stage) if stage.name in ("prepare", "instruct") else made_up,
+            )
+        yield directory
+
+
+def test_every_task_is_shown_and_noted_with_the_source_of_its_texts(instructed: RunDirectory) -> None:
+    dataset = Dataset.load(instructed.folder("prepare"))
+    ids = SemanticIds.load(instructed.folder("tokenize") / "discrete" / "semantic_ids.parquet")
+    item_of = {tuple(codes): item for item, codes in enumerate(ids.codes.tolist())}
+    titles = dataset.catalog.titles()
+    training = training_histories(dataset.interactions, dataset.catalog)
+    shown = shown_examples(instructed, 5, seed=0)
+    assert Counter(example.task for example in shown) == dict.fromkeys(TaskWeights.model_fields, 5)
+    for task, prompt, response in shown:
+        read, answer = ([item_of[codes] for codes in written(side, 2)] for side in (prompt, response))
+        if task in ("history_to_title", "intention"):
+            following = [titles.index(response)] if task == "history_to_title" else answer
+            parts = [[*read, *following] == training[u].tolist()[: len(read) + 1] for u in range(len(training))]
+            assert any(parts)
+        elif task == "titles_to_id":
+            assert read == []
+            assert sum(line in titles for line in prompt.splitlines()) >= 1
+            assert len(answer) == 1
+        elif task == "query_to_id":
+            assert (read, len(answer)) == ([], 1)
+        elif task == "preference":
+            assert response.startswith(("Categories: ", "Brand: ", "Words: "))
+            assert any(read == training[u].tolist() for u in range(len(training)))
+    notes = instructed.existing_record("instruct").notes
+    composed = {name: {"composed": notes[name]} for name in ("intention", "query_to_id", "preference")}
+    assert notes["text_sources"] == composed
 
 
 def test_the_seed_draws_them_and_there_may_be_fewer(run: RunDirectory) -> None:

@@ -14,7 +14,8 @@ from recsys.data.dataset import Dataset
 from recsys.data.histories import queries, training_histories
 from recsys.embeddings.text import item_texts
 from recsys.instructions.config import InstructConfig
-from recsys.instructions.tasks import TaskSource, make_examples
+from recsys.instructions.source import TaskSource
+from recsys.instructions.tasks import make_examples
 from recsys.llm.config import FinetuneConfig, LoraConfig, ScratchConfig, TrainingConfig
 from recsys.llm.finetuning import FinetuneData, finetune
 from recsys.llm.storage import load_language_model
