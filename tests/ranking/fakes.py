@@ -35,7 +35,7 @@ CONFIG = FinetuneConfig(
     lora=LoraConfig(epochs=1, batch_tokens=512),
 )
 READING_ITEMS = CONFIG.model_copy(
-    update={"items": "sum", "training": CONFIG.training.model_copy(update={"epochs": 20})}
+    update={"items": "sum", "training": CONFIG.training.model_copy(update={"epochs": 30})}
 )  # one vector an item, and scores of whole items
 CODEBOOKS = np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)
 
