@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from recsys.llm.heads import code_embeddings
 from recsys.llm.items import ItemTable
+from recsys.llm.prefixes import PrefixRows
 from recsys.llm.vocabulary import TokenLayout
 
 
@@ -17,11 +19,15 @@ class ItemReader:
 
     @torch.no_grad()
     def __init__(self, model: Any, layout: TokenLayout, items: ItemTable) -> None:
-        self._model, self._items = model, items
-        self.layout = layout
-        rows = code_embeddings(model, layout)
-        self.vectors = items.vectors(rows)  # [N, d]
-        self.prefixes = items.prefixes(rows, self.vectors)
+        self._model, self._items, self.layout = model, items, layout
+        self._rows = code_embeddings(model, layout)
+        self.vectors = items.vectors(self._rows)  # [N, d]
+
+    @cached_property
+    def prefixes(self) -> PrefixRows:
+        """Made when the first code is written: what only reads, or scores whole items, needs none."""
+        with torch.no_grad():
+            return self._items.prefixes(self._rows, self.vectors)
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         """token_ids [B, T] of a prompt -> what the model reads [B, T, d]."""
