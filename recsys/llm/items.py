@@ -77,7 +77,8 @@ class ItemTable(nn.Module):
         """What codes are written by behind others, given the items' `vectors` [N, d]; see `vectors`."""
         if self._tree is None or self._tree.known.device != self.known.device:
             size = len(code_rows) // self.codes.shape[1]
-            self._tree = PrefixTree((self.codes % size).cpu().numpy(), size, self.known[:, 0])
+            with torch.inference_mode(False):  # it is kept, for trainings too
+                self._tree = PrefixTree((self.codes % size).cpu().numpy(), size, self.known[:, 0])
         return PrefixRows.of(self._tree, vectors, code_rows[self.codes])
 
     def embed(self, token_ids: Tensor, model: Any, layout: TokenLayout, vectors: Tensor) -> Tensor:

@@ -111,6 +111,15 @@ def test_the_beam_search_writes_what_was_trained() -> None:
         np.testing.assert_allclose(found.scores[row], scores[order], atol=1e-4)
 
 
+def test_a_model_that_has_decoded_can_be_trained_on() -> None:
+    model = reading_items()
+    prompts = [model.renderer(semantic_ids()).prompt(HISTORIES[0])]
+    trie = Trie.build(semantic_ids().codes, 4)
+    decode_all(model.model, prompts, trie=trie, base=model.layout.base, beams=2, batch_size=1, reader=model.reader)
+    found, _ = loss_of(model, [Example("sequential", history=HISTORIES[0])])
+    found.mean().backward()  # type: ignore[no-untyped-call]
+
+
 def test_a_prompt_has_one_position_an_item_and_loses_the_oldest() -> None:
     model = reading_items()
     renderer = model.renderer(semantic_ids())
