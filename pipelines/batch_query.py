@@ -68,6 +68,7 @@ def query_users(run: RunDirectory, users: Path, out: Path, *, k: int, tracker: T
     inputs = {"run": answers_fingerprint(stored_config(run), run), "users": fingerprint(users)}
     key = StageKey(settings={"k": k}, code=VERSION, inputs=inputs)
     work = RunDirectory(out.with_name(f".{out.name}.work"), {STAGE: STAGE})
+    shutil.rmtree(_dropped(work.path), ignore_errors=True)  # left by a kill
     finished = work.record(STAGE)
     earlier = finished.key if finished else work.unfinished(STAGE)
     if out.exists() and finished is None:
@@ -116,10 +117,14 @@ def _changed(earlier: StageKey, key: StageKey) -> str:
 
 def _drop(folder: Path) -> None:
     """Renamed before it is deleted, so that a kill leaves no folder that looks like work and lacks files."""
-    dropped = folder.with_name(f"{folder.name}.dropped")
+    dropped = _dropped(folder)
     shutil.rmtree(dropped, ignore_errors=True)
     folder.rename(dropped)
     shutil.rmtree(dropped)
+
+
+def _dropped(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.dropped")
 
 
 def _answer(run: RunDirectory, users: Path, stage: StageRun, key: StageKey, tracker: Tracker) -> None:

@@ -71,7 +71,7 @@ def _connect(place: Place) -> None:
         torch.cuda.set_device(place.rank)
     distributed.init_process_group(
         "nccl" if gpus else "gloo",
-        init_method=f"file://{place.store}",
+        store=distributed.FileStore(str(place.store), place.processes),  # type: ignore[attr-defined]
         rank=place.rank,
         world_size=place.processes,
         timeout=TIMEOUT,

@@ -102,15 +102,25 @@ def _follow(stage: str, processes: list[SpawnProcess], receivers: list[Connectio
     while running or open_ends:
         ready = wait([*open_ends, *(process.sentinel for process in running.values())])
         for receiver in [end for end in open_ends if end in ready]:
-            try:
-                replay(receiver.recv())
-            except EOFError:
+            if not _replayed(receiver, replay):
                 open_ends.remove(receiver)
         for rank in [rank for rank, process in running.items() if process.sentinel in ready]:
             running[rank].join()
             code = running.pop(rank).exitcode or 0
+            while receivers[rank].poll() and _replayed(receivers[rank], replay):
+                pass  # what it said before it ended, such as why
             if code:
                 raise _died(stage, rank, len(processes), code)
+
+
+def _replayed(receiver: Connection, replay: Replay) -> bool:
+    """Repeat one event of a process, if there is one before the end of its messages."""
+    try:
+        event = receiver.recv()
+    except (EOFError, OSError):  # the end, or a message that a kill has cut short
+        return False
+    replay(event)
+    return True
 
 
 def _died(stage: str, rank: int, count: int, code: int) -> ModelError:

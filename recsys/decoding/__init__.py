@@ -1,1 +1,1 @@
-"""Constrained decoding of semantic ids: the trie of valid ids, and beam search over it."""
+"""Constrained decoding of semantic ids: beam search over their trie."""

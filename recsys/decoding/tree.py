@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from recsys.errors import ModelError
 from recsys.llm.attention import additive_masks
+from recsys.llm.heads import head_logits
 from recsys.llm.reading import ItemReader
 from recsys.tables import FloatArray
 
@@ -94,15 +95,9 @@ class Tree:
         With a `reader`, `hidden` is of the beams that were grown last, or the root, and the tokens are all the codes of
         the level that follows.
         """
-        head, config = self.model.get_output_embeddings(), self.model.config
+        head, rows = self.model.get_output_embeddings(), slice(first, first + count)
         bias = getattr(head, "bias", None)
-        rows = slice(first, first + count)
-        logits = torch.nn.functional.linear(hidden, head.weight[rows], None if bias is None else bias[rows]).float()
-        logits = (
-            logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        )
-        cap = getattr(config, "final_logit_softcapping", None)
-        logits = logits if cap is None else torch.tanh(logits / cap) * cap
+        logits = head_logits(self.model, hidden, head.weight[rows], None if bias is None else bias[rows])
         if self._reader is None:
             return logits
         return self._reader.prefixes.add(logits, hidden.float(), self._depth, self._nodes)

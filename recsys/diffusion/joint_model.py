@@ -11,7 +11,7 @@ from recsys.training.plan import Loss
 
 
 class JointModel(nn.Module):
-    """Language model, connector and head in one module, so that DistributedDataParallel sees every gradient."""
+    """Language model, connector and head in one module."""
 
     def __init__(self, conditions: nn.Module, head: PreferenceLoss, config: DiffuseConfig) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "text": pl.String,
 }
 SEQUENTIAL = "sequential"  # the one task whose history is answered, item by item
+CHOSEN = ("titles_to_id", "intention", "query_to_id")  # tasks whose answer is an item that a user chose
 COLUMNS, COMPOSED = "columns", "composed"  # sources of a text about a user
 
 
@@ -43,7 +44,9 @@ class Example:
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """The items of the history that are to be predicted: those whose weight is not 0, in the sequential task."""
+        """Items of training histories that are to be predicted; in the sequential task those whose weight is not 0."""
+        if self.task in CHOSEN and self.item is not None:
+            return (self.item,)
         if self.task != SEQUENTIAL:
             return ()
         if not self.weights:

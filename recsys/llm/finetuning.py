@@ -186,7 +186,7 @@ class _Trainings:
 
     def run(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Progress:
         settings = self._language_model.config
-        bf16 = uses_bf16(settings.precision, next(model.parameters()).device)
+        bf16 = uses_bf16(settings.precision, self._processes.device or next(model.parameters()).device)
         items, layout = self._language_model.items, self._language_model.layout
         loss = LanguageModelLoss(model, layout)
         weights = ItemLossWeights(settings.item_loss, settings.distillation)

@@ -74,6 +74,15 @@ def code_embeddings(model: Any, layout: TokenLayout) -> Tensor:
     return scaled
 
 
+def head_logits(model: Any, states: Tensor, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Logits [..., n], float32, of some rows [n, d] of the head, scaled and capped as the model does."""
+    config = model.config
+    logits = F.linear(states, rows.to(states.dtype), bias).float()
+    logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor, factors: Tensor | None) -> Tensor:
     """The sum of the cross-entropies of logits [n, V], each times its factor."""
     if factors is None:
@@ -82,7 +91,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, factors: Tensor | None) -> Te
 
 
 class LanguageModelLoss(nn.Module):
-    """Hidden states and loss in one module, so that DistributedDataParallel sees every gradient."""
+    """Hidden states and loss in one module."""
 
     def __init__(self, model: Any, layout: TokenLayout) -> None:
         super().__init__()
@@ -114,7 +123,7 @@ class LanguageModelLoss(nn.Module):
         num_text = int(is_text.sum())
         text = states.new_zeros((), dtype=torch.float32)
         if num_text:
-            logits = states[is_text] @ torch.cat([rows.text, rows.codes]).T.to(states.dtype)
+            logits = head_logits(self.unwrapped(), states[is_text], torch.cat([rows.text, rows.codes]))
             text = _cross_entropy(logits, labels[is_text], None if factors is None else factors[is_text])
         return Losses(code, num_code, text, num_text)
 
@@ -130,7 +139,7 @@ class LanguageModelLoss(nn.Module):
             here = level == index
             if not bool(here.any()):
                 continue
-            logits = states[here] @ rows.codes[index * size : (index + 1) * size].T.to(states.dtype)
+            logits = head_logits(self.unwrapped(), states[here], rows.codes[index * size : (index + 1) * size])
             target = labels[here] - self.layout.base - index * size
             total = total + _cross_entropy(logits, target, None if factors is None else factors[here])
             count += len(target)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from recsys.llm.attention import Branches, branch_masks
 from recsys.llm.collation import IGNORED
-from recsys.llm.heads import LanguageModelLoss, Losses, code_embeddings, head_rows
+from recsys.llm.heads import LanguageModelLoss, Losses, code_embeddings, head_logits, head_rows
 from recsys.llm.item_rows import ItemBatch
 from recsys.llm.items import ItemTable
 from recsys.llm.prefixes import PrefixRows
@@ -80,7 +80,7 @@ class ItemLoss(nn.Module):
         text = batch.targets.where(batch.targets < layout.base, IGNORED)
         losses = self.written.losses(hidden, text, batch.weights)
         if not len(batch.items):
-            nothing = 0 * (vectors.sum() + self.items.repeats.sum())  # with gradients, for processes that wait for them
+            nothing = 0 * (vectors.sum() + self.items.repeats.sum())  # of everything that has gradients in other steps
             return ItemLosses(losses, nothing, losses.code, self._weights)
         with torch.autocast(hidden.device.type, enabled=False):  # sums over the catalogue are made in fp32
             states, vectors = codes[0].float(), vectors.float()
@@ -96,7 +96,8 @@ class ItemLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Summed cross-entropies of all codes, against the items' own and against what the items' probabilities say."""
         layout, items = self.written.layout, batch.items
-        size, rows = layout.num_codes, head_rows(self.written.unwrapped(), layout).codes.float()
+        model, size = self.written.unwrapped(), layout.num_codes
+        rows = head_rows(model, layout).codes.float()
         expected: list[Tensor] = []
         if self._weights.distillation:
             detached = terms._replace(values=terms.values.detach())
@@ -104,7 +105,8 @@ class ItemLoss(nn.Module):
         code = distilled = states[0].new_zeros(())
         nodes = torch.zeros_like(items)
         for level, state in enumerate(states):
-            logits = prefixes.add(state @ rows[level * size : (level + 1) * size].T, state, level, nodes)
+            own = head_logits(model, state, rows[level * size : (level + 1) * size])
+            logits = prefixes.add(own, state, level, nodes)
             nodes = prefixes.tree.nodes[level][items]
             columns = batch.columns if level == 0 else batch.branches + level - 1
             factors = 1.0 if batch.weights is None else batch.weights[batch.rows, columns]

@@ -51,6 +51,7 @@ class ItemTable(nn.Module):
         self.reading = nn.Identity()  # where dropout of what is read is hooked
         self._dropped = dropped
         self._tree: PrefixTree | None = None  # made when it is first needed
+        self._grown: tuple[SemanticIds, ItemTable] | None = None  # the last, which several rankers ask for
 
     @classmethod
     def of(cls, semantic_ids: SemanticIds, width: int, known: BoolArray, *, dropped: float = 0.0) -> Self:
@@ -79,7 +80,7 @@ class ItemTable(nn.Module):
             size = len(code_rows) // self.codes.shape[1]
             with torch.inference_mode(False):  # it is kept, for trainings too
                 self._tree = PrefixTree((self.codes % size).cpu().numpy(), size, self.known[:, 0])
-        return PrefixRows.of(self._tree, vectors, code_rows[self.codes])
+        return PrefixRows.of(self._tree, vectors, code_rows)
 
     def embed(self, token_ids: Tensor, model: Any, layout: TokenLayout, vectors: Tensor) -> Tensor:
         """token_ids [B, T], items among them, -> what the model reads, [B, T, d], given the `vectors` [N, d]."""
@@ -107,6 +108,11 @@ class ItemTable(nn.Module):
         added = len(semantic_ids) - len(self)
         if not added:
             return self
+        if self._grown is None or self._grown[0] is not semantic_ids:
+            self._grown = semantic_ids, self._over(semantic_ids, added)
+        return self._grown[1]
+
+    def _over(self, semantic_ids: SemanticIds, added: int) -> ItemTable:
         known = np.append(self.known[:, 0].cpu().numpy(), np.zeros(added)) > 0
         grown = ItemTable.of(semantic_ids, self.rows.shape[1], known)
         with torch.no_grad():

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recsys.tables import IntArray
 from recsys.tokenization.trie import Trie
@@ -29,6 +31,7 @@ class PrefixTree:
 
     def __init__(self, codes: IntArray, num_codes: int, known: Tensor) -> None:
         self.trie = Trie.build(codes, num_codes).to(known.device)
+        self.codes = torch.from_numpy(codes + num_codes * np.arange(codes.shape[1])).to(known.device)  # rows [N, L]
         self.known = known
         self.nodes = [self._nodes(depth) for depth in range(1, self.trie.num_levels + 1)]  # [N] of each item
         self.counts = [
@@ -55,11 +58,11 @@ class PrefixRows(NamedTuple):
     logs: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, tree: PrefixTree, vectors: Tensor, code_vectors: Tensor) -> Self:
-        """From the items' vectors [N, d], of which code_vectors [N, L, d] are the parts of their codes."""
+    def of(cls, tree: PrefixTree, vectors: Tensor, code_rows: Tensor) -> Self:
+        """From the items' vectors [N, d], of which the rows [L * K, d] of their codes are a part."""
         rows, logs, left = [], [], vectors
         for level, (nodes, counts) in enumerate(zip(tree.nodes, tree.counts, strict=True)):
-            left = left - code_vectors[:, level]
+            left = left - F.embedding(tree.codes[:, level], code_rows)
             known = left * tree.known[:, None]
             divisor = counts.clamp_min(1)
             rows.append(left.new_zeros(len(counts), left.shape[1]).index_add(0, nodes, known) / divisor[:, None])
@@ -74,6 +77,8 @@ class PrefixRows(NamedTuple):
             nodes: int64 [...] of depth `level`, the codes before.
         """
         trie, rows, logs = self.tree.trie, self.rows[level], self.logs[level]
+        if not nodes.numel():
+            return logits
         if level == 0:
             return logits.index_add(-1, trie.codes[0].long(), hidden @ rows.T + logs)
         shape, width = nodes.shape, trie.widths[level]

@@ -42,6 +42,7 @@ class Explainer:
         self._recommender, self._config, self._codes = recommender, context.config, ids.codes
         self._model: LanguageModel = model.over(ids)
         self._renderer, self._trie = self._model.renderer(ids), Trie.build(ids.codes, ids.num_codes)
+        self._reader = self._model.reader
         self._words = CodeWords(item_texts(recommender.catalog), ids)
         self._max_history = context.max_history
         self._item_scored: Ranker | None = item_scored.build(context)
@@ -62,7 +63,7 @@ class Explainer:
             base=self._model.layout.base,
             beams=beams,
             allowed=None if mask is None else mask[0],
-            reader=self._model.reader,
+            reader=self._reader,
         )
         batch.share(PROMPT_STATES, trace.states)
         listed = trace.paths[: request.k]
@@ -127,5 +128,5 @@ class Explainer:
             layout.token_ids(self._codes[item]).tolist(),
             base=layout.base,
             num_codes=layout.num_codes,
-            reader=self._model.reader,
+            reader=self._reader,
         )

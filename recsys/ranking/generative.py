@@ -42,6 +42,8 @@ class GenerativeRanker:
         check_backbone(language_model.model)
         self._language_model = language_model.over(semantic_ids)
         self._reader = self._language_model.reader
+        if self._reader is not None:
+            _ = self._reader.prefixes  # computed before the first request
         self._renderer = self._language_model.renderer(semantic_ids)
         self._trie = Trie.build(semantic_ids.codes, semantic_ids.num_codes)
         self._num_beams, self._max_beams, self._batch_size = num_beams, max_beams, batch_size

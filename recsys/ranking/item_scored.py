@@ -33,7 +33,7 @@ class ItemScoredRanker:
         if over.items is None or reader is None:
             raise ValueError("the language model reads items as codes and has no scores of whole items")
         self._items, self._vectors = over.items, reader.vectors
-        self._conditions = prompt_states(language_model, semantic_ids)
+        self._conditions = prompt_states(over, semantic_ids)
 
     def rank(self, batch: RankingBatch, k: int) -> TopItems:
         """See `Ranker`."""

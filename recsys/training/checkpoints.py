@@ -25,7 +25,7 @@ from recsys.config import Config
 from recsys.errors import ArtifactError
 from recsys.files import text_sha256
 
-CODE_VERSION = 1  # raised whenever the same settings and data train to other weights
+CODE_VERSION = 2  # raised whenever the same settings and data train to other weights
 
 logger = logging.getLogger(__name__)
 

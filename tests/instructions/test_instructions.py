@@ -105,10 +105,11 @@ def test_titles_and_sources_survive_a_round_trip_and_are_columns_only_where_ther
     assert not any(e.titles or e.source or e.weights for e in load_examples(path, CATALOG))
 
 
-def test_only_items_of_sequential_examples_are_predicted_where_they_stand() -> None:
+def test_items_that_users_chose_are_predicted() -> None:
     assert Example("sequential", (RED, BLUE, POT), weights=(1, 0, 2)).targets == (RED, POT)
     assert Example("sequential", (RED, BLUE)).targets == (RED, BLUE)
-    assert Example("intention", (RED, BLUE), POT, "soup").targets == Example("preference", (RED,)).targets == ()
+    assert Example("intention", (RED, BLUE), POT, "soup").targets == (POT,), "a user chose it"
+    assert Example("item_to_id", item=POT).targets == Example("preference", (RED,)).targets == ()
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -40,13 +40,21 @@ def naive_written(model: LanguageModel, prompt: list[int], codes: list[int]) -> 
     return torch.stack(losses)
 
 
+def scaled(model: LanguageModel, logit: torch.Tensor) -> torch.Tensor:
+    """As a head of some models does it."""
+    config = model.model.config
+    logit = logit / getattr(config, "logits_scaling", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logit if cap is None else cap * torch.tanh(logit / cap)
+
+
 def code_logits(model: LanguageModel, state: torch.Tensor, before: list[int]) -> torch.Tensor:
     """Of all codes behind others: by a code's row, and by what known items with these codes have in common besides."""
     assert model.items is not None
     layout, level, ids = model.layout, len(before), semantic_ids().codes
     rows, logits = model.model.get_output_embeddings().weight, list[torch.Tensor]()
     for code in range(layout.num_codes):
-        logit = state @ rows[layout.base + level * layout.num_codes + code]
+        logit = scaled(model, state @ rows[layout.base + level * layout.num_codes + code])
         path = [*before, code]
         below = [i for i in range(6) if ids[i, : level + 1].tolist() == path and bool(model.items.known[i])]
         if below:

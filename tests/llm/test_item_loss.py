@@ -96,9 +96,17 @@ def test_text_is_read_and_written_beside_items() -> None:
     assert missing == [], "every process of several has a gradient of every parameter"
 
 
+@pytest.mark.parametrize("head", [{}, {"logits_scaling": 0.3}, {"final_logit_softcapping": 0.5}])
 @torch.no_grad()
-def test_the_beam_search_writes_what_was_trained() -> None:
+def test_the_beam_search_writes_what_was_trained(head: dict[str, float]) -> None:
     model = reading_items()
+    for name, value in head.items():
+        setattr(model.model.config, name, value)
+    found_loss, _ = loss_of(model, [Example("sequential", history=HISTORIES[0])])
+    code_tokens = model.renderer(semantic_ids()).code_tokens
+    histories = [(model.renderer(semantic_ids()).prompt(HISTORIES[0][:n]), HISTORIES[0][n]) for n in range(3)]
+    expected = sum(naive_written(model, prompt, code_tokens[item]).sum() for prompt, item in histories)
+    torch.testing.assert_close(found_loss.written.code, expected)
     renderer, ids = model.renderer(semantic_ids()), semantic_ids()
     prompts = [renderer.prompt(history) for history in HISTORIES]
     trie = Trie.build(ids.codes, ids.num_codes)
