@@ -109,7 +109,7 @@ class ItemTable(nn.Module):
         both = known | (self.known[:, 0].cpu().numpy() > 0)
         copied = type(self)(self.codes.cpu().numpy(), self.rows.shape[1], both, dropped=dropped)
         with torch.no_grad():
-            copied.rows.copy_(self.rows * self.known)
+            copied.rows.copy_(self.rows)  # 0 where it was not known
             copied.repeats.copy_(self.repeats)
         return copied.eval()
 
