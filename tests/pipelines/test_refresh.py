@@ -108,10 +108,12 @@ def test_new_and_old_users_are_counted(refreshed: Refreshed) -> None:
 def test_the_child_is_current_answers_and_is_bundled(refreshed: Refreshed, tmp_path: Path) -> None:
     config, child = stored_config(refreshed.child), refreshed.child
     assert {entry.state for entry in status(config, child, config.stages)} == {"current"}
-    history = tuple(drift.item(drift.LATER * place) for place in range(5))
-    answer = load_recommender(config, child).recommend([Request(history, 3, None)])[0]
-    assert answer.items[0].item_id == drift.item(drift.LATER * 5)
-    assert bundle_run(child, config, tmp_path / "bundle").path.exists()
+    places = [*range(9), *(10 + drift.LATER * place for place in range(5))]
+    request = Request(tuple(map(drift.item, places)), 1, None, exclude_seen=False)
+    (answer,) = load_recommender(config, child).recommend([request])[0].items
+    assert answer.item_id == drift.item(places[-1] + drift.LATER)
+    bundle_run(child, config, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "manifest.json").exists()
 
 
 def test_a_second_refresh_does_nothing_and_says_so(refreshed: Refreshed, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,4 +201,5 @@ def test_both_routes_are_run_anew_on_the_refreshed_model(both: tuple[RunDirector
     assert {entry.state for entry in status(config, child, config.stages)} == {"current"}
     served = load_recommender(config, child).recommend([Request((), 5, None)])[0]
     assert len(served.items) == 5
-    assert bundle_run(child, config, tmp_path / "bundle").path.exists()
+    bundle_run(child, config, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "manifest.json").exists()
