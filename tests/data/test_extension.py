@@ -69,6 +69,7 @@ def test_new_users_follow_and_short_ones_have_what_they_can(dataset: Dataset) ->
     assert splits(found, "m") == [("b", TRAIN), ("e", TEST)]
     assert splits(found, "k") == [("a", TRAIN)]
     assert [split for _, split in splits(found, "v")] == [TRAIN] * 5 + [TEST]
+    assert (users_with_new(found, split=TEST), users_with_new(found, split=VALIDATION)) == ({"n", "m", "v"}, {"n"})
     card = found.card[CARD]
     assert (card["added"], card["users"], card["new_users"]) == (8, 4, 3)
     assert (card["training"], card["validation"], card["test"]) == (4, 1, 3)
@@ -167,3 +168,7 @@ def test_new_dislikes_join_those_that_were_known(dataset: Dataset) -> None:
     assert found.dislikes is not None
     assert found.dislikes.by_user() == {"u": ("d",)}
     assert [item for item, _ in splits(found, "u")][5:] == ["c", "b", "a", "e"]
+    later = [(user, item, time + 100) for user, item, time in after(("v", "c"), ("u", "a"), ("u", "b"), ("u", "e"))]
+    second = extend(found, raw(later, disliked=pl.Series([True, False, False, False])), held_out=1, seed=0)
+    assert second.dislikes is not None
+    assert second.dislikes.by_user() == {"u": ("d",), "v": ("c",)}

@@ -55,7 +55,9 @@ def run(parent: Path, out: Path, config: RefreshConfig = CONFIG, **options: Any)
 
 
 def test_without_epochs_the_model_is_the_parent_bit_for_bit(parent: Path, tmp_path: Path) -> None:
-    run(parent, tmp_path / "out", CONFIG.model_copy(update={"epochs": 0}))
+    data = DATA._replace(new=[*NEW, Example("sequential", (0, UNKNOWN))])
+    none = CONFIG.model_copy(update={"epochs": 0})
+    refresh(data, none, parent=parent, out=tmp_path / "out", validate=None, seed=0)
     before, after = weights(parent), weights(tmp_path / "out")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
