@@ -83,9 +83,9 @@ def child_config(parent: RunDirectory, interactions: Path, settings: Sequence[st
 
 def show(report: Mapping[str, Any], directory: RunDirectory, console: Console) -> None:
     """Print the comparison that the refresh stage wrote."""
-    rows: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    rows: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for change in report["changes"]:
-        cell = f"{change['group']} ({change['users']})", change["policy"], change["source"]
+        cell = (f"{change['group']} ({change['users']})", str(change["policy"]), str(change["source"]))
         rows.setdefault(cell, {})[change["metric"]] = change
     table = Table("users", "policy", "source", *_columns(), box=None, header_style="bold")
     for cell, found in rows.items():

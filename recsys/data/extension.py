@@ -20,7 +20,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.disliked import of_dataset, separate
 from recsys.data.raw import RAW_SCHEMA, RawData
 from recsys.data.splits import Splits, leave_one_out
-from recsys.data.times import PER_SECOND, TimeUnit
+from recsys.data.times import PER_SECOND, Clock, TimeUnit
 from recsys.errors import DataError
 from recsys.tables import TEST, TRAIN, VALIDATION, WEIGHT, Dislikes, Interactions
 
@@ -101,7 +101,7 @@ def _last_time(dataset: Dataset) -> int:
 def _later(dataset: Dataset, raw: RawData) -> Later:
     """New interactions of known items; see `Later`."""
     coded, repeated = without_repeats(sort(encode(raw.interactions)))
-    times = _converted(coded.times, _unit(raw), dataset.card["time_unit"])
+    times = _converted(coded.times, _unit(raw), _unit_of(dataset))
     columns = {"user_id": coded.user_ids.gather(coded.users), "item_id": coded.item_ids.gather(coded.items)}
     frame = pl.DataFrame({**columns, "timestamp": times})
     if dataset.interactions.weights is not None:
@@ -124,13 +124,20 @@ def _later(dataset: Dataset, raw: RawData) -> Later:
         left = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
         raise DataError(
             f"there are no new interactions: all must be of known items and later than {after}, the run's last time in "
-            f"{dataset.card['time_unit']} ({left}); give those of a later period"
+            f"{_unit_of(dataset)} ({left}); give those of a later period"
         )
     return Later(later.sort("timestamp", maintain_order=True), counts)
 
 
 def _unit(raw: RawData) -> TimeUnit:
     return time_unit(sort(encode(raw.interactions)), raw.clock)
+
+
+def _unit_of(dataset: Dataset) -> TimeUnit:
+    """That of the data card; by magnitude where a dataset made in memory has none."""
+    frame = dataset.interactions.frame.select(*RAW_SCHEMA)
+    known: TimeUnit | None = dataset.card.get("time_unit")
+    return known or time_unit(sort(encode(frame.cast(RAW_SCHEMA))), Clock())
 
 
 def _converted(times: npt.NDArray[np.int64], unit: TimeUnit, wanted: TimeUnit) -> npt.NDArray[np.int64]:
@@ -177,7 +184,7 @@ def _card(dataset: Dataset, interactions: Interactions, counts: dict[str, int], 
     """The parent's data card with the sizes of the extended dataset, and what became of the new rows."""
     frame = interactions.frame
     coded = sort(encode(frame.select(*RAW_SCHEMA).cast(RAW_SCHEMA)))
-    unit = dataset.card["time_unit"]
+    unit = _unit_of(dataset)
     new = frame.filter(pl.col("timestamp") > after)
     sizes = describe(coded, frame["split"].to_numpy(), unit)
     sizes |= {"weights": dataset.card["weights"]} if "weights" in dataset.card else {}
@@ -196,7 +203,7 @@ def _card(dataset: Dataset, interactions: Interactions, counts: dict[str, int], 
 
 def _with_dislikes(dataset: Dataset, added: pl.DataFrame, unit: TimeUnit) -> Dataset:
     """With new dislikes besides those that were known."""
-    times = _converted(added["timestamp"].to_numpy(), unit, dataset.card["time_unit"])
+    times = _converted(added["timestamp"].to_numpy(), unit, _unit_of(dataset))
     found, _ = of_dataset(added.with_columns(timestamp=times), dataset.interactions, dataset.catalog)
     frames = [found.frame] if dataset.dislikes is None else [dataset.dislikes.frame, found.frame]
     pairs = pl.concat(frames).unique(["user_id", "item_id"], keep="first", maintain_order=True)

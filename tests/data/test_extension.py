@@ -128,6 +128,12 @@ def test_finer_and_coarser_times_become_those_of_the_dataset(dataset: Dataset) -
     assert found.interactions.frame.equals(extended(dataset, rows).interactions.frame)
 
 
+def test_without_a_data_card_the_unit_is_that_of_the_times(dataset: Dataset) -> None:
+    rows = after(*(("u", item) for item in "dcba"))
+    found = extended(Dataset(dataset.interactions, dataset.catalog, {}), rows)
+    assert found.interactions.frame.equals(extended(dataset, rows).interactions.frame)
+
+
 def test_a_dataset_can_be_extended_again(dataset: Dataset) -> None:
     first = extended(dataset, after(*(("u", item) for item in "dcba")))
     second = extended(first, [(user, item, time + 100) for user, item, time in after(*(("v", i) for i in "dcba"))])
