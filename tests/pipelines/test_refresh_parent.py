@@ -67,6 +67,11 @@ def test_a_child_takes_the_configuration_and_reads_the_new_table(parent: RunDire
     assert parent_run(config).path == parent.path
 
 
+def test_a_child_of_a_generated_dataset_reads_a_table(tmp_path: Path, later: Path) -> None:
+    run = started(tmp_path / "run", "prepare.kind=synthetic")
+    assert child_config(run, later, []).prepare.kind == "auto"
+
+
 def test_stages_of_a_child_are_the_usual_ones_and_the_comparison(parent: RunDirectory, later: Path) -> None:
     stages = child_config(parent, later, []).stages
     usual = [stage.name for stage in stored_config(parent).stages]
