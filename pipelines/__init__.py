@@ -5,10 +5,15 @@ has one route or both (`tokenize.kind`): `stages_of` returns its stages.
 """
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DISCRETE, CONTINUOUS = "discrete", "continuous"
 ROUTES = (DISCRETE, CONTINUOUS)
+_OF_TRAINING = (
+    *("epochs", "learning_rate", "weight_decay", "warmup_ratio", "batch_tokens", "accumulation", "max_grad_norm"),
+    *("validate_every", "replay"),
+)
+_OF_HISTORIES = ("prepare.max_history", "recommend.exclude_seen", "recommend.repeat_share")
 
 
 class Stage(NamedTuple):
@@ -19,7 +24,7 @@ class Stage(NamedTuple):
     besides the seed) that the stage reads; `sources` are those that may name a file or folder, which is fingerprinted
     by its contents instead of its name. A stage belongs to runs that have all of its `routes`; a subfolder named after
     a route is read only if the run has that route. Of `seeds`, dotted keys, the first that is set is the stage's seed;
-    none are named where nothing is random.
+    none are named where nothing is random. `module` (of this package) runs it, where it is not `pipelines.NAME`.
     """
 
     name: str
@@ -31,6 +36,7 @@ class Stage(NamedTuple):
     sources: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     seeds: tuple[str, ...] = ("seed",)
+    module: str = ""
 
 
 STAGES = (
@@ -128,7 +134,21 @@ COMBINE = Stage(
 )
 """Not of one run, but of a directory that has the runs of several seeds (`recsys run --seeds`)."""
 
-FOLDERS = {stage.name: stage.folder for stage in (*STAGES, COMBINE)}
+REFRESH = Stage(
+    "refresh",
+    "11_refresh_report",
+    ("prepare", "tokenize/discrete", "finetune"),
+    1,
+    (
+        *("refresh.report_users", "parent.fingerprint", "prepare.max_history"),
+        *("recommend.num_beams", "recommend.batch_size", "evaluate.num_resamples", "evaluate.confidence"),
+    ),
+    "Compare the language model before and after, on users with new interactions and on the parent's.",
+    module="refresh.report",
+)
+"""Only of a run that continues another one (`recsys refresh`)."""
+
+FOLDERS = {stage.name: stage.folder for stage in (*STAGES, COMBINE, REFRESH)}
 
 
 def stages_of(routes: Collection[str]) -> tuple[Stage, ...]:
@@ -138,6 +158,41 @@ def stages_of(routes: Collection[str]) -> tuple[Stage, ...]:
     return tuple(
         stage._replace(reads=tuple(name for name in stage.reads if _exists(name, names, routes))) for stage in present
     )
+
+
+def refreshed(stages: Collection[Stage]) -> tuple[Stage, ...]:
+    """The same stages of a run that continues a parent run.
+
+    Items keep the parent's vectors, tokens and texts; the dataset is the parent's and new interactions, the language
+    model is the parent's, trained on, and compared with it. All other stages are as ever.
+    """
+    parent = "parent.fingerprint"
+    made = {
+        name: {"reads": (), "version": 1, "settings": (parent,), "sources": (), "seeds": (), "module": "refresh.link"}
+        for name in ("embed", "tokenize", "instruct")
+    }
+    own: dict[str, dict[str, Any]] = {
+        **made,
+        "prepare": {
+            "version": 1,
+            "settings": ("prepare", "refresh.held_out", parent),
+            "seeds": ("seed",),
+            "module": "refresh.prepare",
+            "help": "Add the new interactions to the parent's dataset, and split them.",
+        },
+        "finetune": {
+            "reads": ("prepare", "tokenize/discrete"),
+            "version": 1,
+            "settings": ("finetune", *(f"refresh.{key}" for key in _OF_TRAINING), parent, *_OF_HISTORIES),
+            "module": "refresh.finetune",
+            "help": "Continue the parent's LoRA adapter on the new interactions.",
+        },
+    }
+    found: list[Stage] = []
+    for stage in stages:
+        found.append(stage._replace(**own.get(stage.name, {})))
+        found += [REFRESH] if stage.name == "finetune" else []
+    return tuple(found)
 
 
 def _exists(name: str, stages: Collection[str], routes: Collection[str]) -> bool:

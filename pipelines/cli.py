@@ -205,6 +205,32 @@ def explain(run: Run, *, history: History = None, user: User = None, k: Count = 
     query_commands.explain(run, parse_history(history or ()), user=user, k=k)
 
 
+@app.command()
+def refresh(
+    run: Run,
+    interactions: Annotated[
+        Path, typer.Argument(metavar="INTERACTIONS", help="A table of new interactions with the run's items.")
+    ],
+    *,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The new run directory; resumed if it exists.", show_default="beside RUN"),
+    ] = None,
+    last: Annotated[
+        str | None,
+        typer.Option("--to", help="Last stage to run.", metavar="STAGE", show_default=STAGES[-1].name),
+    ] = None,
+    force: Force = False,
+    no_tracking: NoTracking = False,
+) -> None:
+    """Continue the LoRA adapter of a finished run on interactions of a later period, in a run of its own."""
+    from pipelines.execution import RunOptions
+    from pipelines.refresh.command import refresh as refresh_run
+
+    refresh_run(run, interactions, settings or [], out=out, last=last, options=RunOptions(force, not no_tracking))
+
+
 def _stage_command(name: str) -> Callable[[Path, bool, bool], None]:
     def command(run: Run, force: Force = False, no_tracking: NoTracking = False) -> None:
         from pipelines import commands

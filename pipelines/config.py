@@ -13,7 +13,7 @@ from typing import Any, Self
 import yaml
 from pydantic import model_validator
 
-from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, stages_of
+from pipelines import CONTINUOUS, DISCRETE, STAGES, Stage, refreshed, stages_of
 from pipelines.settings import override, validated
 from recsys.artifacts import RunDirectory
 from recsys.config import Config, lookup, nearest
@@ -24,7 +24,7 @@ from recsys.embeddings.config import EmbedConfig
 from recsys.errors import ArtifactError, ConfigError
 from recsys.evaluation.config import EvaluateConfig
 from recsys.instructions.config import InstructConfig
-from recsys.llm.config import FinetuneConfig
+from recsys.llm.config import FinetuneConfig, RefreshConfig
 from recsys.ranking.config import RecommendConfig
 from recsys.ranking.registry import ITEM_SCORED, SASREC, base_rankers, rankers
 from recsys.retrieval.config import IndexConfig
@@ -35,8 +35,18 @@ from recsys.tokenization.registry import QUANTIZERS
 CONFIG = "config.yaml"
 
 
+class ParentRun(Config):
+    """The run that another one continues: where it was, and a hash of what is taken from it."""
+
+    path: Path
+    fingerprint: str
+
+
 class RunConfig(Config):
-    """Configuration of a run: a seed and one section per stage. Defaults live in the sections' own models."""
+    """Configuration of a run: a seed and one section per stage. Defaults live in the sections' own models.
+
+    `refresh` is read by `recsys refresh`, which sets `parent` in the run that it writes.
+    """
 
     seed: int = 0
     prepare: PrepareConfig = PrepareConfig()
@@ -48,6 +58,8 @@ class RunConfig(Config):
     index: IndexConfig = IndexConfig()
     recommend: RecommendConfig = RecommendConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    refresh: RefreshConfig = RefreshConfig()
+    parent: ParentRun | None = None
 
     @model_validator(mode="after")
     def _require_a_fused_source(self) -> Self:
@@ -88,7 +100,8 @@ class RunConfig(Config):
     def stages(self) -> tuple[Stage, ...]:
         """The stages of this run's routes, in order."""
         kind = self.tokenize.kind
-        return stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
+        stages = stages_of((DISCRETE, CONTINUOUS) if kind == "both" else (kind,))
+        return stages if self.parent is None else refreshed(stages)
 
 
 def data_seed(config: RunConfig) -> int:

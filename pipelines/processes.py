@@ -108,7 +108,7 @@ def _follow(stage: str, processes: list[SpawnProcess], receivers: list[Connectio
             running[rank].join()
             code = running.pop(rank).exitcode or 0
             while receivers[rank].poll() and _replayed(receivers[rank], replay):
-                pass  # what it said before it ended, such as why
+                pass  # what it logged before it ended, such as why
             if code:
                 raise _died(stage, rank, len(processes), code)
 

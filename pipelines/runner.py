@@ -60,7 +60,7 @@ class StageStatus(NamedTuple):
 
 def load_stage(stage: Stage) -> StageFunction:
     """The stage's function, imported on demand."""
-    function: StageFunction = import_module(f"pipelines.{stage.name}").run
+    function: StageFunction = import_module(f"pipelines.{stage.module or stage.name}").run
     return function
 
 

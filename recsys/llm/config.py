@@ -46,6 +46,30 @@ class LoraConfig(TrainingConfig):
     dropout: float = Field(0.05, ge=0, lt=1)
 
 
+class RefreshConfig(TrainingConfig):
+    """Training the adapter of a finished run on, on interactions of a later period (`recsys refresh`).
+
+    Rank, alpha and dropout are those of the adapter. The epoch is chosen by the NDCG@10 of validation users with new
+    interactions and of others, in the shares of new and replayed examples.
+    """
+
+    epochs: int = Field(3, ge=0)
+    learning_rate: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    replay: float = Field(
+        0.5, ge=0, lt=1, description="share of an epoch's examples that are drawn from the parent's training histories"
+    )
+    held_out: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the users with new interactions whose last two are held out; all others' are trained on",
+    )
+    report_users: int = Field(
+        5000, ge=1, description="users of each group, drawn by the seed, that before and after are compared on"
+    )
+
+
 class FinetuneConfig(Config):
     """The language model: a `pretrained` causal LM by name or path, or one made from `scratch`."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -60,6 +60,24 @@ class FinetuneData(NamedTuple):
     instruct: InstructConfig
 
 
+class Mixture(NamedTuple):
+    """What epochs draw from: groups of examples, the passes over each an epoch, and a digest of all that decides it."""
+
+    groups: Mapping[str, Sequence[Example]]
+    passes: Mapping[str, float]
+    digest: str
+
+    @classmethod
+    def of(cls, data: FinetuneData) -> Self:
+        """Each task is a group."""
+        groups: dict[str, list[Example]] = {}
+        for example in data.examples:
+            groups.setdefault(example.task, []).append(example)
+        weights = data.instruct.weights
+        content = digest(data.examples, data.texts, data.semantic_ids.codes, data.codebooks, weights)
+        return cls(groups, weights.model_dump(), content)
+
+
 class Finetuned(NamedTuple):
     """Validation scores at each point of the way; `before_training` is None for a pretrained backbone."""
 
@@ -91,7 +109,7 @@ def finetune(
         ModelError: the pretrained backbone cannot be loaded.
     """
     language_model = prepare_backbone(data, config, seed=seed)
-    trainings = _Trainings(data, language_model, seed=seed, work=work, tracker=tracker)
+    trainings = Trainings(Mixture.of(data), language_model, data.semantic_ids, seed=seed, work=work, tracker=tracker)
     before: float | None = None
     if config.pretrained is None:
         trained = trainings.run(
@@ -156,35 +174,31 @@ def training_plan(config: TrainingConfig, *, bf16: bool, checkpoint_steps: int) 
     )
 
 
-class _Trainings:
-    """What the full training and LoRA share."""
+class Trainings:
+    """What the full training, LoRA and its refresh share."""
 
     def __init__(
         self,
-        data: FinetuneData,
+        mixture: Mixture,
         language_model: LanguageModel,
+        semantic_ids: SemanticIds,
         *,
         seed: int,
         work: Path | None,
         tracker: Tracker | None,
     ) -> None:
-        self._data, self._language_model = data, language_model
+        self._mixture, self._language_model = mixture, language_model
         self._seed, self._work, self._tracker = seed, work, tracker
         self._processes = Processes.launched()
-        self._renderer: Renderer = language_model.renderer(data.semantic_ids)
-        self._by_task: dict[str, list[Example]] = {}
-        for example in data.examples:
-            self._by_task.setdefault(example.task, []).append(example)
-        self._data_digest = digest(
-            data.examples, data.texts, data.semantic_ids.codes, data.codebooks, data.instruct.weights
-        )
+        self._renderer: Renderer = language_model.renderer(semantic_ids)
 
     @property
     def writes(self) -> bool:
         """Whether this process writes the results: the first of those that train together."""
         return self._processes.is_first
 
-    def run(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float]) -> Progress:
+    def run(self, model: Any, config: TrainingConfig, name: str, validate: Callable[[Any], float] | None) -> Progress:
+        """Train what requires gradients; the last weights are kept where nothing validates."""
         settings = self._language_model.config
         bf16 = uses_bf16(settings.precision, self._processes.device or next(model.parameters()).device)
         items, layout = self._language_model.items, self._language_model.layout
@@ -197,17 +211,17 @@ class _Trainings:
                 rate_factors={"items.repeats": _REPEATS_RATE}
             ),
             run=Run(name, self._seed, None if self._work is None else self._work / name, self._tracker),
-            fingerprint=Fingerprint.of(name, self._seed, settings, self._data_digest, bf16),
-            validate=lambda: validate(model),
+            fingerprint=Fingerprint.of(name, self._seed, settings, self._mixture.digest, bf16),
+            validate=None if validate is None else lambda: validate(model),
         )
         with residual_dropout(model, settings.residual_dropout, *([] if items is None else [items.reading])):
             return trainer.train()
 
     def _batches(self, config: TrainingConfig, epoch: int) -> Sequence[Any]:
         return epoch_batches(
-            self._by_task,
+            self._mixture.groups,
             self._renderer,
-            self._data.instruct.weights.model_dump(),
+            self._mixture.passes,
             batch_tokens=config.batch_tokens,
             seed=self._seed,
             epoch=epoch,

@@ -120,6 +120,15 @@ class ItemTable(nn.Module):
             grown.repeats.copy_(self.repeats)
         return grown.to(self.rows.device).eval()
 
+    def continued(self, known: BoolArray, *, dropped: float) -> Self:
+        """A copy to train on, in which `known` items have rows of their own, besides those that have one here."""
+        both = known | (self.known[:, 0].cpu().numpy() > 0)
+        copied = type(self)(self.codes.cpu().numpy(), self.rows.shape[1], both, dropped=dropped)
+        with torch.no_grad():
+            copied.rows.copy_(self.rows)  # 0 where it was not known
+            copied.repeats.copy_(self.repeats)
+        return copied.eval()
+
     def save(self, folder: Path) -> None:
         """Write `items.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def test_an_existing_source_becomes_absolute(tmp_path: Path, monkeypatch: pytest
 
 def test_every_stage_has_its_section_and_declares_settings_that_exist() -> None:
     known = flatten(RunConfig().model_dump(mode="json"))
-    assert ["seed", *(stage.name for stage in STAGES)] == list(RunConfig.model_fields)
+    assert ["seed", *(stage.name for stage in STAGES), "refresh", "parent"] == list(RunConfig.model_fields)
     for setting in (setting for stage in STAGES for setting in (*stage.settings, *stage.sources)):
         assert any(f"{key}.".startswith(f"{setting}.") for key in known), setting
 
