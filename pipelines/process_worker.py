@@ -6,9 +6,9 @@ Nothing heavy is imported here, so that a process watches the driver, and has it
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import sys
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -31,12 +31,22 @@ class Place(NamedTuple):
     driver: Connection
 
 
-def work(place: Place, task: bytes) -> None:
-    """Call the pickled stage's function, as one of several processes."""
+class Call(NamedTuple):
+    """A stage's function by name, and its configuration as JSON: what is imported for them is imported late."""
+
+    module: str
+    function: str
+    config: str
+
+
+def work(place: Place, call: Call, run: StageRun) -> None:
+    """Call a stage's function, as one of several processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with_driver(place.driver)
     os.environ |= _environment(place)
-    function, config, run = pickle.loads(task)
+    from pipelines.config import RunConfig
+
+    function, config = getattr(import_module(call.module), call.function), RunConfig.model_validate_json(call.config)
     sender, first = Sender(place.events), place.rank == 0
     directory = RunDirectory(run.directory.path, run.directory.folders)
     own = StageRun(run.stage, run.out, run.work, directory, run.reads, run.sibling)

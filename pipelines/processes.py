@@ -6,7 +6,6 @@ back to this process, which alone writes the run's logs and MLflow. When one pro
 
 from __future__ import annotations
 
-import pickle
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +13,14 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from types import FunctionType
+from typing import cast
 
 from pipelines import Stage
 from pipelines.config import RunConfig
 from pipelines.executors import cores
 from pipelines.process_events import Replay
-from pipelines.process_worker import SECONDS, Place, work
+from pipelines.process_worker import SECONDS, Call, Place, work
 from pipelines.runner import StageFunction, load_stage
 from recsys.artifacts import StageRun
 from recsys.errors import ConfigError, ModelError
@@ -69,7 +70,8 @@ def _started(
     function: StageFunction, count: int, config: RunConfig, run: StageRun, store: str
 ) -> Iterator[tuple[list[SpawnProcess], list[Connection]]]:
     """Processes and the events of each, within the block; afterwards all are ended."""
-    task = pickle.dumps((function, config, run))
+    named = cast(FunctionType, function)
+    call = Call(named.__module__, named.__name__, config.model_dump_json())
     context = get_context("spawn")  # CUDA cannot be used in a forked process
     driver, alive = context.Pipe(duplex=False)
     processes: list[SpawnProcess] = []
@@ -78,7 +80,7 @@ def _started(
         for rank in range(count):
             receiver, sender = context.Pipe(duplex=False)
             place = Place(rank, count, store, sender, driver)
-            process = context.Process(target=work, args=(place, task), daemon=True)
+            process = context.Process(target=work, args=(place, call, run), daemon=True)
             process.start()
             sender.close()
             processes.append(process)
