@@ -15,6 +15,7 @@ from torch import distributed
 
 from pipelines import FOLDERS
 from pipelines.config import RunConfig
+from pipelines.executors import cores
 from pipelines.processes import run_in_processes
 from recsys.artifacts import RunDirectory, StageRun
 from recsys.errors import ConfigError, ModelError
@@ -91,6 +92,7 @@ def test_a_killed_process_ends_all(stage_run: StageRun) -> None:
     assert active_children() == []
 
 
+@pytest.mark.skipif(cores() < 2, reason="more processes than cores are refused")
 def test_a_run_in_two_processes_is_interrupted_killed_and_resumed_and_ends_as_one_of_one_process(
     tmp_path: Path,
 ) -> None:
