@@ -109,10 +109,16 @@ def _follow(stage: str, processes: list[SpawnProcess], receivers: list[Connectio
         for rank in [rank for rank, process in running.items() if process.sentinel in ready]:
             running[rank].join()
             code = running.pop(rank).exitcode or 0
-            while receivers[rank].poll() and _replayed(receivers[rank], replay):
-                pass  # what it logged before it ended, such as why
+            _replay_rest(receivers[rank], replay)
             if code:
                 raise _died(stage, rank, len(processes), code)
+
+
+def _replay_rest(receiver: Connection, replay: Replay) -> None:
+    """Repeat what a process logged before it ended, such as why."""
+    unread = receiver.poll()
+    while unread:
+        unread = _replayed(receiver, replay) and receiver.poll()
 
 
 def _replayed(receiver: Connection, replay: Replay) -> bool:

@@ -69,7 +69,8 @@ class ItemLoss(nn.Module):
     def forward(self, *tensors: Any) -> ItemLosses:
         """See `ItemBatch`."""
         batch, model, layout = ItemBatch(*tensors), self.written.unwrapped(), self.written.layout
-        vectors = self.items.vectors(code_embeddings(model, layout))
+        code_rows = code_embeddings(model, layout)
+        vectors = self.items.vectors(code_rows)
         hidden = self.written.decoder()(
             inputs_embeds=self.items.embed(batch.tokens, model, layout, vectors),
             attention_mask=branch_masks(model, Branches(batch.positions, batch.reach, batch.branch)),
@@ -86,7 +87,7 @@ class ItemLoss(nn.Module):
             states, vectors = codes[0].float(), vectors.float()
             terms = Terms(batch.seen_by, batch.seen, batch.seen_ages, self.items.repeats)
             item = softmax_loss(states, vectors, batch.items, weights=batch.item_weights, terms=terms)
-            prefixes = self.items.prefixes(code_embeddings(model, layout).float(), vectors)
+            prefixes = self.items.prefixes(code_rows.float(), vectors)
             code, distilled = self._codes([state.float() for state in codes], batch, vectors, prefixes, terms)
         losses = losses._replace(code=code, num_code=len(batch.items) * layout.num_levels)
         return ItemLosses(losses, item, distilled, self._weights)

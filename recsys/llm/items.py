@@ -79,7 +79,7 @@ class ItemTable(nn.Module):
         if self._tree is None or self._tree.known.device != self.known.device:
             size = len(code_rows) // self.codes.shape[1]
             with torch.inference_mode(False):  # it is kept, for trainings too
-                self._tree = PrefixTree((self.codes % size).cpu().numpy(), size, self.known[:, 0])
+                self._tree = PrefixTree(self.codes, size, self.known[:, 0])
         return PrefixRows.of(self._tree, vectors, code_rows)
 
     def embed(self, token_ids: Tensor, model: Any, layout: TokenLayout, vectors: Tensor) -> Tensor:

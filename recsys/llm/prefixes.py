@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.tables import IntArray
 from recsys.tokenization.trie import Trie
 
 _GATHERED = 2**24  # numbers at once, where no gradients are kept
@@ -25,14 +23,13 @@ class PrefixTree:
     """The prefixes of a catalogue's semantic ids, and the known items below each.
 
     Args:
-        codes: [N, L].
+        codes: int64 [N, L], those of level l from l * K on.
         known: float [N], 1 for items that training knows.
     """
 
-    def __init__(self, codes: IntArray, num_codes: int, known: Tensor) -> None:
-        self.trie = Trie.build(codes, num_codes).to(known.device)
-        self.codes = torch.from_numpy(codes + num_codes * np.arange(codes.shape[1])).to(known.device)  # rows [N, L]
-        self.known = known
+    def __init__(self, codes: Tensor, num_codes: int, known: Tensor) -> None:
+        self.codes, self.known = codes, known
+        self.trie = Trie.build((codes % num_codes).cpu().numpy(), num_codes).to(known.device)
         self.nodes = [self._nodes(depth) for depth in range(1, self.trie.num_levels + 1)]  # [N] of each item
         self.counts = [
             known.new_zeros(self.trie.num_nodes(depth)).index_add(0, nodes, known)

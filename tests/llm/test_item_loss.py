@@ -124,8 +124,9 @@ def test_a_model_that_has_decoded_can_be_trained_on() -> None:
     prompts = [model.renderer(semantic_ids()).prompt(HISTORIES[0])]
     trie = Trie.build(semantic_ids().codes, 4)
     decode_all(model.model, prompts, trie=trie, base=model.layout.base, beams=2, batch_size=1, reader=model.reader)
-    found, _ = loss_of(model, [Example("sequential", history=HISTORIES[0])])
+    found, module = loss_of(model, [Example("sequential", history=HISTORIES[0])])
     found.mean().backward()  # type: ignore[no-untyped-call]
+    assert all(bool(module.items.rows.grad[item].any()) for item in HISTORIES[0])
 
 
 def test_a_prompt_has_one_position_an_item_and_loses_the_oldest() -> None:

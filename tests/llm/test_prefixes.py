@@ -23,7 +23,8 @@ def made(codes: IntArray, known: torch.Tensor) -> tuple[PrefixRows, torch.Tensor
     own = torch.randn(64, WIDTH, generator=generator)[: len(codes)]
     parts = torch.stack([tables[level, codes[:, level]] for level in range(LEVELS)], dim=1)
     vectors = parts.sum(1) + own
-    return PrefixRows.of(PrefixTree(codes, CODES, known), vectors, tables.flatten(0, 1)), vectors, parts
+    rows = torch.from_numpy(codes + CODES * np.arange(LEVELS))
+    return PrefixRows.of(PrefixTree(rows, CODES, known), vectors, tables.flatten(0, 1)), vectors, parts
 
 
 def naive(
