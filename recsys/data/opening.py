@@ -158,7 +158,10 @@ class Table:
                 self._frames[number].select(chosen).sink_parquet(path)
             except _UNREADABLE as error:
                 self._salvage(number, error)
-                self._frames[number].select(chosen).sink_parquet(path)
+                path.unlink(missing_ok=True)
+                # Under another name, as threads of the writing that failed may not have let go of the first.
+                paths[number] = folder / f"{number}-readable.parquet"
+                self._frames[number].select(chosen).sink_parquet(paths[number])
         return paths
 
     def first_rows(self) -> pl.DataFrame:

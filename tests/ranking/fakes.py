@@ -34,9 +34,11 @@ CONFIG = FinetuneConfig(
     training=TrainingConfig(epochs=12, learning_rate=1e-2, batch_tokens=512, validate_every=4),
     lora=LoraConfig(epochs=1, batch_tokens=512),
 )
+# One vector an item, and scores of whole items. Validated at the end alone: the first epoch that ranks all validation
+# users rightly need not know the circle from one item.
 READING_ITEMS = CONFIG.model_copy(
-    update={"items": "sum", "training": CONFIG.training.model_copy(update={"epochs": 30})}
-)  # one vector an item, and scores of whole items
+    update={"items": "sum", "training": CONFIG.training.model_copy(update={"epochs": 30, "validate_every": 30})}
+)
 CODEBOOKS = np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)
 
 
